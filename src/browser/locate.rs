@@ -1,0 +1,1 @@
+//! SKELETON of the flow room.

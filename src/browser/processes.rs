@@ -1,0 +1,1 @@
+//! SKELETON of the browser host room.

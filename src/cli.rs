@@ -1,0 +1,1 @@
+//! SKELETON (command room): the command line.

@@ -1,0 +1,1 @@
+//! SKELETON: composes, spawns, drains.

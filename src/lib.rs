@@ -1,0 +1,50 @@
+//! cove: publishing from your own machine, unattended, without an accident.
+//!
+//! # Code map
+//!
+//! A module names only modules of a lower rank; equal ranks never name each other.
+//! `tests/architecture.rs` reads the sources and fails on a breach.
+//!
+//! | rank | room | what it owns |
+//! |---|---|---|
+//! | 0 | [`model`] | pure words: tasks, items, locks, profiles, flows, failures, time |
+//! | 1 | [`config`], [`telemetry`] | the settings of one process; its log |
+//! | 2 | [`store`] | the state file, the ledger, the media folder: the only place that knows redb and bincode |
+//! | 2 | [`browser`] | profiles, sessions, replay, evidence: the only place that knows chromiumoxide |
+//! | 3 | [`engine`] | decides: a pure state machine, and the loop around it |
+//! | 5 | [`api`] | the only place of the daemon that knows hyper |
+//! | 6 | [`daemon`] | composes, spawns, drains |
+//! | 7 | [`cli`] | the command line, the demo, and the demo's practice site |
+//!
+//! Rank 4 (`ops`: resources, health, maintenance, snapshots) is not built yet; its room is kept.
+//!
+//! # How data flows
+//!
+//! ```text
+//! HTTP --parse--> model --store (intent)--> redb --bell (carries no data)--> engine loop
+//! engine loop: Event -> State::apply -> Step{commit, then} -> store (progress) -> act(then)
+//! act: attempt -> provider.start -> steps -> evidence -> one end {fence, outcome}, as an Event
+//! ```
+//!
+//! # Invariants
+//!
+//! 1. Every stored field has one writer: the API writes intent, the engine writes progress.
+//! 2. Nothing is started before the commit that allows it has returned; the click is no exception.
+//! 3. An event with an old fence changes nothing.
+//! 4. Boot is recovery, then the ordinary loop. There is no second path.
+//! 5. Every index can be rebuilt from its primary table, and a check compares them.
+//! 6. Every queue, body, page, file and wait has a bound from the configuration.
+//! 7. Time and ids enter as arguments; `engine::state` and `engine::admission` are synchronous and pure.
+//! 8. An HTTP handler never waits for a browser.
+//! 9. Nothing secret has `Debug`, and nothing secret is logged.
+//! 10. The store speaks operations, never tables.
+
+pub mod api;
+pub mod browser;
+pub mod cli;
+pub mod config;
+pub mod daemon;
+pub mod engine;
+pub mod model;
+pub mod store;
+pub mod telemetry;

@@ -1,0 +1,3 @@
+//! The `cove` binary: everything is in the library.
+
+fn main() {}

@@ -1,0 +1,170 @@
+//! What can go wrong in an attempt, in one table.
+//!
+//! The engine decides by [`Blame`] and [`Retry`] alone, never by text. Each code has one line in the
+//! table: who is to blame, whether a try again can help, and what a person should do.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// Whose fault it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Blame {
+    Flow,
+    Site,
+    Profile,
+    Provider,
+    Host,
+    Daemon,
+}
+
+/// Whether, and when, another attempt can help. Only asked of ends before the commit point.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Retry {
+    /// The same attempt would end the same way.
+    Never,
+    /// By the item's back-off, and counted.
+    Backoff,
+    /// As soon as possible, and not counted: the attempt was taken back through no fault of its own.
+    Uncounted,
+}
+
+macro_rules! codes {
+    ($($code:ident $text:literal $blame:ident $retry:ident $help:literal;)+) => {
+        /// A stable name for what happened; snake_case in JSON.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        pub enum FailureCode {
+            $(#[serde(rename = $text)] $code,)+
+        }
+
+        impl FailureCode {
+            pub const ALL: &'static [Self] = &[$(Self::$code),+];
+
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$code => $text,)+ }
+            }
+
+            #[must_use]
+            pub const fn blame(self) -> Blame {
+                match self { $(Self::$code => Blame::$blame,)+ }
+            }
+
+            #[must_use]
+            pub const fn retry(self) -> Retry {
+                match self { $(Self::$code => Retry::$retry,)+ }
+            }
+
+            /// What a person should do.
+            #[must_use]
+            pub const fn help(self) -> &'static str {
+                match self { $(Self::$code => $help,)+ }
+            }
+        }
+    };
+}
+
+codes! {
+    // What a step can meet.
+    ElementNotFound "element_not_found" Site Backoff "Look at the failure screenshot; if the page changed, record the step again.";
+    ElementNotActionable "element_not_actionable" Site Backoff "Something hid, covered or disabled the element; look at the failure screenshot.";
+    NavigationFailed "navigation_failed" Site Backoff "Check that the site is up and that this machine reaches it.";
+    WaitTimedOut "wait_timed_out" Site Backoff "The page never showed what the step waits for; look at the failure screenshot or give the step a longer timeout.";
+    ExpressionFailed "expression_failed" Flow Backoff "The step's JavaScript threw; try it in the browser's console.";
+    TextNotAccepted "text_not_accepted" Site Backoff "The field did not keep the text that was put in; look at the failure screenshot.";
+    UploadRefused "upload_refused" Site Backoff "The file input did not take the file; check the accepted types on the site.";
+    FlowInvalid "flow_invalid" Flow Never "Run `cove flows check` on the flow and store a corrected one.";
+    OriginBlocked "origin_blocked" Flow Never "The page went to an origin outside the flow's list; add it to `cove.origins` if that is right.";
+    // Media.
+    MediaMissing "media_missing" Host Backoff "The file is gone or empty: put it back under the media root.";
+    MediaChanged "media_changed" Host Backoff "The file changed while the attempt ran; it is hashed again at the next try.";
+    MediaUnreadable "media_unreadable" Host Backoff "Let the browser's user read the file (group cove-media, mode 0640, folders 0750).";
+    // Browser and provider.
+    BrowserNotFound "browser_not_found" Host Backoff "Install chromium, or name the browser in `[browser] chromium`.";
+    BrowserStartFailed "browser_start_failed" Provider Backoff "See the message; `[browser] sandbox` may have to be off in a container that runs as root.";
+    BrowserLost "browser_lost" Provider Backoff "The browser closed or crashed during the attempt; check memory and the browser's log.";
+    AttachFailed "attach_failed" Provider Backoff "The browser started but its DevTools port did not answer.";
+    ProviderDown "provider_down" Provider Uncounted "Start the browser host or Dolphin Anty; the item waits and loses no attempt.";
+    ProfileInUse "profile_in_use" Profile Uncounted "Close the profile's window; the item waits and loses no attempt.";
+    // The daemon's own ends.
+    DeadlineExceeded "deadline_exceeded" Site Backoff "The attempt took longer than the flow allows; look at the trace for the slow step.";
+    ArmRefused "arm_refused" Daemon Uncounted "The attempt was overtaken (canceled or outdated) before the commit point; nothing was published.";
+    Canceled "canceled" Daemon Never "Canceled on request before the commit point; nothing was published.";
+    DaemonStopped "daemon_stopped" Daemon Uncounted "The daemon stopped before the commit point; nothing was published and no attempt is lost.";
+    EvidenceFailed "evidence_failed" Host Backoff "The picture before the commit point could not be kept: check free space of the state directory.";
+    Overdue "overdue" Daemon Never "The item's `not_after` passed before it could start; submit it again with a later one.";
+    // After the commit point: the outcome is not known.
+    ConfirmationMissing "confirmation_missing" Site Never "The click was sent, the confirmation did not come. Look at the pictures and at the site, then `cove items resolve`.";
+    LostAfterCommit "lost_after_commit" Provider Never "The attempt was lost after the commit point. Look at the site, then `cove items resolve`.";
+    RestartedAfterCommit "restarted_after_commit" Daemon Never "The daemon stopped after the commit point. Look at the site, then `cove items resolve`.";
+    Internal "internal" Daemon Backoff "A defect of cove: see the daemon's log and report it.";
+}
+
+impl fmt::Display for FailureCode {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(self.name())
+    }
+}
+
+/// Longest detail kept, in bytes: pages are hostile and their texts end up here.
+pub const MAX_DETAIL_BYTES: usize = 2_000;
+
+/// What an attempt met: a code from the table and what exactly happened.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    pub code: FailureCode,
+    /// What failed and why, for a person.
+    pub detail: String,
+}
+
+impl Failure {
+    #[must_use]
+    pub fn new(code: FailureCode, detail: impl Into<String>) -> Self {
+        let mut detail: String = detail.into();
+        if detail.len() > MAX_DETAIL_BYTES {
+            detail.truncate(detail.floor_char_boundary(MAX_DETAIL_BYTES));
+            detail.push('…');
+        }
+        Self { code, detail }
+    }
+
+    #[must_use]
+    pub const fn blame(&self) -> Blame {
+        self.code.blame()
+    }
+
+    #[must_use]
+    pub const fn retry(&self) -> Retry {
+        self.code.retry()
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}: {}", self.code, self.detail)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+#[cfg(test)]
+mod tests {
+    use super::{Failure, FailureCode, MAX_DETAIL_BYTES};
+
+    #[test]
+    fn names_are_unique_and_what_json_says() {
+        let mut seen = std::collections::HashSet::new();
+        for code in FailureCode::ALL {
+            assert!(seen.insert(code.name()), "{code} twice");
+            assert_eq!(serde_json::to_value(code).unwrap(), code.name());
+        }
+    }
+
+    #[test]
+    fn a_detail_is_bounded_at_a_character() {
+        let failure = Failure::new(FailureCode::Internal, "п".repeat(MAX_DETAIL_BYTES));
+        assert!(failure.detail.len() <= MAX_DETAIL_BYTES + '…'.len_utf8());
+    }
+}

@@ -1,0 +1,254 @@
+//! An item: one flow, one profile, one set of inputs; and the states it goes through.
+//!
+//! The item's record is written by two transactions alone: the submit that makes it, and the engine's
+//! that move it. What a person asks afterwards (cancel, pause) is intent and is kept elsewhere.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Failure, Fence, ItemId, ProfileId, TaskId, Timestamp};
+
+/// product.md §2. The order is that of the stored index; do not change it within a schema version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ItemState {
+    Queued,
+    Running,
+    RetryWait,
+    Held,
+    OutcomeUnknown,
+    Succeeded,
+    Failed,
+    Canceled,
+}
+
+impl ItemState {
+    pub const ALL: [Self; 8] = [
+        Self::Queued,
+        Self::Running,
+        Self::RetryWait,
+        Self::Held,
+        Self::OutcomeUnknown,
+        Self::Succeeded,
+        Self::Failed,
+        Self::Canceled,
+    ];
+
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Running => "running",
+            Self::RetryWait => "retry_wait",
+            Self::Held => "held",
+            Self::OutcomeUnknown => "outcome_unknown",
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Canceled => "canceled",
+        }
+    }
+
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| state.name() == text)
+    }
+
+    /// Nothing will ever change it again, save a person's explicit retry.
+    #[must_use]
+    pub const fn is_terminal(self) -> bool {
+        matches!(self, Self::Succeeded | Self::Failed | Self::Canceled)
+    }
+
+    /// Waits for the engine to start it.
+    #[must_use]
+    pub const fn is_waiting(self) -> bool {
+        matches!(self, Self::Queued | Self::RetryWait)
+    }
+}
+
+impl fmt::Display for ItemState {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(self.name())
+    }
+}
+
+/// Why an item that is not running and not terminal is not running (product.md §2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WaitReason {
+    Paused,
+    ScheduledFor,
+    RetryBackoff,
+    NoSlot,
+    ProfileBusy,
+    ProfileInUseByOperator,
+    ProfileNeedsHuman,
+    RateLimitedUntil,
+    BreakerOpenUntil,
+    ProviderDown,
+    NoMemory,
+    NoCpu,
+    NoDisk,
+    Draining,
+    HeldAfterRestore,
+    ClockSuspect,
+    OutcomeUnknown,
+}
+
+impl WaitReason {
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Paused => "paused",
+            Self::ScheduledFor => "scheduled_for",
+            Self::RetryBackoff => "retry_backoff",
+            Self::NoSlot => "no_slot",
+            Self::ProfileBusy => "profile_busy",
+            Self::ProfileInUseByOperator => "profile_in_use_by_operator",
+            Self::ProfileNeedsHuman => "profile_needs_human",
+            Self::RateLimitedUntil => "rate_limited_until",
+            Self::BreakerOpenUntil => "breaker_open_until",
+            Self::ProviderDown => "provider_down",
+            Self::NoMemory => "no_memory",
+            Self::NoCpu => "no_cpu",
+            Self::NoDisk => "no_disk",
+            Self::Draining => "draining",
+            Self::HeldAfterRestore => "held_after_restore",
+            Self::ClockSuspect => "clock_suspect",
+            Self::OutcomeUnknown => "outcome_unknown",
+        }
+    }
+}
+
+/// A file as it was when it was accepted or last hashed. Device, inode, size and mtime are looked at
+/// again when arming (fence.md rule 3).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileInput {
+    /// Absolute, without symlinks.
+    pub path: PathBuf,
+    /// Lower-case hex.
+    pub sha256: String,
+    pub bytes: u64,
+    pub device: u64,
+    pub inode: u64,
+    pub mtime_ns: i128,
+}
+
+/// One input of an item, as its flow declares it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum InputValue {
+    Text(String),
+    Url(String),
+    Number(f64),
+    Bool(bool),
+    File(FileInput),
+}
+
+impl InputValue {
+    /// The value as a template sees it.
+    #[must_use]
+    pub fn render(&self) -> String {
+        match self {
+            Self::Text(text) | Self::Url(text) => text.clone(),
+            Self::Number(number) => number.to_string(),
+            Self::Bool(flag) => flag.to_string(),
+            Self::File(file) => file.path.display().to_string(),
+        }
+    }
+
+    #[must_use]
+    pub const fn as_file(&self) -> Option<&FileInput> {
+        match self {
+            Self::File(file) => Some(file),
+            _ => None,
+        }
+    }
+}
+
+/// One file that an attempt left.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EvidenceFile {
+    /// The attempt's fence: names the folder, and is unique where the count of attempts is not.
+    pub fence: Fence,
+    /// Which attempt of the item, from 1.
+    pub attempt: u32,
+    pub file: String,
+    pub bytes: u64,
+    /// `trace`, `screenshot`, `page_text` or `console`.
+    pub kind: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Item {
+    pub id: ItemId,
+    pub task: TaskId,
+    /// Place in the request, from 0.
+    pub index: u32,
+    pub profile: ProfileId,
+    pub inputs: BTreeMap<String, InputValue>,
+    /// The caller's name for "the same thing" (fence.md rule 2).
+    pub key: Option<String>,
+    pub priority: i32,
+    pub not_before: Option<Timestamp>,
+    pub not_after: Option<Timestamp>,
+    pub created_at: Timestamp,
+
+    pub state: ItemState,
+    /// Not to be started before this time; equals `not_before` until a retry moves it.
+    pub due_at: Timestamp,
+    /// Attempts that count.
+    pub attempts: u32,
+    /// Of the current or last attempt.
+    pub fence: Option<Fence>,
+    /// The fence under which the commit point was last armed; kept for ever.
+    pub armed_fence: Option<Fence>,
+    pub armed_at: Option<Timestamp>,
+    pub started_at: Option<Timestamp>,
+    pub finished_at: Option<Timestamp>,
+    /// Where the published thing can be seen.
+    pub url: Option<String>,
+    /// What the flow extracted.
+    pub result: BTreeMap<String, String>,
+    pub failure: Option<Failure>,
+    pub evidence: Vec<EvidenceFile>,
+}
+
+impl Item {
+    /// Whether the running attempt has passed its commit point.
+    #[must_use]
+    pub fn is_armed(&self) -> bool {
+        self.state == ItemState::Running && self.fence.is_some() && self.fence == self.armed_fence
+    }
+}
+
+/// How an attempt ended, decided by the engine and written by the store (fence.md rules 7 and 8).
+#[derive(Clone, Debug, PartialEq)]
+pub enum Verdict {
+    /// The confirmation steps passed (or, without a commit point, every step did).
+    Succeeded { url: Option<String>, result: BTreeMap<String, String> },
+    /// Armed, and not confirmed.
+    OutcomeUnknown(Failure),
+    /// Not armed; tried again at `due_at`. `counted` says whether the attempt is spent.
+    TryAgain { failure: Failure, due_at: Timestamp, counted: bool },
+    /// Not armed, and not tried again.
+    Failed(Failure),
+    /// Not armed, canceled on request.
+    Canceled(Failure),
+}
+
+impl Verdict {
+    #[must_use]
+    pub const fn state(&self) -> ItemState {
+        match self {
+            Self::Succeeded { .. } => ItemState::Succeeded,
+            Self::OutcomeUnknown(_) => ItemState::OutcomeUnknown,
+            Self::TryAgain { counted: true, .. } => ItemState::RetryWait,
+            Self::TryAgain { counted: false, .. } => ItemState::Queued,
+            Self::Failed(_) => ItemState::Failed,
+            Self::Canceled(_) => ItemState::Canceled,
+        }
+    }
+}

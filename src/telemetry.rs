@@ -1,0 +1,1 @@
+//! SKELETON of the command room: the log of one process.
