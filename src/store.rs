@@ -4,259 +4,270 @@
 //! together and answers each caller after the fsync; an operation that is refused leaves nothing
 //! behind. Reads run on a bounded pool off the async runtime. It knows nothing about browsers, HTTP or
 //! the engine's plans.
-//!
-//! SKELETON: signatures that the other rooms rely on.
 
+mod boot;
+mod check;
+mod codec;
+mod flows;
+mod ledger;
 pub mod media;
+mod queue;
+mod reads;
+mod requests;
+mod tables;
+mod writer;
 
-use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use redb::{Database, ReadTransaction, ReadableDatabase};
+use tokio::sync::{Semaphore, watch};
+
+pub use boot::{BootReport, LEDGER_FILE, OpenError, SCHEMA_VERSION, STATE_FILE};
+pub use requests::*;
 
 use crate::model::{
-    EvidenceFile, Fence, InputValue, Intent, Item, ItemId, ItemState, OnUnknown, Profile, ProfileId, Task, TaskEvent,
-    TaskId, TaskState, Timestamp, Verdict,
+    EvidenceFile, Fence, Item, ItemId, Profile, ProfileId, TaskId, Timestamp, Verdict,
 };
+use queue::{enqueue, progress, recover};
+use writer::{Ran, WriterHandle};
 
-/// Any operation may meet this; the daemon stops when the disk fails.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// The file or the ledger failed: nothing more is acknowledged.
-    #[error("the state file failed: {0}")]
-    Failed(String),
-    /// The daemon stops.
-    #[error("the store is closed")]
-    Closed,
-    /// A record that cannot be read.
-    #[error("a record of the state file cannot be read: {0}")]
-    Corrupt(String),
-}
+/// Reads at a time; a caller beyond waits.
+const READERS: usize = 4;
+/// Items moved by one promotion or one step of a cancel.
+const STEP: usize = 500;
+/// Waiting items read for a task's `wait_reasons`.
+pub const MAX_WAITING_SHOWN: usize = 1_000;
 
-/// One bulk upload, its form already checked. Flow, profiles and keys are checked in the transaction.
-#[derive(Clone, Debug)]
-pub struct NewTask {
-    pub flow: String,
-    /// The hash that the inputs were checked against; a flow changed since is `FlowChanged`.
-    pub flow_hash: String,
-    pub priority: i32,
-    pub max_attempts: u32,
-    pub spacing_seconds: u32,
-    pub on_unknown: OnUnknown,
-    pub items: Vec<NewItem>,
-    pub idempotency: Option<Idempotency>,
-}
-
-#[derive(Clone, Debug)]
-pub struct NewItem {
-    pub profile: ProfileId,
-    pub inputs: BTreeMap<String, InputValue>,
-    pub key: Option<String>,
-    pub not_before: Option<Timestamp>,
-    pub not_after: Option<Timestamp>,
-}
-
-/// An `Idempotency-Key`, scoped to the token that sent it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Idempotency {
-    pub scope: String,
-    pub key: String,
-    /// SHA-256 of the request's body.
-    pub body_hash: [u8; 32],
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Enqueued {
-    pub task: TaskId,
-    pub state: TaskState,
-    pub items: u32,
-    /// The same Idempotency-Key and body came before: this is that task, nothing was added.
-    pub replayed: bool,
-    pub warnings: Vec<PossibleDuplicate>,
-}
-
-/// The same (flow, profile, media) without a key was accepted before.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PossibleDuplicate {
-    pub index: u32,
-    pub older_item: ItemId,
-}
-
-#[derive(Debug, thiserror::Error)]
-pub enum EnqueueError {
-    #[error("no flow of this name")]
-    UnknownFlow,
-    #[error("the flow was replaced while the request was checked")]
-    FlowChanged,
-    #[error("item {index}: no profile of this id")]
-    UnknownProfile { index: u32 },
-    #[error("item {index}: the key belongs to item {item}, which may have published")]
-    KeyTaken { index: u32, item: ItemId },
-    #[error("this Idempotency-Key came before with another body")]
-    IdempotencyConflict { task: TaskId },
-    #[error(transparent)]
-    Store(#[from] StoreError),
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FlowInfo {
-    pub name: String,
-    pub hash: String,
-    pub bytes: u64,
-    pub updated_at: Timestamp,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PutFlow {
-    Created,
-    Replaced,
-    Unchanged,
-}
-
-#[derive(Debug, thiserror::Error)]
-pub enum DeleteFlowError {
-    #[error("no flow of this name")]
-    NotFound,
-    #[error("task {0} that is not finished uses this flow")]
-    InUse(TaskId),
-    #[error(transparent)]
-    Store(#[from] StoreError),
-}
-
-#[derive(Debug, thiserror::Error)]
-pub enum CreateProfileError {
-    #[error("a profile of this name exists")]
-    Exists,
-    #[error(transparent)]
-    Store(#[from] StoreError),
-}
-
-/// A keyset page, newest first.
-#[derive(Clone, Debug)]
-pub struct Page<T> {
-    pub rows: Vec<T>,
-    /// Pass it as `before` of the next call; None: this was the last page.
-    pub next: Option<u64>,
-}
-
-#[derive(Clone, Debug, Default)]
-pub struct TaskQuery {
-    pub state: Option<TaskState>,
-    pub flow: Option<String>,
-    pub profile: Option<ProfileId>,
-    /// Only ids below this one (raw).
-    pub before: Option<u64>,
-    pub limit: usize,
-}
-
-#[derive(Clone, Debug, Default)]
-pub struct ItemQuery {
-    pub state: Option<ItemState>,
-    pub task: Option<TaskId>,
-    pub profile: Option<ProfileId>,
-    pub before: Option<u64>,
-    pub limit: usize,
-}
-
-/// A task as the API shows it.
-#[derive(Clone, Debug)]
-pub struct TaskRow {
-    pub task: Task,
-    pub intent: Intent,
-    /// Its items that wait (not running, not terminal), at most `MAX_WAITING_SHOWN`, for `wait_reasons`.
-    pub waiting: Vec<Item>,
-}
-
-/// One line of a task's log with its number, which grows within the task.
-#[derive(Clone, Debug)]
-pub struct EventRow {
-    pub number: u64,
-    pub event: TaskEvent,
-}
-
-/// Size and load of the store, for status and health.
-#[derive(Clone, Debug, Default)]
-pub struct StoreStats {
-    pub schema: u32,
-    pub epoch: u64,
-    pub file_bytes: u64,
-    pub items_by_state: Vec<(ItemState, u64)>,
-    pub tasks: u64,
-    pub writer_queue: usize,
-    /// Milliseconds, of the last 256 commits.
-    pub commit_p99_ms: f64,
-    pub batch_p50: u32,
-    pub readers_max: usize,
-    pub readers_in_use: usize,
+impl<E: Into<redb::Error>> From<E> for StoreError {
+    fn from(error: E) -> Self {
+        match error.into() {
+            redb::Error::Corrupted(what) => Self::Corrupt(what),
+            other => Self::Failed(other.to_string()),
+        }
+    }
 }
 
 /// A handle; clones share the writer thread and the readers.
 #[derive(Clone)]
-pub struct Store {}
+pub struct Store {
+    db: Arc<Database>,
+    writer: WriterHandle,
+    readers: Arc<Semaphore>,
+}
 
-/// Operations of the API: intent, and reads.
-#[expect(clippy::unused_async, reason = "skeleton")]
-impl Store {
-    pub async fn enqueue(&self, _new: NewTask, _now: Timestamp) -> Result<Enqueued, EnqueueError> {
-        unimplemented!("store room")
-    }
-    /// False: no such task. Asking twice is asking once.
-    pub async fn request_cancel(&self, _task: TaskId, _now: Timestamp) -> Result<bool, StoreError> {
-        unimplemented!("store room")
-    }
-    pub async fn put_flow(
-        &self,
-        _name: String,
-        _hash: String,
-        _json: Vec<u8>,
-        _now: Timestamp,
-    ) -> Result<PutFlow, StoreError> {
-        unimplemented!("store room")
-    }
-    pub async fn delete_flow(&self, _name: String) -> Result<(), DeleteFlowError> {
-        unimplemented!("store room")
-    }
-    pub async fn create_profile(
-        &self,
-        _id: ProfileId,
-        _name: String,
-        _now: Timestamp,
-    ) -> Result<Profile, CreateProfileError> {
-        unimplemented!("store room")
-    }
+/// The writer's thread, to be joined after the last [`Store`] is dropped: the file is closed then.
+pub struct WriterThread(JoinHandle<()>);
 
-    pub async fn task(&self, _id: TaskId) -> Result<Option<TaskRow>, StoreError> {
-        unimplemented!("store room")
-    }
-    pub async fn tasks(&self, _query: TaskQuery) -> Result<Page<TaskRow>, StoreError> {
-        unimplemented!("store room")
-    }
-    pub async fn item(&self, _id: ItemId) -> Result<Option<Item>, StoreError> {
-        unimplemented!("store room")
-    }
-    pub async fn items(&self, _query: ItemQuery) -> Result<Page<Item>, StoreError> {
-        unimplemented!("store room")
-    }
-    /// Oldest first; `after` is the number of the last line seen.
-    pub async fn events(&self, _task: TaskId, _after: Option<u64>, _limit: usize) -> Result<Vec<EventRow>, StoreError> {
-        unimplemented!("store room")
-    }
-    /// The recording as it was put, by name.
-    pub async fn flow(&self, _name: String) -> Result<Option<(FlowInfo, Vec<u8>)>, StoreError> {
-        unimplemented!("store room")
-    }
-    /// The recording that a task pinned.
-    pub async fn flow_by_hash(&self, _hash: String) -> Result<Option<Vec<u8>>, StoreError> {
-        unimplemented!("store room")
-    }
-    pub async fn flows(&self) -> Result<Vec<FlowInfo>, StoreError> {
-        unimplemented!("store room")
-    }
-    /// Every profile, by id.
-    pub async fn profiles(&self) -> Result<Vec<Profile>, StoreError> {
-        unimplemented!("store room")
-    }
-    pub async fn stats(&self) -> Result<StoreStats, StoreError> {
-        unimplemented!("store room")
+impl WriterThread {
+    /// Waits for the last commits. Blocks.
+    pub fn join(self) {
+        if self.0.join().is_err() {
+            tracing::error!("the store's writer ended by a panic");
+        }
     }
 }
 
-/// What the engine's operations use (written by the store room).
-pub type _Progress = (Fence, Verdict, Vec<EvidenceFile>);
+impl Store {
+    /// Opens (or makes) the state file in `folder` and compares it with its ledger. Blocks.
+    pub fn open(folder: &Path, now: Timestamp) -> Result<(Self, WriterThread, BootReport), OpenError> {
+        let (db, ledger, report) = boot::open(folder, now)?;
+        let db = Arc::new(db);
+        let (writer, thread) = writer::start(db.clone(), ledger);
+        let store = Self { db, writer, readers: Arc::new(Semaphore::new(READERS)) };
+        Ok((store, WriterThread(thread), report))
+    }
+
+    /// Turns to the reason when the disk failed: nothing is acknowledged any more and the daemon stops.
+    pub fn failed(&self) -> watch::Receiver<Option<String>> {
+        self.writer.failed()
+    }
+
+    async fn read<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&ReadTransaction) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let permit = self.readers.clone().acquire_owned().await.map_err(|_| StoreError::Closed)?;
+        let db = self.db.clone();
+        let task = tokio::task::spawn_blocking(move || {
+            let txn = db.begin_read()?;
+            let answer = work(&txn);
+            drop(permit);
+            answer
+        });
+        task.await.map_err(|_| StoreError::Closed)?
+    }
+}
+
+/// An operation that is never refused.
+fn sure<T>(ran: Ran<T, Infallible>) -> Result<T, StoreError> {
+    ran.map(|Ok(value)| value)
+}
+
+/// Operations of the API: intent.
+impl Store {
+    pub async fn enqueue(&self, new: NewTask, now: Timestamp) -> Result<Enqueued, EnqueueError> {
+        self.writer.submit(move |tx| enqueue::enqueue(tx, &new, now)).await?
+    }
+
+    /// False: no such task. Asking twice is asking once.
+    pub async fn request_cancel(&self, task: TaskId, now: Timestamp) -> Result<bool, StoreError> {
+        sure(self.writer.submit(move |tx| progress::request_cancel(tx, task, now)).await)
+    }
+
+    pub async fn put_flow(
+        &self,
+        name: String,
+        hash: String,
+        json: Vec<u8>,
+        now: Timestamp,
+    ) -> Result<PutFlow, StoreError> {
+        sure(self.writer.submit(move |tx| flows::put(tx, &name, &hash, &json, now)).await)
+    }
+
+    pub async fn delete_flow(&self, name: String) -> Result<(), DeleteFlowError> {
+        self.writer.submit(move |tx| flows::delete(tx, &name)).await?
+    }
+
+    pub async fn create_profile(
+        &self,
+        id: ProfileId,
+        name: String,
+        now: Timestamp,
+    ) -> Result<Profile, CreateProfileError> {
+        self.writer.submit(move |tx| flows::create_profile(tx, &id, &name, now)).await?
+    }
+
+    /// Stops claims until a resume.
+    pub async fn pause(&self, now: Timestamp) -> Result<(), StoreError> {
+        sure(self.writer.submit(move |tx| recover::pause(tx, now)).await)
+    }
+
+    pub async fn resume(&self, accept_duplicates: bool, now: Timestamp) -> Result<(), ResumeRefused> {
+        self.writer.submit(move |tx| recover::resume(tx, accept_duplicates, now)).await?
+    }
+}
+
+/// Operations of the engine: progress.
+impl Store {
+    pub async fn outlook(&self, now: Timestamp) -> Result<Outlook, StoreError> {
+        self.read(move |txn| reads::outlook(txn, now)).await
+    }
+
+    pub async fn leftovers(&self) -> Result<Vec<Leftover>, StoreError> {
+        self.read(reads::leftovers).await
+    }
+
+    pub async fn claim(&self, item: ItemId, now: Timestamp) -> Result<Result<Claim, ClaimRefused>, StoreError> {
+        self.writer.submit(move |tx| progress::claim(tx, item, now)).await
+    }
+
+    /// Returns when `armed` is durable in the store and in the ledger.
+    pub async fn arm(
+        &self,
+        item: ItemId,
+        fence: Fence,
+        now: Timestamp,
+    ) -> Result<Result<(), ArmRefused>, StoreError> {
+        self.writer.submit(move |tx| progress::arm(tx, item, fence, now)).await
+    }
+
+    pub async fn finish(
+        &self,
+        item: ItemId,
+        fence: Fence,
+        verdict: Verdict,
+        evidence: Vec<EvidenceFile>,
+        now: Timestamp,
+    ) -> Result<Result<Finished, FinishRefused>, StoreError> {
+        self.writer.submit(move |tx| progress::finish(tx, item, fence, &verdict, &evidence, now)).await
+    }
+
+    pub async fn lock_for_operator(
+        &self,
+        profile: ProfileId,
+        now: Timestamp,
+    ) -> Result<Result<Fence, ClaimRefused>, StoreError> {
+        self.writer.submit(move |tx| progress::lock_for_operator(tx, &profile, now)).await
+    }
+
+    /// Frees a profile's lock. False: it was not held under this fence.
+    pub async fn release(&self, profile: ProfileId, fence: Fence) -> Result<bool, StoreError> {
+        sure(self.writer.submit(move |tx| progress::release(tx, &profile, fence)).await)
+    }
+
+    /// Makes items ready whose time has come. True: there may be more.
+    pub async fn promote(&self, now: Timestamp) -> Result<bool, StoreError> {
+        sure(self.writer.submit(move |tx| progress::promote(tx, now, STEP)).await)
+    }
+
+    pub async fn cancel_waiting(&self, task: TaskId, now: Timestamp) -> Result<Canceled, StoreError> {
+        sure(self.writer.submit(move |tx| progress::cancel_waiting(tx, task, STEP, now)).await)
+    }
+}
+
+/// Reads.
+impl Store {
+    pub async fn task(&self, id: TaskId) -> Result<Option<TaskRow>, StoreError> {
+        self.read(move |txn| reads::task(txn, id)).await
+    }
+
+    pub async fn tasks(&self, query: TaskQuery) -> Result<Page<TaskRow>, StoreError> {
+        self.read(move |txn| reads::tasks(txn, &query)).await
+    }
+
+    pub async fn item(&self, id: ItemId) -> Result<Option<Item>, StoreError> {
+        self.read(move |txn| reads::item(txn, id)).await
+    }
+
+    pub async fn items(&self, query: ItemQuery) -> Result<Page<Item>, StoreError> {
+        self.read(move |txn| reads::items(txn, &query)).await
+    }
+
+    /// Oldest first; `after` is the number of the last line seen.
+    pub async fn events(&self, task: TaskId, after: Option<u64>, limit: usize) -> Result<Vec<EventRow>, StoreError> {
+        self.read(move |txn| reads::events(txn, task, after, limit)).await
+    }
+
+    /// The recording as it was put, by name.
+    pub async fn flow(&self, name: String) -> Result<Option<(FlowInfo, Vec<u8>)>, StoreError> {
+        self.read(move |txn| flows::read(txn, &name)).await
+    }
+
+    /// The recording that a task pinned.
+    pub async fn flow_by_hash(&self, hash: String) -> Result<Option<Vec<u8>>, StoreError> {
+        self.read(move |txn| flows::read_recording(txn, &hash)).await
+    }
+
+    pub async fn flows(&self) -> Result<Vec<FlowInfo>, StoreError> {
+        self.read(flows::list).await
+    }
+
+    /// Every profile, by id.
+    pub async fn profiles(&self) -> Result<Vec<Profile>, StoreError> {
+        self.read(flows::profiles).await
+    }
+
+    pub async fn stats(&self) -> Result<StoreStats, StoreError> {
+        let mut stats = self.read(reads::stats).await?;
+        let (commit_p99, batch_p50) = self.writer.figures();
+        stats.writer_queue = self.writer.waiting();
+        stats.commit_p99_ms = commit_p99.as_secs_f64() * 1_000.0;
+        stats.batch_p50 = batch_p50;
+        stats.readers_max = READERS;
+        stats.readers_in_use = READERS - self.readers.available_permits();
+        Ok(stats)
+    }
+
+    /// The whole state as text, for assertions and for people.
+    pub async fn dump(&self) -> Result<String, StoreError> {
+        self.read(check::dump).await
+    }
+
+    /// Rebuilds every index from its primary table and compares: one line a difference.
+    pub async fn check_consistency(&self) -> Result<Vec<String>, StoreError> {
+        self.read(check::differences).await
+    }
+}

@@ -82,7 +82,7 @@ codes! {
     MediaChanged "media_changed" Host Backoff "The file changed while the attempt ran; it is hashed again at the next try.";
     MediaUnreadable "media_unreadable" Host Backoff "Let the browser's user read the file (group cove-media, mode 0640, folders 0750).";
     // Browser and provider.
-    BrowserNotFound "browser_not_found" Host Backoff "Install chromium, or name the browser in `[browser] chromium`.";
+    BrowserNotFound "browser_not_found" Provider Uncounted "Install chromium, or name the browser in `[browser] chromium`; the item waits and loses no attempt.";
     BrowserStartFailed "browser_start_failed" Provider Backoff "See the message; `[browser] sandbox` may have to be off in a container that runs as root.";
     BrowserLost "browser_lost" Provider Backoff "The browser closed or crashed during the attempt; check memory and the browser's log.";
     AttachFailed "attach_failed" Provider Backoff "The browser started but its DevTools port did not answer.";

@@ -197,8 +197,10 @@ pub struct Item {
     pub created_at: Timestamp,
 
     pub state: ItemState,
-    /// Not to be started before this time; equals `not_before` until a retry moves it.
+    /// Not to be started before this time: `not_before`, the end of a back-off, or zero.
     pub due_at: Timestamp,
+    /// Whether it was due when it was last written, or has become so since: which index holds it.
+    pub ready: bool,
     /// Attempts that count.
     pub attempts: u32,
     /// Of the current or last attempt.

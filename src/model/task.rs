@@ -134,6 +134,8 @@ pub struct Task {
     /// Least time between two armings in one profile.
     pub spacing_seconds: u32,
     pub on_unknown: OnUnknown,
+    /// SHA-256 of the (scope, `Idempotency-Key`) that made it, in hex; its ledger lines carry it.
+    pub idempotency: Option<String>,
     pub created_at: Timestamp,
     pub counts: Counts,
     pub finished_at: Option<Timestamp>,

@@ -1,0 +1,226 @@
+//! Opening the state file and its ledger: create, refuse, migrate, reconcile.
+//!
+//! Called by [`super::Store::open`] alone. A file that is not a state file, is newer, or is held by another
+//! process is refused with words that say what to do; it is never opened as if it were empty. A new file
+//! is made beside its final name and renamed when it is whole.
+
+use std::path::{Path, PathBuf};
+
+use redb::{Builder, Database, DatabaseError, ReadableDatabase, StorageError, WriteTransaction};
+
+use super::ledger::{Ledger, Line, sync_folder_of};
+use super::queue::recover::Facts;
+use super::tables::{META, META_KEY, Meta, SCHEMA, Closed, Tx, create_all};
+use super::{Pause, StoreError, codec};
+use crate::model::Timestamp;
+use crate::model::id::MAX_EPOCH;
+
+pub const STATE_FILE: &str = "state.redb";
+pub const LEDGER_FILE: &str = "publish.ledger";
+/// The schema that this version writes.
+pub const SCHEMA_VERSION: u32 = 1;
+const SCHEMA_KEY: &str = "version";
+/// redb's page cache; the file may be far larger.
+const CACHE_BYTES: usize = 16 * 1024 * 1024;
+
+/// Brings a file of schema n to n + 1; `MIGRATIONS[0]` is from 1 to 2.
+type Migration = fn(&WriteTransaction) -> Result<(), StoreError>;
+const MIGRATIONS: &[Migration] = &[];
+
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error("{}: another process holds the state file; stop it first, or give this one its own [state] dir", .0.display())]
+    Held(PathBuf),
+    #[error(
+        "{}: this is not a state file of cove, or it is damaged ({why}). It was left as it is: put a good copy back, or move it away to start empty",
+        path.display()
+    )]
+    NotAStateFile { path: PathBuf, why: String },
+    #[error(
+        "{}: its schema is {found}, newer than {SCHEMA_VERSION}, which this version of cove knows. Install the newer cove again, or put back a copy that was made before the upgrade",
+        path.display()
+    )]
+    NewerSchema { path: PathBuf, found: u32 },
+    #[error("{}: {error}", path.display())]
+    Io { path: PathBuf, error: std::io::Error },
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// What was found at open, for the log.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BootReport {
+    pub created: bool,
+    /// The store knows less than its ledger.
+    pub restored: bool,
+    pub epoch: u64,
+    /// Bytes of a torn ledger line that were cut off.
+    pub ledger_cut_bytes: u64,
+    pub ledger_damage: Option<String>,
+    pub pause: Option<Pause>,
+}
+
+pub(super) fn open(folder: &Path, now: Timestamp) -> Result<(Database, Ledger, BootReport), OpenError> {
+    let path = folder.join(STATE_FILE);
+    let io = |error| OpenError::Io { path: path.clone(), error };
+    let created = !path.try_exists().map_err(io)?;
+    if created {
+        create(folder, &path)?;
+    }
+    if std::fs::metadata(&path).map_err(io)?.len() == 0 {
+        return Err(OpenError::NotAStateFile { path, why: "the file is empty".to_owned() });
+    }
+    let db = open_database(&path)?;
+    migrate(&db, &path)?;
+    let opened = Ledger::open(&folder.join(LEDGER_FILE))?;
+    let mut report = BootReport {
+        created,
+        ledger_cut_bytes: opened.cut_bytes,
+        ledger_damage: opened.damage.as_ref().map(ToString::to_string),
+        ..BootReport::default()
+    };
+    let mut ledger = opened.ledger;
+    let facts = Facts::of(&opened.lines);
+    reconcile(&db, &mut ledger, &facts, opened.existed, now, &mut report)?;
+    Ok((db, ledger, report))
+}
+
+/// Makes a whole, empty state file under a temporary name, then gives it its own.
+fn create(folder: &Path, path: &Path) -> Result<(), OpenError> {
+    let partial = folder.join("state.redb.new");
+    let io = |error| OpenError::Io { path: partial.clone(), error };
+    match std::fs::remove_file(&partial) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(io(error)),
+        _ => {}
+    }
+    let db = Builder::new().set_cache_size(CACHE_BYTES).create(&partial).map_err(|error| refusal(&partial, error))?;
+    initialise(&db)?;
+    drop(db);
+    rustix::fs::chmod(&partial, rustix::fs::Mode::from_raw_mode(0o600)).map_err(|error| io(error.into()))?;
+    std::fs::rename(&partial, path).map_err(io)?;
+    sync_folder_of(path).map_err(io)
+}
+
+fn initialise(db: &Database) -> Result<(), StoreError> {
+    let txn = db.begin_write()?;
+    create_all(&txn)?;
+    txn.open_table(SCHEMA)?.insert(SCHEMA_KEY, SCHEMA_VERSION)?;
+    let meta = Meta { epoch: 0, sequence: 0, pause: None };
+    txn.open_table(META)?.insert(META_KEY, codec::encode(&meta)?.as_slice())?;
+    txn.commit()?;
+    Ok(())
+}
+
+fn open_database(path: &Path) -> Result<Database, OpenError> {
+    Builder::new().set_cache_size(CACHE_BYTES).open(path).map_err(|error| refusal(path, error))
+}
+
+fn refusal(path: &Path, error: DatabaseError) -> OpenError {
+    match error {
+        DatabaseError::DatabaseAlreadyOpen => OpenError::Held(path.to_owned()),
+        DatabaseError::Storage(StorageError::Io(error)) if error.kind() != std::io::ErrorKind::InvalidData => {
+            if error.kind() == std::io::ErrorKind::UnexpectedEof {
+                OpenError::NotAStateFile { path: path.to_owned(), why: error.to_string() }
+            } else {
+                OpenError::Io { path: path.to_owned(), error }
+            }
+        }
+        other => OpenError::NotAStateFile { path: path.to_owned(), why: other.to_string() },
+    }
+}
+
+/// Reads the schema, refuses a newer one, and brings an older one up, one transaction a step.
+fn migrate(db: &Database, path: &Path) -> Result<(), OpenError> {
+    let found = read_schema(db).map_err(|why| OpenError::NotAStateFile { path: path.to_owned(), why })?;
+    if found > SCHEMA_VERSION {
+        return Err(OpenError::NewerSchema { path: path.to_owned(), found });
+    }
+    for (version, migration) in (1..).zip(MIGRATIONS).filter(|(version, _)| *version >= found) {
+        tracing::info!(from = version, to = version + 1, "migrating the state file");
+        let txn = db.begin_write().map_err(StoreError::from)?;
+        migration(&txn)?;
+        let mut schema = txn.open_table(SCHEMA).map_err(StoreError::from)?;
+        schema.insert(SCHEMA_KEY, version + 1).map_err(StoreError::from)?;
+        drop(schema);
+        txn.commit().map_err(StoreError::from)?;
+    }
+    Ok(())
+}
+
+fn read_schema(db: &Database) -> Result<u32, String> {
+    let txn = db.begin_read().map_err(|error| error.to_string())?;
+    let table = txn.open_table(SCHEMA).map_err(|_| "a redb file of another program".to_owned())?;
+    let row = table.get(SCHEMA_KEY).map_err(|error| error.to_string())?;
+    row.map(|row| row.value()).filter(|version| *version > 0).ok_or_else(|| "no schema version in it".to_owned())
+}
+
+/// Compares the store with its ledger and writes what follows, in one transaction (fence.md rules 1 and 17).
+fn reconcile(
+    db: &Database,
+    ledger: &mut Ledger,
+    facts: &Facts,
+    ledger_existed: bool,
+    now: Timestamp,
+    report: &mut BootReport,
+) -> Result<(), StoreError> {
+    let txn = db.begin_write()?;
+    let mut tx = Tx::open(&txn)?;
+    let was = tx.meta.clone();
+    let fresh = was.epoch == 0;
+    let lost_ledger = !fresh && (!ledger_existed || facts.epoch == 0) && report.ledger_damage.is_none();
+    // A first start that was cut off leaves an epoch line and nothing else: that is not a restore.
+    let nothing_yet = fresh && facts.items.is_empty();
+    report.restored = lost_ledger || (!nothing_yet && facts.are_ahead_of(&tx)?);
+    if report.restored || fresh {
+        tx.meta.epoch = next_epoch(was.epoch, facts.epoch, now);
+        tx.meta.sequence = 0;
+        if report.ledger_damage.is_none() {
+            ledger.append(&[Line::Epoch { epoch: tx.meta.epoch, at: now }])?;
+        }
+    }
+    if report.restored {
+        facts.take_over(&mut tx, now)?;
+        tx.meta.pause = Some(Pause::Restored { since: now, blind: lost_ledger });
+    } else {
+        facts.take_published(&mut tx, now)?;
+    }
+    if let Some(what) = &report.ledger_damage {
+        tx.meta.pause = Some(Pause::LedgerDamaged { since: now, what: what.clone() });
+    }
+    report.epoch = tx.meta.epoch;
+    report.pause.clone_from(&tx.meta.pause);
+    let Closed { meta, writes, .. } = tx.close();
+    if meta == was && writes == 0 {
+        txn.abort()?;
+        return Ok(());
+    }
+    Tx::write_meta(&txn, &meta)?;
+    txn.commit()?;
+    Ok(())
+}
+
+/// Fence.md rule 1: one above both; without a ledger, a jump to a number that time makes: days since
+/// 2026-01-01, which lasts 22 years in 13 bits.
+fn next_epoch(store: u64, ledger: u64, now: Timestamp) -> u64 {
+    const ORIGIN_MS: u64 = 1_767_225_600_000;
+    const DAY_MS: u64 = 86_400_000;
+    let next = store.max(ledger) + 1;
+    let epoch = if ledger == 0 { next.max(now.as_millis().saturating_sub(ORIGIN_MS) / DAY_MS) } else { next };
+    assert!(epoch <= MAX_EPOCH, "the 8191 epochs of a state file are used up");
+    epoch
+}
+
+#[cfg(test)]
+mod tests {
+    use super::next_epoch;
+    use crate::model::Timestamp;
+
+    #[test]
+    fn rule_1_an_epoch_is_above_both_and_jumps_without_a_ledger() {
+        let now: Timestamp = "2026-11-24T00:00:00Z".parse().unwrap();
+        assert_eq!(next_epoch(5, 9, now), 10);
+        assert_eq!(next_epoch(9, 5, now), 10);
+        assert_eq!(next_epoch(0, 0, now), 327);
+        assert_eq!(next_epoch(400, 0, now), 401);
+    }
+}

@@ -1,0 +1,112 @@
+//! Records as bytes: one byte of format version, then bincode.
+//!
+//! The only file that knows bincode, so that the encoding can be replaced in a day: a new version gets a
+//! new number, and the golden bytes of every released one stay in the tests. Called by the store alone.
+//! A record that cannot be read is an error that names the table, never a default.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::StoreError;
+
+/// Version 1: bincode 2, `standard` configuration (little endian, variable-length integers).
+const VERSION: u8 = 1;
+
+pub(super) fn encode<T: Serialize>(record: &T) -> Result<Vec<u8>, StoreError> {
+    let mut bytes = vec![VERSION];
+    bincode::serde::encode_into_std_write(record, &mut bytes, bincode::config::standard())
+        .map_err(|error| StoreError::Corrupt(format!("a record cannot be encoded: {error}")))?;
+    Ok(bytes)
+}
+
+pub(super) fn decode<T: DeserializeOwned>(table: &'static str, bytes: &[u8]) -> Result<T, StoreError> {
+    let corrupt = |what: String| StoreError::Corrupt(format!("{table}: {what}"));
+    match bytes.split_first() {
+        Some((&VERSION, rest)) => {
+            let (record, read) = bincode::serde::decode_from_slice(rest, bincode::config::standard())
+                .map_err(|error| corrupt(error.to_string()))?;
+            if read == rest.len() { Ok(record) } else { Err(corrupt(format!("{} bytes too many", rest.len() - read))) }
+        }
+        Some((version, _)) => Err(corrupt(format!("unknown record version {version}"))),
+        None => Err(corrupt("empty record".to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{decode, encode};
+    use crate::model::{Failure, FailureCode, FileInput, InputValue, Item, ItemId, ItemState, ProfileId, TaskId, Timestamp};
+
+    fn sample() -> Item {
+        Item {
+            id: ItemId::new((3 << 40) | 7),
+            task: TaskId::new((3 << 40) | 6),
+            index: 1,
+            profile: ProfileId::new("anna").unwrap(),
+            inputs: [
+                ("caption".to_owned(), InputValue::Text("привет 🌊".to_owned())),
+                (
+                    "video".to_owned(),
+                    InputValue::File(FileInput {
+                        path: "/srv/media/1.mp4".into(),
+                        sha256: "ab".repeat(32),
+                        bytes: 8_000_000,
+                        device: 1,
+                        inode: 2,
+                        mtime_ns: -3,
+                    }),
+                ),
+            ]
+            .into(),
+            key: Some("spring-1".to_owned()),
+            priority: -2,
+            not_before: None,
+            not_after: Some(Timestamp::from_millis(1_800_000_000_000)),
+            created_at: Timestamp::from_millis(1_700_000_000_000),
+            state: ItemState::OutcomeUnknown,
+            due_at: Timestamp::ZERO,
+            ready: false,
+            attempts: 1,
+            fence: None,
+            armed_fence: None,
+            armed_at: None,
+            started_at: None,
+            finished_at: None,
+            url: None,
+            result: [("post_url".to_owned(), "http://127.0.0.1/p/1".to_owned())].into(),
+            failure: Some(Failure::new(FailureCode::ConfirmationMissing, "nothing came")),
+            evidence: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_record_comes_back() {
+        let item = sample();
+        assert_eq!(decode::<Item>("items", &encode(&item).unwrap()).unwrap(), item);
+    }
+
+    /// The bytes of version 1 as released: a change here is a change of the file format.
+    #[test]
+    fn golden_bytes_of_version_1() {
+        use std::fmt::Write as _;
+        let hex = encode(&sample()).unwrap().iter().fold(String::new(), |mut hex, byte| {
+            write!(hex, "{byte:02x}").unwrap();
+            hex
+        });
+        assert_eq!(hex, include_str!("../../tests/golden/item-v1.hex").trim());
+    }
+
+    #[test]
+    fn damage_is_named() {
+        let bytes = encode(&sample()).unwrap();
+        for cut in 0..bytes.len() {
+            assert!(decode::<Item>("items", &bytes[..cut]).is_err(), "cut at {cut}");
+        }
+        let mut newer = bytes.clone();
+        newer[0] = 2;
+        assert!(decode::<Item>("items", &newer).unwrap_err().to_string().contains("unknown record version 2"));
+        let mut longer = bytes;
+        longer.push(0);
+        assert!(decode::<Item>("items", &longer).is_err());
+    }
+}

@@ -1,0 +1,201 @@
+//! The queue's rows: how one item or task is written together with everything that follows from it.
+//!
+//! Every operation that moves an item goes through [`Tx::change_item`], so that its indexes, its task's
+//! counters and the log line change in the same transaction. Called by the operations beside this file.
+//! Whether a move is allowed is decided there, not here.
+
+pub(super) mod enqueue;
+pub(super) mod progress;
+pub(super) mod recover;
+
+use redb::ReadableTable;
+use sha2::{Digest, Sha256};
+
+use super::tables::{self, Tx};
+use super::{StoreError, codec};
+use crate::model::id::SEQUENCE_BITS;
+use crate::model::{Intent, Item, ItemId, ItemState, Lock, Profile, Task, TaskEvent, TaskId, Timestamp};
+
+/// The place of a priority in an index that is read from its begin: the highest first.
+pub(super) fn rank_of(priority: i32) -> u32 {
+    u32::try_from(i64::from(i32::MAX) - i64::from(priority)).expect("the difference of two i32 fits u32")
+}
+
+/// What the ledger and the key table keep of a key: never the key itself.
+pub(super) fn key_hash(key: &str) -> [u8; 32] {
+    Sha256::digest(key.as_bytes()).into()
+}
+
+pub(super) fn hex(hash: &[u8]) -> String {
+    use std::fmt::Write as _;
+    hash.iter().fold(String::with_capacity(64), |mut text, byte| {
+        write!(text, "{byte:02x}").expect("writing to a String cannot fail");
+        text
+    })
+}
+
+/// The way back from [`hex`]; None for what is not 64 hex digits.
+pub(super) fn key_hash_from_hex(text: &str) -> Option<[u8; 32]> {
+    let mut hash = [0; 32];
+    if text.len() != 64 || !text.is_ascii() {
+        return None;
+    }
+    for (byte, at) in hash.iter_mut().zip((0..64).step_by(2)) {
+        *byte = u8::from_str_radix(&text[at..at + 2], 16).ok()?;
+    }
+    Some(hash)
+}
+
+impl Tx<'_> {
+    /// The last id, fence or log number that was given out.
+    pub fn last_number(&self) -> u64 {
+        self.meta.epoch << SEQUENCE_BITS | self.meta.sequence
+    }
+
+    pub fn items_in(&self, state: ItemState) -> Result<Vec<ItemId>, StoreError> {
+        let range = (state as u8, 0)..=(state as u8, u64::MAX);
+        self.item_states.range(range)?.map(|row| Ok(ItemId::new(row?.0.value().1))).collect()
+    }
+
+    pub fn locks_held(&self) -> Result<Vec<Lock>, StoreError> {
+        self.locks.iter()?.map(|row| codec::decode("locks", row?.1.value())).collect()
+    }
+
+    pub fn task(&self, id: TaskId) -> Result<Option<Task>, StoreError> {
+        tables::get("tasks", &self.tasks, id.raw())
+    }
+
+    pub fn item(&self, id: ItemId) -> Result<Option<Item>, StoreError> {
+        tables::get("items", &self.items, id.raw())
+    }
+
+    pub fn intent(&self, task: TaskId) -> Result<Intent, StoreError> {
+        Ok(tables::get("intents", &self.intents, task.raw())?.unwrap_or_default())
+    }
+
+    pub fn profile(&self, id: &str) -> Result<Option<Profile>, StoreError> {
+        tables::get_named("profiles", &self.profiles, id)
+    }
+
+    pub fn put_profile(&mut self, profile: &Profile) -> Result<(), StoreError> {
+        self.writes += 1;
+        self.profiles.insert(profile.id.as_str(), codec::encode(profile)?.as_slice())?;
+        Ok(())
+    }
+
+    /// One line of a task's log.
+    pub fn log(
+        &mut self,
+        task: TaskId,
+        item: Option<ItemId>,
+        kind: &str,
+        detail: &str,
+        at: Timestamp,
+    ) -> Result<(), StoreError> {
+        self.writes += 1;
+        let event = TaskEvent { at, item, kind: kind.to_owned(), detail: detail.to_owned() };
+        let number = self.next_number();
+        self.events.insert((task.raw(), number), codec::encode(&event)?.as_slice())?;
+        Ok(())
+    }
+
+    /// A new item, with its indexes. The task's counters are the caller's (`enqueue` writes them once).
+    pub fn insert_item(&mut self, item: &Item) -> Result<(), StoreError> {
+        self.task_items.insert((item.task.raw(), item.id.raw()), ())?;
+        self.item_profiles.insert((item.profile.as_str(), item.id.raw()), ())?;
+        self.write_item(item)?;
+        self.index_state(item)
+    }
+
+    /// Changes an item with its indexes, its task's counters and a line of the task's log. `ready` is
+    /// set here. `was` is the record as it stands in the table.
+    pub fn change_item(
+        &mut self,
+        was: &Item,
+        mut is: Item,
+        kind: &str,
+        detail: &str,
+        now: Timestamp,
+    ) -> Result<Item, StoreError> {
+        self.writes += 1;
+        is.ready = is.state.is_waiting() && is.due_at <= now;
+        self.unindex_state(was)?;
+        self.write_item(&is)?;
+        self.index_state(&is)?;
+        self.log(is.task, Some(is.id), kind, detail, now)?;
+        if was.state != is.state {
+            self.shift_counts(is.task, was.state, is.state, now)?;
+        }
+        Ok(is)
+    }
+
+    fn write_item(&mut self, item: &Item) -> Result<(), StoreError> {
+        self.writes += 1;
+        self.items.insert(item.id.raw(), codec::encode(item)?.as_slice())?;
+        Ok(())
+    }
+
+    fn index_state(&mut self, item: &Item) -> Result<(), StoreError> {
+        let id = item.id.raw();
+        self.item_states.insert((item.state as u8, id), ())?;
+        if item.state.is_waiting() {
+            if item.ready {
+                self.ready.insert((item.profile.as_str(), rank_of(item.priority), id), ())?;
+            } else {
+                self.due.insert((item.due_at.as_millis(), id), ())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn unindex_state(&mut self, item: &Item) -> Result<(), StoreError> {
+        let id = item.id.raw();
+        self.item_states.remove((item.state as u8, id))?;
+        if item.state.is_waiting() {
+            if item.ready {
+                self.ready.remove((item.profile.as_str(), rank_of(item.priority), id))?;
+            } else {
+                self.due.remove((item.due_at.as_millis(), id))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn shift_counts(&mut self, id: TaskId, from: ItemState, to: ItemState, now: Timestamp) -> Result<(), StoreError> {
+        let mut task = self.task(id)?.ok_or_else(|| StoreError::Corrupt(format!("tasks: {id} has items but no row")))?;
+        let was = task.counts.state();
+        task.counts.shift(from, to);
+        let is = task.counts.state();
+        if was != is {
+            self.task_states.remove((was as u8, id.raw()))?;
+            self.task_states.insert((is as u8, id.raw()), ())?;
+            if is.is_terminal() {
+                task.finished_at = Some(now);
+                self.open_flows.remove((task.flow.as_str(), id.raw()))?;
+            } else {
+                task.finished_at = None;
+                self.open_flows.insert((task.flow.as_str(), id.raw()), ())?;
+            }
+        }
+        self.put_task(&task)
+    }
+
+    pub fn put_task(&mut self, task: &Task) -> Result<(), StoreError> {
+        self.writes += 1;
+        self.tasks.insert(task.id.raw(), codec::encode(task)?.as_slice())?;
+        Ok(())
+    }
+
+    /// Frees the key of an item that ended and never was armed (fence.md rule 2).
+    pub fn free_key(&mut self, item: &Item) -> Result<(), StoreError> {
+        if let Some(key) = &item.key {
+            let hash = key_hash(key);
+            let held = self.keys.get(&hash)?.map(|row| row.value());
+            if held == Some(item.id.raw()) {
+                self.writes += 1;
+                self.keys.remove(&hash)?;
+            }
+        }
+        Ok(())
+    }
+}

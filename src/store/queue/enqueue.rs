@@ -1,0 +1,195 @@
+//! Accepting a bulk upload: everything is checked, then everything is written, in one transaction.
+//!
+//! A refusal leaves nothing behind. Identity is fence.md rule 2: keys are daemon-wide, an
+//! `Idempotency-Key` gives the same task again, and items under one get `<that key>#<index>`.
+
+use redb::ReadableTable;
+use sha2::{Digest, Sha256};
+
+use super::super::tables::{FlowRow, IdempotencyRow, Tx, get_named};
+use super::super::writer::Ran;
+use super::super::{Enqueued, EnqueueError, Idempotency, NewItem, NewTask, PossibleDuplicate, StoreError, codec};
+use super::{hex, key_hash};
+use crate::model::{Counts, Item, ItemId, ItemState, Task, TaskState, Timestamp};
+
+pub(in crate::store) fn enqueue(tx: &mut Tx<'_>, new: &NewTask, now: Timestamp) -> Ran<Enqueued, EnqueueError> {
+    let idempotency = new.idempotency.as_ref().map(idempotency_hash);
+    if let (Some(hash), Some(given)) = (&idempotency, &new.idempotency)
+        && let Some(answer) = came_before(tx, hash, given)?
+    {
+        return Ok(answer);
+    }
+    if let Err(refusal) = check(tx, new)? {
+        return Ok(Err(refusal));
+    }
+    let task = insert_task(tx, new, idempotency, now)?;
+    let mut warnings = Vec::new();
+    for (index, item) in (0..).zip(&new.items) {
+        if let Some(older_item) = insert_item(tx, new, &task, index, item, now)? {
+            warnings.push(PossibleDuplicate { index, older_item });
+        }
+    }
+    tx.log(task.id, None, "accepted", &format!("{} items", new.items.len()), now)?;
+    Ok(Ok(Enqueued {
+        task: task.id,
+        state: TaskState::Queued,
+        items: task.counts.total(),
+        replayed: false,
+        warnings,
+    }))
+}
+
+fn idempotency_hash(given: &Idempotency) -> [u8; 32] {
+    let mut hasher = Sha256::new();
+    hasher.update((given.scope.len() as u64).to_le_bytes());
+    hasher.update(given.scope.as_bytes());
+    hasher.update(given.key.as_bytes());
+    hasher.finalize().into()
+}
+
+/// The answer to a request whose Idempotency-Key is known: the same task, or a conflict.
+fn came_before(
+    tx: &Tx<'_>,
+    hash: &[u8; 32],
+    given: &Idempotency,
+) -> Result<Option<Result<Enqueued, EnqueueError>>, StoreError> {
+    let Some(row) = tx
+        .idempotency
+        .get(hash)?
+        .map(|row| codec::decode::<IdempotencyRow>("idempotency", row.value()))
+        .transpose()?
+    else {
+        return Ok(None);
+    };
+    if row.body_hash != given.body_hash {
+        return Ok(Some(Err(EnqueueError::IdempotencyConflict { task: row.task })));
+    }
+    let counts = tx.task(row.task)?.map_or_else(Counts::default, |task| task.counts);
+    Ok(Some(Ok(Enqueued {
+        task: row.task,
+        state: if counts.total() == 0 { TaskState::Canceled } else { counts.state() },
+        items: counts.total(),
+        replayed: true,
+        warnings: Vec::new(),
+    })))
+}
+
+fn check(tx: &Tx<'_>, new: &NewTask) -> Ran<(), EnqueueError> {
+    let Some(flow) = get_named::<FlowRow>("flows", &tx.flows, &new.flow)? else {
+        return Ok(Err(EnqueueError::UnknownFlow));
+    };
+    if flow.hash != new.flow_hash {
+        return Ok(Err(EnqueueError::FlowChanged));
+    }
+    for (index, item) in (0..).zip(&new.items) {
+        if tx.profiles.get(item.profile.as_str())?.is_none() {
+            return Ok(Err(EnqueueError::UnknownProfile { index }));
+        }
+        if let Some(key) = effective_key(new, index, item)
+            && let Some(holder) = tx.keys.get(&key_hash(&key))?
+        {
+            return Ok(Err(EnqueueError::KeyTaken { index, item: ItemId::new(holder.value()) }));
+        }
+    }
+    Ok(Ok(()))
+}
+
+fn effective_key(new: &NewTask, index: u32, item: &NewItem) -> Option<String> {
+    item.key.clone().or_else(|| new.idempotency.as_ref().map(|given| format!("{}#{index}", given.key)))
+}
+
+fn insert_task(
+    tx: &mut Tx<'_>,
+    new: &NewTask,
+    idempotency: Option<[u8; 32]>,
+    now: Timestamp,
+) -> Result<Task, StoreError> {
+    let mut counts = Counts::default();
+    new.items.iter().for_each(|_| counts.add(ItemState::Queued));
+    let task = Task {
+        id: tx.next_task(),
+        flow: new.flow.clone(),
+        flow_hash: new.flow_hash.clone(),
+        priority: new.priority,
+        max_attempts: new.max_attempts,
+        spacing_seconds: new.spacing_seconds,
+        on_unknown: new.on_unknown,
+        idempotency: idempotency.as_ref().map(|hash| hex(hash)),
+        created_at: now,
+        counts,
+        finished_at: None,
+    };
+    tx.put_task(&task)?;
+    tx.task_states.insert((counts.state() as u8, task.id.raw()), ())?;
+    tx.task_flows.insert((task.flow.as_str(), task.id.raw()), ())?;
+    tx.open_flows.insert((task.flow.as_str(), task.id.raw()), ())?;
+    if let (Some(hash), Some(given)) = (&idempotency, &new.idempotency) {
+        let row = IdempotencyRow { task: task.id, body_hash: given.body_hash, at: now };
+        tx.idempotency.insert(hash, codec::encode(&row)?.as_slice())?;
+    }
+    Ok(task)
+}
+
+/// Answers with the older item of the same (flow, profile, media), where there is one and no key says
+/// that this is another thing.
+fn insert_item(
+    tx: &mut Tx<'_>,
+    new: &NewTask,
+    task: &Task,
+    index: u32,
+    asked: &NewItem,
+    now: Timestamp,
+) -> Result<Option<ItemId>, StoreError> {
+    let due_at = asked.not_before.unwrap_or(Timestamp::ZERO);
+    let item = Item {
+        id: tx.next_item(),
+        task: task.id,
+        index,
+        profile: asked.profile.clone(),
+        inputs: asked.inputs.clone(),
+        key: effective_key(new, index, asked),
+        priority: new.priority,
+        not_before: asked.not_before,
+        not_after: asked.not_after,
+        created_at: now,
+        state: ItemState::Queued,
+        due_at,
+        ready: due_at <= now,
+        attempts: 0,
+        fence: None,
+        armed_fence: None,
+        armed_at: None,
+        started_at: None,
+        finished_at: None,
+        url: None,
+        result: std::collections::BTreeMap::new(),
+        failure: None,
+        evidence: Vec::new(),
+    };
+    tx.insert_item(&item)?;
+    tx.task_profiles.insert((item.profile.as_str(), task.id.raw()), ())?;
+    if let Some(key) = &item.key {
+        tx.keys.insert(&key_hash(key), item.id.raw())?;
+    }
+    let Some(likeness) = (asked.key.is_none()).then(|| likeness(&task.flow, &item)).flatten() else {
+        return Ok(None);
+    };
+    let older = tx.duplicates.insert(&likeness, item.id.raw())?.map(|row| ItemId::new(row.value()));
+    Ok(older)
+}
+
+/// SHA-256 of (flow, profile, media); None without media.
+pub(in crate::store) fn likeness(flow: &str, item: &Item) -> Option<[u8; 32]> {
+    let mut files: Vec<&str> =
+        item.inputs.values().filter_map(|input| input.as_file()).map(|file| file.sha256.as_str()).collect();
+    if files.is_empty() {
+        return None;
+    }
+    files.sort_unstable();
+    let mut hasher = Sha256::new();
+    for part in [flow, item.profile.as_str()].into_iter().chain(files) {
+        hasher.update((part.len() as u64).to_le_bytes());
+        hasher.update(part.as_bytes());
+    }
+    Some(hasher.finalize().into())
+}

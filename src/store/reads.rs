@@ -1,0 +1,254 @@
+//! Reads: pages, single rows, the engine's outlook and the figures.
+//!
+//! Each runs in one read transaction on a blocking thread and is bounded: a page by its limit and by
+//! [`SCAN`] rows looked at, the outlook by [`MAX_HEADS`]. Nothing here writes.
+
+use redb::{ReadOnlyTable, ReadTransaction, ReadableTable, ReadableTableMetadata};
+
+use super::queue::recover::pending_cancels;
+use super::tables::{self, Bytes, META, META_KEY, Meta, get};
+use super::{
+    EventRow, Head, ItemQuery, Leftover, MAX_WAITING_SHOWN, Outlook, Page, StoreError, StoreStats, TaskQuery, TaskRow,
+    codec,
+};
+use crate::model::lock::LockOwner;
+use crate::model::{Intent, Item, ItemId, ItemState, Lock, Profile, ProfileId, Task, TaskEvent, TaskId, Timestamp};
+
+/// Rows that one page may look at when filters leave out most of them; the page is short then and has
+/// a cursor.
+const SCAN: usize = 10_000;
+/// Profiles that one look at the queue considers.
+const MAX_HEADS: usize = 4_096;
+/// Cancels carried out in one turn of the engine.
+const MAX_CANCELS: usize = 64;
+
+pub(super) fn meta(txn: &ReadTransaction) -> Result<Meta, StoreError> {
+    let row = txn.open_table(META)?.get(META_KEY)?;
+    let row = row.ok_or_else(|| StoreError::Corrupt("meta: the row is missing".to_owned()))?;
+    codec::decode("meta", row.value())
+}
+
+pub(super) fn item(txn: &ReadTransaction, id: ItemId) -> Result<Option<Item>, StoreError> {
+    get("items", &txn.open_table(tables::ITEMS)?, id.raw())
+}
+
+pub(super) fn task(txn: &ReadTransaction, id: TaskId) -> Result<Option<TaskRow>, StoreError> {
+    match get("tasks", &txn.open_table(tables::TASKS)?, id.raw())? {
+        Some(task) => Ok(Some(task_row(txn, task)?)),
+        None => Ok(None),
+    }
+}
+
+fn task_row(txn: &ReadTransaction, task: Task) -> Result<TaskRow, StoreError> {
+    let intent = intent(txn, task.id)?;
+    let mut waiting = Vec::new();
+    if !task.counts.state().is_terminal() {
+        let items = txn.open_table(tables::ITEMS)?;
+        let index = txn.open_table(tables::TASK_ITEMS)?;
+        for row in index.range((task.id.raw(), 0)..=(task.id.raw(), u64::MAX))?.take(SCAN) {
+            let (_, id) = row?.0.value();
+            let item: Item = get("items", &items, id)?
+                .ok_or_else(|| StoreError::Corrupt(format!("task_items: no item {}", ItemId::new(id))))?;
+            if !item.state.is_terminal() && item.state != ItemState::Running {
+                waiting.push(item);
+                if waiting.len() == MAX_WAITING_SHOWN {
+                    break;
+                }
+            }
+        }
+    }
+    Ok(TaskRow { task, intent, waiting })
+}
+
+fn intent(txn: &ReadTransaction, task: TaskId) -> Result<Intent, StoreError> {
+    Ok(get("intents", &txn.open_table(tables::INTENTS)?, task.raw())?.unwrap_or_default())
+}
+
+/// Ids of an index, newest first, from right below `before`.
+type Ids<'a> = Box<dyn Iterator<Item = Result<u64, StoreError>> + 'a>;
+
+/// The ids that an index of (key, id) holds under one key.
+macro_rules! ids_under {
+    ($txn:expr, $table:expr, $key:expr, $before:expr) => {{
+        let index = $txn.open_table($table)?;
+        let range = index.range(($key, 0)..($key, $before))?;
+        Box::new(range.rev().map(|row| Ok(row?.0.value().1))) as Ids<'_>
+    }};
+}
+
+fn ids_of(table: &ReadOnlyTable<u64, Bytes>, before: u64) -> Result<Ids<'static>, StoreError> {
+    Ok(Box::new(table.range(..before)?.rev().map(|row| Ok(row?.0.value()))))
+}
+
+pub(super) fn tasks(txn: &ReadTransaction, query: &TaskQuery) -> Result<Page<TaskRow>, StoreError> {
+    let before = query.before.unwrap_or(u64::MAX);
+    let table = txn.open_table(tables::TASKS)?;
+    let of_profile = txn.open_table(tables::TASK_PROFILES)?;
+    let ids = if let Some(profile) = &query.profile {
+        ids_under!(txn, tables::TASK_PROFILES, profile.as_str(), before)
+    } else if let Some(state) = query.state {
+        ids_under!(txn, tables::TASK_STATES, state as u8, before)
+    } else if let Some(flow) = &query.flow {
+        ids_under!(txn, tables::TASK_FLOWS, flow.as_str(), before)
+    } else {
+        ids_of(&table, before)?
+    };
+    let page = page(ids, query.limit, |id| {
+        let Some(task) = get::<Task>("tasks", &table, id)? else { return Ok(None) };
+        let fits = query.state.is_none_or(|state| task.counts.state() == state)
+            && query.flow.as_ref().is_none_or(|flow| &task.flow == flow)
+            && match &query.profile {
+                Some(profile) => of_profile.get((profile.as_str(), id))?.is_some(),
+                None => true,
+            };
+        Ok(fits.then_some(task))
+    })?;
+    let rows = page.rows.into_iter().map(|task| task_row(txn, task)).collect::<Result<_, _>>()?;
+    Ok(Page { rows, next: page.next })
+}
+
+pub(super) fn items(txn: &ReadTransaction, query: &ItemQuery) -> Result<Page<Item>, StoreError> {
+    let before = query.before.unwrap_or(u64::MAX);
+    let table = txn.open_table(tables::ITEMS)?;
+    let ids = if let Some(task) = query.task {
+        ids_under!(txn, tables::TASK_ITEMS, task.raw(), before)
+    } else if let Some(profile) = &query.profile {
+        ids_under!(txn, tables::ITEM_PROFILES, profile.as_str(), before)
+    } else if let Some(state) = query.state {
+        ids_under!(txn, tables::ITEM_STATES, state as u8, before)
+    } else {
+        ids_of(&table, before)?
+    };
+    page(ids, query.limit, |id| {
+        let item = get::<Item>("items", &table, id)?;
+        Ok(item.filter(|item| {
+            query.task.is_none_or(|task| item.task == task)
+                && query.state.is_none_or(|state| item.state == state)
+                && query.profile.as_ref().is_none_or(|profile| &item.profile == profile)
+        }))
+    })
+}
+
+/// One page: rows that `read` keeps, until the limit or [`SCAN`] is reached.
+fn page<T>(
+    ids: Ids<'_>,
+    limit: usize,
+    mut read: impl FnMut(u64) -> Result<Option<T>, StoreError>,
+) -> Result<Page<T>, StoreError> {
+    let mut rows = Vec::new();
+    let mut last = None;
+    for (scanned, id) in ids.enumerate() {
+        let id = id?;
+        if rows.len() == limit || scanned == SCAN {
+            return Ok(Page { rows, next: last });
+        }
+        last = Some(id);
+        rows.extend(read(id)?);
+    }
+    Ok(Page { rows, next: None })
+}
+
+pub(super) fn events(
+    txn: &ReadTransaction,
+    task: TaskId,
+    after: Option<u64>,
+    limit: usize,
+) -> Result<Vec<EventRow>, StoreError> {
+    let first = after.map_or(0, |after| after.saturating_add(1));
+    txn.open_table(tables::EVENTS)?
+        .range((task.raw(), first)..=(task.raw(), u64::MAX))?
+        .take(limit)
+        .map(|row| {
+            let (key, row) = row?;
+            let event: TaskEvent = codec::decode("events", row.value())?;
+            Ok(EventRow { number: key.value().1, event })
+        })
+        .collect()
+}
+
+pub(super) fn outlook(txn: &ReadTransaction, now: Timestamp) -> Result<Outlook, StoreError> {
+    let due = txn.open_table(tables::DUE)?;
+    let first_due = due.first()?.map(|row| Timestamp::from_millis(row.0.value().0));
+    Ok(Outlook {
+        heads: heads(txn)?,
+        overdue: first_due.is_some_and(|first| first <= now),
+        next_due: first_due.filter(|first| *first > now),
+        cancels: pending_cancels(&txn.open_table(tables::CANCELS)?, MAX_CANCELS)?,
+        pause: meta(txn)?.pause,
+    })
+}
+
+/// The first ready item of every profile that is neither locked nor parked: one look-up a profile,
+/// however long its queue is.
+fn heads(txn: &ReadTransaction) -> Result<Vec<Head>, StoreError> {
+    let ready = txn.open_table(tables::READY)?;
+    let locks = txn.open_table(tables::LOCKS)?;
+    let profiles = txn.open_table(tables::PROFILES)?;
+    let mut heads = Vec::new();
+    let mut from = String::new();
+    while heads.len() < MAX_HEADS {
+        let Some(row) = ready.range((from.as_str(), 0, 0)..)?.next() else { break };
+        let key = row?.0;
+        let (profile, rank, item) = key.value();
+        let busy = locks.get((crate::model::LockKind::Profile.name(), profile))?.is_some();
+        let parked = tables::get_named::<Profile>("profiles", &profiles, profile)?
+            .is_some_and(|profile| profile.parked.is_some());
+        if !busy && !parked {
+            let profile = ProfileId::new(profile).map_err(|error| StoreError::Corrupt(format!("ready: {error}")))?;
+            let priority = i32::try_from(i64::from(i32::MAX) - i64::from(rank))
+                .map_err(|_| StoreError::Corrupt("ready: a rank that is no priority".to_owned()))?;
+            heads.push(Head { profile, priority, item: ItemId::new(item) });
+        }
+        // The smallest key above every key of this profile.
+        from = format!("{profile}\0");
+    }
+    Ok(heads)
+}
+
+pub(super) fn leftovers(txn: &ReadTransaction) -> Result<Vec<Leftover>, StoreError> {
+    let mut leftovers = Vec::new();
+    for row in txn.open_table(tables::LOCKS)?.iter()? {
+        let lock: Lock = codec::decode("locks", row?.1.value())?;
+        let running = match &lock.owner {
+            LockOwner::Item(id) => {
+                item(txn, *id)?.filter(|item| item.state == ItemState::Running && item.fence == Some(lock.fence))
+            }
+            LockOwner::Operator => None,
+        };
+        let running = match running {
+            Some(item) => {
+                let task = get("tasks", &txn.open_table(tables::TASKS)?, item.task.raw())?
+                    .ok_or_else(|| StoreError::Corrupt(format!("tasks: no row of {}", item.task)))?;
+                let intent = intent(txn, item.task)?;
+                Some((item, task, intent))
+            }
+            None => None,
+        };
+        leftovers.push(Leftover { lock, running });
+    }
+    Ok(leftovers)
+}
+
+pub(super) fn stats(txn: &ReadTransaction) -> Result<StoreStats, StoreError> {
+    let meta = meta(txn)?;
+    // A state's count is a difference of two positions that redb does not have; the tasks' own counters
+    // would have to be summed. Counting keys of the index is the plain way, bounded by what is unfinished.
+    let index = txn.open_table(tables::ITEM_STATES)?;
+    let mut items_by_state = Vec::new();
+    for state in ItemState::ALL.into_iter().filter(|state| !state.is_terminal()) {
+        let mut count = 0;
+        for row in index.range((state as u8, 0)..=(state as u8, u64::MAX))? {
+            row?;
+            count += 1;
+        }
+        items_by_state.push((state, count));
+    }
+    Ok(StoreStats {
+        schema: super::SCHEMA_VERSION,
+        epoch: meta.epoch,
+        items_by_state,
+        tasks: txn.open_table(tables::TASKS)?.len()?,
+        pause: meta.pause,
+        ..StoreStats::default()
+    })
+}

@@ -1,0 +1,297 @@
+//! What the store is asked and what it answers: the words of its operations.
+//!
+//! Plain data, named by every room above. A refusal is an enum of its own per operation; [`StoreError`] is
+//! the one thing that any operation may meet.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::{
+    Fence, InputValue, Intent, Item, ItemId, ItemState, Lock, OnUnknown, ProfileId, Task, TaskEvent, TaskId, TaskState,
+    Timestamp,
+};
+
+/// Any operation may meet this; the daemon stops when the disk fails.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The file or the ledger failed: nothing more is acknowledged.
+    #[error("the state file failed: {0}")]
+    Failed(String),
+    /// The daemon stops.
+    #[error("the store is closed")]
+    Closed,
+    /// A record that cannot be read.
+    #[error("a record of the state file cannot be read: {0}")]
+    Corrupt(String),
+}
+
+/// One bulk upload, its form already checked. Flow, profiles and keys are checked in the transaction.
+#[derive(Clone, Debug)]
+pub struct NewTask {
+    pub flow: String,
+    /// The hash that the inputs were checked against; a flow changed since is `FlowChanged`.
+    pub flow_hash: String,
+    pub priority: i32,
+    pub max_attempts: u32,
+    pub spacing_seconds: u32,
+    pub on_unknown: OnUnknown,
+    pub items: Vec<NewItem>,
+    pub idempotency: Option<Idempotency>,
+}
+
+#[derive(Clone, Debug)]
+pub struct NewItem {
+    pub profile: ProfileId,
+    pub inputs: BTreeMap<String, InputValue>,
+    pub key: Option<String>,
+    pub not_before: Option<Timestamp>,
+    pub not_after: Option<Timestamp>,
+}
+
+/// An `Idempotency-Key`, scoped to the token that sent it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Idempotency {
+    pub scope: String,
+    pub key: String,
+    /// SHA-256 of the request's body.
+    pub body_hash: [u8; 32],
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Enqueued {
+    pub task: TaskId,
+    pub state: TaskState,
+    pub items: u32,
+    /// The same Idempotency-Key and body came before: this is that task, nothing was added.
+    pub replayed: bool,
+    pub warnings: Vec<PossibleDuplicate>,
+}
+
+/// The same (flow, profile, media) without a key was accepted before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PossibleDuplicate {
+    pub index: u32,
+    pub older_item: ItemId,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum EnqueueError {
+    #[error("no flow of this name")]
+    UnknownFlow,
+    #[error("the flow was replaced while the request was checked")]
+    FlowChanged,
+    #[error("item {index}: no profile of this id")]
+    UnknownProfile { index: u32 },
+    #[error("item {index}: the key belongs to item {item}, which may have published")]
+    KeyTaken { index: u32, item: ItemId },
+    #[error("this Idempotency-Key came before with another body")]
+    IdempotencyConflict { task: TaskId },
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FlowInfo {
+    pub name: String,
+    pub hash: String,
+    pub bytes: u64,
+    pub updated_at: Timestamp,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PutFlow {
+    Created,
+    Replaced,
+    Unchanged,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum DeleteFlowError {
+    #[error("no flow of this name")]
+    NotFound,
+    #[error("task {0} that is not finished uses this flow")]
+    InUse(TaskId),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum CreateProfileError {
+    #[error("a profile of this name exists")]
+    Exists,
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// A keyset page, newest first.
+#[derive(Clone, Debug)]
+pub struct Page<T> {
+    pub rows: Vec<T>,
+    /// Pass it as `before` of the next call; None: this was the last page.
+    pub next: Option<u64>,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct TaskQuery {
+    pub state: Option<TaskState>,
+    pub flow: Option<String>,
+    pub profile: Option<ProfileId>,
+    /// Only ids below this one (raw).
+    pub before: Option<u64>,
+    pub limit: usize,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct ItemQuery {
+    pub state: Option<ItemState>,
+    pub task: Option<TaskId>,
+    pub profile: Option<ProfileId>,
+    pub before: Option<u64>,
+    pub limit: usize,
+}
+
+/// A task as the API shows it.
+#[derive(Clone, Debug)]
+pub struct TaskRow {
+    pub task: Task,
+    pub intent: Intent,
+    /// Its items that wait (not running, not terminal), at most `MAX_WAITING_SHOWN`, for `wait_reasons`.
+    pub waiting: Vec<Item>,
+}
+
+/// One line of a task's log with its number, which grows within the task.
+#[derive(Clone, Debug)]
+pub struct EventRow {
+    pub number: u64,
+    pub event: TaskEvent,
+}
+
+/// Size and load of the store, for status and health.
+#[derive(Clone, Debug, Default)]
+pub struct StoreStats {
+    pub schema: u32,
+    pub epoch: u64,
+    pub file_bytes: u64,
+    /// Of the states that are not terminal.
+    pub items_by_state: Vec<(ItemState, u64)>,
+    pub tasks: u64,
+    /// Why nothing is claimed, while nothing is.
+    pub pause: Option<Pause>,
+    pub writer_queue: usize,
+    /// Milliseconds, of the last 256 commits.
+    pub commit_p99_ms: f64,
+    pub batch_p50: u32,
+    pub readers_max: usize,
+    pub readers_in_use: usize,
+}
+
+
+/// Why nothing is claimed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Pause {
+    Operator { since: Timestamp },
+    /// The state is older than its ledger, or (blind) there is no ledger to compare it with.
+    Restored { since: Timestamp, blind: bool },
+    LedgerDamaged { since: Timestamp, what: String },
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ResumeRefused {
+    #[error("the state was restored and no ledger says what went out since: look at what was published, then resume with accept_duplicates")]
+    Blind,
+    #[error("the publish ledger is damaged: look at what was published, then resume with accept_duplicates")]
+    LedgerDamaged,
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// What a claim did.
+#[derive(Clone, Debug)]
+pub enum Claim {
+    Started(Box<Claimed>),
+    /// The item cannot start any more, or not yet: it was moved, nothing is running.
+    Moved,
+}
+
+#[derive(Clone, Debug)]
+pub struct Claimed {
+    pub item: Item,
+    pub task: Task,
+    pub fence: Fence,
+}
+
+/// Nothing was changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ClaimRefused {
+    #[error("the item does not wait any more")]
+    NotWaiting,
+    #[error("the engine is paused")]
+    Paused,
+    #[error("the profile does not exist")]
+    ProfileUnknown,
+    #[error("the profile waits for a human")]
+    ProfileParked,
+    #[error("the profile is busy")]
+    ProfileBusy,
+}
+
+/// Nothing was armed: do not click.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ArmRefused {
+    #[error("the item is not running under this fence any more")]
+    Outdated,
+    #[error("the profile's lock is not held under this fence any more")]
+    LockLost,
+    #[error("a cancel was requested")]
+    Canceled,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FinishRefused {
+    #[error("the item is not running under this fence any more")]
+    StaleFence,
+    #[error("the item is armed: it can only succeed or become outcome_unknown")]
+    Armed,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Finished {
+    pub task: TaskId,
+    pub state: ItemState,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Canceled {
+    /// Waiting items of the task are left; ask again.
+    pub more: bool,
+}
+
+/// The first item in the queue of one profile.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Head {
+    pub profile: ProfileId,
+    pub priority: i32,
+    pub item: ItemId,
+}
+
+/// What could be started now.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Outlook {
+    /// One a profile that is free and not parked.
+    pub heads: Vec<Head>,
+    /// Items whose time has come wait to be promoted.
+    pub overdue: bool,
+    /// When the next item becomes due.
+    pub next_due: Option<Timestamp>,
+    /// Tasks whose cancel waits to be carried out.
+    pub cancels: Vec<TaskId>,
+    pub pause: Option<Pause>,
+}
+
+/// A lock found at boot, with its item where that is still running.
+#[derive(Clone, Debug)]
+pub struct Leftover {
+    pub lock: Lock,
+    pub running: Option<(Item, Task, Intent)>,
+}

@@ -1,0 +1,217 @@
+//! The tables of the state file, and the one write transaction that has them all open.
+//!
+//! Called by the store's operations alone. Keys grow (ids and event numbers come from one sequence), so
+//! that a million rows stay cheap; the exceptions are hashes. An index holds nothing that its primary
+//! table does not say: `check.rs` rebuilds each and compares. Which operation may write what is not
+//! decided here.
+
+use redb::{ReadableTable, Table, TableDefinition, WriteTransaction};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::ledger::Line;
+use super::{StoreError, codec};
+use crate::model::id::SEQUENCE_BITS;
+use crate::model::{Fence, ItemId, TaskId, Timestamp};
+
+pub(super) type Bytes = &'static [u8];
+pub(super) type Hash = &'static [u8; 32];
+
+/// Fixed for ever: any version can read which schema a file has.
+pub(super) const SCHEMA: TableDefinition<&str, u32> = TableDefinition::new("schema");
+pub(super) const META: TableDefinition<&str, Bytes> = TableDefinition::new("meta");
+
+pub(super) const TASKS: TableDefinition<u64, Bytes> = TableDefinition::new("tasks");
+/// What a person asked of a task afterwards.
+pub(super) const INTENTS: TableDefinition<u64, Bytes> = TableDefinition::new("intents");
+/// Tasks whose cancel the engine has not carried out yet.
+pub(super) const CANCELS: TableDefinition<u64, ()> = TableDefinition::new("cancels");
+/// Index: (state, task).
+pub(super) const TASK_STATES: TableDefinition<(u8, u64), ()> = TableDefinition::new("task_states");
+/// Index: (flow name, task).
+pub(super) const TASK_FLOWS: TableDefinition<(&str, u64), ()> = TableDefinition::new("task_flows");
+/// Index: (flow name, task) of tasks that are not terminal.
+pub(super) const OPEN_FLOWS: TableDefinition<(&str, u64), ()> = TableDefinition::new("open_flows");
+/// Index: (profile, task).
+pub(super) const TASK_PROFILES: TableDefinition<(&str, u64), ()> = TableDefinition::new("task_profiles");
+
+pub(super) const ITEMS: TableDefinition<u64, Bytes> = TableDefinition::new("items");
+/// Index: (task, item).
+pub(super) const TASK_ITEMS: TableDefinition<(u64, u64), ()> = TableDefinition::new("task_items");
+/// Index: (state, item).
+pub(super) const ITEM_STATES: TableDefinition<(u8, u64), ()> = TableDefinition::new("item_states");
+/// Index: (profile, item).
+pub(super) const ITEM_PROFILES: TableDefinition<(&str, u64), ()> = TableDefinition::new("item_profiles");
+/// Index: waiting items with `ready`, (profile, rank of the priority, item).
+pub(super) const READY: TableDefinition<(&str, u32, u64), ()> = TableDefinition::new("ready");
+/// Index: waiting items without `ready`, (due in milliseconds, item).
+pub(super) const DUE: TableDefinition<(u64, u64), ()> = TableDefinition::new("due");
+
+/// SHA-256 of an item's key → the item that holds it.
+pub(super) const KEYS: TableDefinition<Hash, u64> = TableDefinition::new("keys");
+/// SHA-256 of (scope, Idempotency-Key) → what it made.
+pub(super) const IDEMPOTENCY: TableDefinition<Hash, Bytes> = TableDefinition::new("idempotency");
+/// SHA-256 of (flow, profile, media) → the newest item without a key that was made of them.
+pub(super) const DUPLICATES: TableDefinition<Hash, u64> = TableDefinition::new("duplicates");
+
+/// (task, number) → a line of its log.
+pub(super) const EVENTS: TableDefinition<(u64, u64), Bytes> = TableDefinition::new("events");
+/// (kind, key) → lock.
+pub(super) const LOCKS: TableDefinition<(&str, &str), Bytes> = TableDefinition::new("locks");
+pub(super) const PROFILES: TableDefinition<&str, Bytes> = TableDefinition::new("profiles");
+pub(super) const FLOWS: TableDefinition<&str, Bytes> = TableDefinition::new("flows");
+/// Content hash → recording, as it was put.
+pub(super) const RECORDINGS: TableDefinition<&str, Bytes> = TableDefinition::new("recordings");
+
+/// What the store knows of itself; one row.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Meta {
+    /// Of every id made now (fence.md rule 1).
+    pub epoch: u64,
+    /// The last one given out in this epoch.
+    pub sequence: u64,
+    /// Why nothing is claimed, while nothing is.
+    pub pause: Option<super::Pause>,
+}
+
+pub(super) const META_KEY: &str = "state";
+
+/// What an Idempotency-Key made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct IdempotencyRow {
+    pub task: TaskId,
+    pub body_hash: [u8; 32],
+    pub at: Timestamp,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct FlowRow {
+    pub hash: String,
+    pub bytes: u64,
+    pub updated_at: Timestamp,
+}
+
+macro_rules! transaction {
+    ($($field:ident: $table:ident<$key:ty, $value:ty>;)+) => {
+        /// One write transaction with every table open.
+        pub(super) struct Tx<'txn> {
+            $(pub $field: Table<'txn, $key, $value>,)+
+            pub meta: Meta,
+            /// Lines that must be durable before the commit (`published`), and after it (`armed`).
+            pub ledger_before: Vec<Line>,
+            pub ledger_after: Vec<Line>,
+            /// Counts writes, so that a refused operation can be shown to have left nothing behind.
+            pub writes: u64,
+        }
+
+        impl<'txn> Tx<'txn> {
+            pub fn open(txn: &'txn WriteTransaction) -> Result<Self, StoreError> {
+                let meta_table = txn.open_table(META)?;
+                let meta = meta_table
+                    .get(META_KEY)?
+                    .map(|row| codec::decode::<Meta>("meta", row.value()))
+                    .transpose()?
+                    .ok_or_else(|| StoreError::Corrupt("meta: the row is missing".to_owned()))?;
+                drop(meta_table);
+                Ok(Self {
+                    $($field: txn.open_table($table)?,)+
+                    meta,
+                    ledger_before: Vec::new(),
+                    ledger_after: Vec::new(),
+                    writes: 0,
+                })
+            }
+        }
+
+        /// Makes every table, so that a reader never meets a missing one.
+        pub(super) fn create_all(txn: &WriteTransaction) -> Result<(), StoreError> {
+            txn.open_table(SCHEMA)?;
+            txn.open_table(META)?;
+            $(txn.open_table($table)?;)+
+            Ok(())
+        }
+    };
+}
+
+transaction! {
+    tasks: TASKS<u64, Bytes>;
+    intents: INTENTS<u64, Bytes>;
+    cancels: CANCELS<u64, ()>;
+    task_states: TASK_STATES<(u8, u64), ()>;
+    task_flows: TASK_FLOWS<(&'static str, u64), ()>;
+    open_flows: OPEN_FLOWS<(&'static str, u64), ()>;
+    task_profiles: TASK_PROFILES<(&'static str, u64), ()>;
+    items: ITEMS<u64, Bytes>;
+    task_items: TASK_ITEMS<(u64, u64), ()>;
+    item_states: ITEM_STATES<(u8, u64), ()>;
+    item_profiles: ITEM_PROFILES<(&'static str, u64), ()>;
+    ready: READY<(&'static str, u32, u64), ()>;
+    due: DUE<(u64, u64), ()>;
+    keys: KEYS<Hash, u64>;
+    idempotency: IDEMPOTENCY<Hash, Bytes>;
+    duplicates: DUPLICATES<Hash, u64>;
+    events: EVENTS<(u64, u64), Bytes>;
+    locks: LOCKS<(&'static str, &'static str), Bytes>;
+    profiles: PROFILES<&'static str, Bytes>;
+    flows: FLOWS<&'static str, Bytes>;
+    recordings: RECORDINGS<&'static str, Bytes>;
+}
+
+/// What an operation's tables leave behind.
+pub(super) struct Closed {
+    pub meta: Meta,
+    pub ledger_before: Vec<Line>,
+    pub ledger_after: Vec<Line>,
+    pub writes: u64,
+}
+
+impl Tx<'_> {
+    /// The next number of the one sequence that ids, fences and log lines share.
+    pub fn next_number(&mut self) -> u64 {
+        self.meta.sequence += 1;
+        assert!(self.meta.sequence < 1 << SEQUENCE_BITS, "an epoch's 2^40 ids are used up");
+        self.meta.epoch << SEQUENCE_BITS | self.meta.sequence
+    }
+
+    pub fn next_task(&mut self) -> TaskId {
+        TaskId::new(self.next_number())
+    }
+
+    pub fn next_item(&mut self) -> ItemId {
+        ItemId::new(self.next_number())
+    }
+
+    pub fn next_fence(&mut self) -> Fence {
+        Fence::new(self.next_number())
+    }
+
+    /// Closes the tables, so that the transaction can end; what is left is what the end needs.
+    pub fn close(self) -> Closed {
+        let Self { meta, ledger_before, ledger_after, writes, .. } = self;
+        Closed { meta, ledger_before, ledger_after, writes }
+    }
+
+    /// Writes what changed of `meta`; called once, right before the commit.
+    pub fn write_meta(txn: &WriteTransaction, meta: &Meta) -> Result<(), StoreError> {
+        txn.open_table(META)?.insert(META_KEY, codec::encode(meta)?.as_slice())?;
+        Ok(())
+    }
+}
+
+/// Reads one record of a table whose key is a number.
+pub(super) fn get<T: DeserializeOwned>(
+    name: &'static str,
+    table: &impl ReadableTable<u64, Bytes>,
+    key: u64,
+) -> Result<Option<T>, StoreError> {
+    table.get(key)?.map(|row| codec::decode(name, row.value())).transpose()
+}
+
+/// Reads one record of a table whose key is text.
+pub(super) fn get_named<T: DeserializeOwned>(
+    name: &'static str,
+    table: &impl ReadableTable<&'static str, Bytes>,
+    key: &str,
+) -> Result<Option<T>, StoreError> {
+    table.get(key)?.map(|row| codec::decode(name, row.value())).transpose()
+}

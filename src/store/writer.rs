@@ -1,0 +1,231 @@
+//! The writer: one named thread that commits whatever waits together.
+//!
+//! Every caller is answered after the fsync of the transaction that holds its operation. The order
+//! around the ledger is the fence's (fence.md rules 5 and 7): `published` lines are durable before the
+//! commit, `armed` lines after it, both before anyone is answered. An operation that is refused must
+//! have written nothing; one that has anyway is thrown out and the others are run again without it. A
+//! failed write or fsync is final: nothing more is acknowledged, and the daemon stops.
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use redb::Database;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::StoreError;
+use super::ledger::Ledger;
+use super::tables::{Closed, Tx};
+
+/// Operations that wait; a caller beyond waits for room.
+const QUEUE: usize = 1_024;
+/// Operations in one transaction.
+const BATCH: usize = 256;
+/// Commits that the figures in [`WriterStats`] look back on.
+const WINDOW: usize = 256;
+
+/// What an operation says inside the transaction: done, refused (and nothing written), or the file failed.
+pub(super) type Ran<T, R> = Result<Result<T, R>, StoreError>;
+
+trait Operation: Send {
+    /// Runs, or runs again in a fresh transaction. False: refused.
+    fn run(&mut self, tx: &mut Tx<'_>) -> Result<bool, StoreError>;
+    /// Answers the caller after the commit, or with the error that prevented it.
+    fn answer(self: Box<Self>, committed: Result<(), StoreError>);
+}
+
+struct Call<F, T, R> {
+    work: F,
+    outcome: Option<Result<T, R>>,
+    reply: oneshot::Sender<Result<Result<T, R>, StoreError>>,
+}
+
+impl<F, T, R> Operation for Call<F, T, R>
+where
+    F: FnMut(&mut Tx<'_>) -> Ran<T, R> + Send,
+    T: Send,
+    R: Send,
+{
+    fn run(&mut self, tx: &mut Tx<'_>) -> Result<bool, StoreError> {
+        let outcome = (self.work)(tx)?;
+        let accepted = outcome.is_ok();
+        self.outcome = Some(outcome);
+        Ok(accepted)
+    }
+
+    fn answer(self: Box<Self>, committed: Result<(), StoreError>) {
+        let answer = match (committed, self.outcome) {
+            (Ok(()), Some(outcome)) => Ok(outcome),
+            (Ok(()), None) => Err(StoreError::Closed),
+            (Err(error), _) => Err(error),
+        };
+        // The caller may have gone away; what it asked for is committed all the same.
+        drop(self.reply.send(answer));
+    }
+}
+
+/// Figures of the last commits.
+#[derive(Default)]
+pub(super) struct WriterStats {
+    commits: Vec<(Duration, u32)>,
+    next: usize,
+}
+
+impl WriterStats {
+    fn add(&mut self, took: Duration, operations: u32) {
+        if self.commits.len() < WINDOW {
+            self.commits.push((took, operations));
+        } else {
+            self.commits[self.next] = (took, operations);
+        }
+        self.next = (self.next + 1) % WINDOW;
+    }
+
+    /// 99th percentile of the time of a commit, ledger included.
+    pub fn commit_p99(&self) -> Duration {
+        let mut times: Vec<_> = self.commits.iter().map(|(took, _)| *took).collect();
+        times.sort_unstable();
+        times.get((times.len() * 99).div_ceil(100).saturating_sub(1)).copied().unwrap_or_default()
+    }
+
+    /// Median of the operations in one commit.
+    pub fn batch_p50(&self) -> u32 {
+        let mut sizes: Vec<_> = self.commits.iter().map(|(_, operations)| *operations).collect();
+        sizes.sort_unstable();
+        sizes.get(sizes.len() / 2).copied().unwrap_or_default()
+    }
+}
+
+/// The callers' side.
+#[derive(Clone)]
+pub(super) struct WriterHandle {
+    queue: mpsc::Sender<Box<dyn Operation>>,
+    stats: Arc<Mutex<WriterStats>>,
+    failed: watch::Receiver<Option<String>>,
+}
+
+impl WriterHandle {
+    /// Hands an operation to the writer and waits for its commit. `work` may run more than once, each
+    /// time in a fresh transaction; it checks everything before its first write.
+    pub async fn submit<T, R>(&self, work: impl FnMut(&mut Tx<'_>) -> Ran<T, R> + Send + 'static) -> Ran<T, R>
+    where
+        T: Send + 'static,
+        R: Send + 'static,
+    {
+        let (reply, answer) = oneshot::channel();
+        let call = Box::new(Call { work, outcome: None, reply });
+        if self.queue.send(call).await.is_err() {
+            return Err(self.why_closed());
+        }
+        answer.await.unwrap_or_else(|_| Err(self.why_closed()))
+    }
+
+    fn why_closed(&self) -> StoreError {
+        self.failed.borrow().clone().map_or(StoreError::Closed, StoreError::Failed)
+    }
+
+    /// Turns to the reason when the file or the ledger has failed; the daemon stops then.
+    pub fn failed(&self) -> watch::Receiver<Option<String>> {
+        self.failed.clone()
+    }
+
+    pub fn waiting(&self) -> usize {
+        self.queue.max_capacity() - self.queue.capacity()
+    }
+
+    pub fn figures(&self) -> (Duration, u32) {
+        let stats = self.stats.lock().expect("the writer does not panic while it holds the figures");
+        (stats.commit_p99(), stats.batch_p50())
+    }
+}
+
+/// Starts the thread. It ends, and closes the file, when the last handle is gone.
+pub(super) fn start(db: Arc<Database>, ledger: Ledger) -> (WriterHandle, std::thread::JoinHandle<()>) {
+    let (queue, inbox) = mpsc::channel(QUEUE);
+    let (failing, failed) = watch::channel(None);
+    let stats = Arc::new(Mutex::new(WriterStats::default()));
+    let mut writer = Writer { db, ledger, stats: stats.clone(), failing };
+    let thread = std::thread::Builder::new()
+        .name("cove-store-writer".to_owned())
+        .spawn(move || writer.run(inbox))
+        .expect("a thread can be started at boot");
+    (WriterHandle { queue, stats, failed }, thread)
+}
+
+struct Writer {
+    db: Arc<Database>,
+    ledger: Ledger,
+    stats: Arc<Mutex<WriterStats>>,
+    failing: watch::Sender<Option<String>>,
+}
+
+impl Writer {
+    fn run(&mut self, mut inbox: mpsc::Receiver<Box<dyn Operation>>) {
+        while let Some(first) = inbox.blocking_recv() {
+            let mut batch = vec![first];
+            while batch.len() < BATCH {
+                match inbox.try_recv() {
+                    Ok(next) => batch.push(next),
+                    Err(_) => break,
+                }
+            }
+            if let Err(error) = self.commit(batch) {
+                tracing::error!(%error, "the state file failed: nothing more is acknowledged");
+                self.failing.send_replace(Some(error.to_string()));
+                return;
+            }
+        }
+    }
+
+    /// Runs one batch to its answers. Every operation is answered, whatever happens.
+    fn commit(&mut self, mut batch: Vec<Box<dyn Operation>>) -> Result<(), StoreError> {
+        let started = Instant::now();
+        loop {
+            match self.try_commit(&mut batch) {
+                Ok(None) => break,
+                // Refused, but it had written: out with it, and once more without it.
+                Ok(Some(dirty)) => batch.remove(dirty).answer(Ok(())),
+                Err(error) => {
+                    for operation in batch {
+                        operation.answer(Err(StoreError::Failed(error.to_string())));
+                    }
+                    return Err(error);
+                }
+            }
+        }
+        let operations = u32::try_from(batch.len()).unwrap_or(u32::MAX);
+        self.stats.lock().expect("readers of the figures do not panic").add(started.elapsed(), operations);
+        for operation in batch {
+            operation.answer(Ok(()));
+        }
+        Ok(())
+    }
+
+    /// One transaction. `Some(n)`: operation n was refused after it had written; nothing is committed.
+    fn try_commit(&mut self, batch: &mut [Box<dyn Operation>]) -> Result<Option<usize>, StoreError> {
+        let mut txn = self.db.begin_write()?;
+        // Opening after a crash is instant whatever the size of the file; group commit pays for it.
+        txn.set_quick_repair(true);
+        let mut tx = Tx::open(&txn)?;
+        let before_meta = tx.meta.clone();
+        for (number, operation) in batch.iter_mut().enumerate() {
+            let writes = tx.writes;
+            if !operation.run(&mut tx)? && tx.writes > writes {
+                drop(tx);
+                txn.abort()?;
+                return Ok(Some(number));
+            }
+        }
+        let Closed { meta, ledger_before, ledger_after, writes } = tx.close();
+        if writes == 0 && ledger_before.is_empty() && ledger_after.is_empty() {
+            txn.abort()?;
+            return Ok(None);
+        }
+        if meta != before_meta {
+            Tx::write_meta(&txn, &meta)?;
+        }
+        self.ledger.append(&ledger_before)?;
+        txn.commit()?;
+        self.ledger.append(&ledger_after)?;
+        Ok(None)
+    }
+}
