@@ -1,51 +1,133 @@
 //! The engine decides: what runs now, what is tried again, what an end means.
 //!
-//! SKELETON: what the API sees of it.
+//! One task owns all scheduling state ([`state::State`], pure) and turns one loop (`turn.rs`); attempts are
+//! its children and speak to it through one bounded mailbox. The API reaches it by a bell that carries no
+//! data, and reads a view that is replaced as a whole. It knows nothing about HTTP.
+
+pub mod admission;
+mod attempt;
+pub mod event;
+mod operator;
+pub mod state;
+mod turn;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
-use crate::model::{Intent, Item, ItemId, ProfileId, Timestamp, WaitReason};
+use crate::browser::{Provider, Session};
+use crate::model::{Clock, Failure, Fence, ItemId, ProfileId, Timestamp};
+use crate::store::media::MediaStore;
+use crate::store::{Pause, Store};
+pub use admission::why_waiting;
+use event::Event;
+pub use state::Limits;
+pub use turn::{EngineError, run};
 
-/// What the engine shows of itself; replaced as a whole whenever it changes.
+/// Messages that wait for the loop; whoever sends one more waits for room.
+const MAILBOX: usize = 256;
+/// How long a person's question (`open`, `close`) waits for the loop.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+
+/// What the engine shows of itself; replaced as a whole whenever the loop has turned.
 #[derive(Clone, Debug, Default)]
 pub struct View {
     /// Recovery is done and the loop runs.
     pub ready: bool,
     pub draining: bool,
+    pub pause: Option<Pause>,
     pub slots: u32,
+    /// Slots taken.
     pub busy: u32,
-    /// Profiles with a running attempt.
-    pub running: BTreeMap<ProfileId, ItemId>,
-    /// Profiles that a person looks at, with where.
+    /// Profiles that cove runs, with the item; None: a browser from before a restart is being stopped.
+    pub running: BTreeMap<ProfileId, Option<ItemId>>,
+    /// Profiles that a person looks at through cove.
     pub operators: BTreeMap<ProfileId, OperatorView>,
+    /// Profiles that a person uses outside cove, and when cove looks again.
+    pub in_use: BTreeMap<ProfileId, Timestamp>,
+    /// Why a profile could not be opened for a person the last time.
+    pub open_errors: BTreeMap<ProfileId, String>,
     /// Why the provider cannot start anything now, if so.
     pub provider_down: Option<String>,
-    /// Last time that the loop made progress.
+    /// When the loop turned last; it turns every [`HEARTBEAT`] at least.
     pub turned_at: Timestamp,
 }
 
+/// The loop turns at least this often, so that a stuck one can be seen.
+pub const HEARTBEAT: Duration = Duration::from_secs(5);
+
 /// A profile opened for a person (`cove profiles open`).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OperatorView {
-    /// Where its DevTools port is (never shown; the API proxies it). None: still starting.
-    pub session: Option<crate::browser::Session>,
-    /// Secret part of the DevTools link's path.
+    /// Its browser. None: still starting.
+    pub session: Option<Session>,
+    /// Secret part of the DevTools link's path; empty: no link.
     pub token: String,
-    /// Why it could not be opened.
-    pub error: Option<String>,
 }
 
-/// How the API reaches the engine. The bell carries no data: what to do is read from the store.
+/// What the attempts and the loop share.
+pub struct Shared {
+    pub store: Store,
+    pub provider: Arc<dyn Provider>,
+    pub media: MediaStore,
+    pub clock: Arc<dyn Clock>,
+    pub state_dir: PathBuf,
+    pub headless: bool,
+    /// Evidence of one attempt, in bytes.
+    pub evidence_max_bytes: u64,
+    pub limits: Limits,
+}
+
+/// Into the loop's mailbox.
+enum Message {
+    Event(Event),
+    /// An attempt stands before its commit point.
+    Arm {
+        fence: Fence,
+        reply: oneshot::Sender<Result<(), Failure>>,
+    },
+    Open {
+        profile: ProfileId,
+        headless: bool,
+        reply: oneshot::Sender<bool>,
+    },
+    Close {
+        profile: ProfileId,
+        reply: oneshot::Sender<bool>,
+    },
+}
+
+/// How the other rooms reach the engine.
 #[derive(Clone)]
 pub struct EngineHandle {
     bell: Arc<Notify>,
     view: watch::Receiver<Arc<View>>,
+    mailbox: mpsc::Sender<Message>,
+}
+
+/// The loop's side of an [`EngineHandle`].
+pub struct Engine {
+    bell: Arc<Notify>,
+    view: watch::Sender<Arc<View>>,
+    inbox: mpsc::Receiver<Message>,
+    mailbox: mpsc::Sender<Message>,
+}
+
+/// A handle and the loop that it reaches, not running yet.
+#[must_use]
+pub fn pair() -> (EngineHandle, Engine) {
+    let bell = Arc::new(Notify::new());
+    let (view_out, view) = watch::channel(Arc::new(View::default()));
+    let (mailbox, inbox) = mpsc::channel(MAILBOX);
+    let handle = EngineHandle { bell: bell.clone(), view, mailbox: mailbox.clone() };
+    (handle, Engine { bell, view: view_out, inbox, mailbox })
 }
 
 impl EngineHandle {
+    /// Something in the store changed. Carries no data: what to do is read from the store.
     pub fn ring(&self) {
         self.bell.notify_one();
     }
@@ -55,26 +137,36 @@ impl EngineHandle {
         self.view.borrow().clone()
     }
 
+    /// Waits until recovery is done and the loop runs.
+    pub async fn ready(&self) {
+        let mut view = self.view.clone();
+        // An error means that the loop is gone; whoever runs it reports why.
+        drop(view.wait_for(|view| view.ready).await);
+    }
+
     /// Opens a profile for a person: takes its lock, starts its browser. Progress is in the view.
-    /// False: the profile is busy.
-    pub async fn open_profile(&self, _profile: ProfileId, _headless: bool) -> bool {
-        unimplemented!("engine room")
+    /// False: the profile is busy, or the daemon stops.
+    pub async fn open_profile(&self, profile: ProfileId, headless: bool) -> bool {
+        self.ask(|reply| Message::Open { profile, headless, reply }).await
     }
 
     /// Closes what `open_profile` opened. False: it was not open.
-    pub async fn close_profile(&self, _profile: ProfileId) -> bool {
-        unimplemented!("engine room")
+    pub async fn close_profile(&self, profile: ProfileId) -> bool {
+        self.ask(|reply| Message::Close { profile, reply }).await
     }
-}
 
-/// Why an item waits, and until when where there is a time. None: it runs or is terminal.
-#[must_use]
-pub fn why_waiting(
-    _item: &Item,
-    _intent: &Intent,
-    _parked: bool,
-    _view: &View,
-    _now: Timestamp,
-) -> Option<(WaitReason, Option<Timestamp>)> {
-    unimplemented!("engine room")
+    async fn ask(&self, message: impl FnOnce(oneshot::Sender<bool>) -> Message) -> bool {
+        let (reply, answer) = oneshot::channel();
+        let asked = async {
+            self.mailbox.send(message(reply)).await.ok()?;
+            answer.await.ok()
+        };
+        tokio::time::timeout(ANSWER_WITHIN, asked).await.ok().flatten().unwrap_or(false)
+    }
+
+    /// Begins the drain: nothing new starts, what is not armed is handed back, what is armed is waited for.
+    pub async fn drain(&self) {
+        // The loop may have ended already; then there is nothing to drain.
+        drop(self.mailbox.send(Message::Event(Event::Drain)).await);
+    }
 }

@@ -28,9 +28,7 @@ use tokio::sync::{Semaphore, watch};
 pub use boot::{BootReport, LEDGER_FILE, OpenError, SCHEMA_VERSION, STATE_FILE};
 pub use requests::*;
 
-use crate::model::{
-    EvidenceFile, Fence, Item, ItemId, Profile, ProfileId, TaskId, Timestamp, Verdict,
-};
+use crate::model::{EvidenceFile, Fence, Item, ItemId, Profile, ProfileId, TaskId, Timestamp, Verdict};
 use queue::{enqueue, progress, recover};
 use writer::{Ran, WriterHandle};
 
@@ -165,12 +163,7 @@ impl Store {
     }
 
     /// Returns when `armed` is durable in the store and in the ledger.
-    pub async fn arm(
-        &self,
-        item: ItemId,
-        fence: Fence,
-        now: Timestamp,
-    ) -> Result<Result<(), ArmRefused>, StoreError> {
+    pub async fn arm(&self, item: ItemId, fence: Fence, now: Timestamp) -> Result<Result<(), ArmRefused>, StoreError> {
         self.writer.submit(move |tx| progress::arm(tx, item, fence, now)).await
     }
 

@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// Whose fault it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,9 +34,9 @@ pub enum Retry {
 macro_rules! codes {
     ($($code:ident $text:literal $blame:ident $retry:ident $help:literal;)+) => {
         /// A stable name for what happened; snake_case in JSON.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum FailureCode {
-            $(#[serde(rename = $text)] $code,)+
+            $($code,)+
         }
 
         impl FailureCode {
@@ -100,6 +100,24 @@ codes! {
     LostAfterCommit "lost_after_commit" Provider Never "The attempt was lost after the commit point. Look at the site, then `cove items resolve`.";
     RestartedAfterCommit "restarted_after_commit" Daemon Never "The daemon stopped after the commit point. Look at the site, then `cove items resolve`.";
     Internal "internal" Daemon Backoff "A defect of cove: see the daemon's log and report it.";
+}
+
+/// By name, in stored records too: a line put into the middle of the table changes nothing that is stored.
+impl Serialize for FailureCode {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
+    }
+}
+
+impl<'de> Deserialize<'de> for FailureCode {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        Self::ALL
+            .iter()
+            .copied()
+            .find(|code| code.name() == name)
+            .ok_or_else(|| de::Error::custom(format!("unknown failure code {name}")))
+    }
 }
 
 impl fmt::Display for FailureCode {

@@ -10,7 +10,7 @@ use redb::{Builder, Database, DatabaseError, ReadableDatabase, StorageError, Wri
 
 use super::ledger::{Ledger, Line, sync_folder_of};
 use super::queue::recover::Facts;
-use super::tables::{META, META_KEY, Meta, SCHEMA, Closed, Tx, create_all};
+use super::tables::{Closed, META, META_KEY, Meta, SCHEMA, Tx, create_all};
 use super::{Pause, StoreError, codec};
 use crate::model::Timestamp;
 use crate::model::id::MAX_EPOCH;

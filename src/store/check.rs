@@ -196,16 +196,12 @@ fn locks(txn: &ReadTransaction, items: &[Item], found: &mut Vec<String>) -> Resu
 }
 
 /// No id or fence is above the last number that was given out.
-fn numbers(
-    txn: &ReadTransaction,
-    tasks: &[Task],
-    items: &[Item],
-    found: &mut Vec<String>,
-) -> Result<(), StoreError> {
+fn numbers(txn: &ReadTransaction, tasks: &[Task], items: &[Item], found: &mut Vec<String>) -> Result<(), StoreError> {
     let meta = reads::meta(txn)?;
     let last = meta.epoch << crate::model::id::SEQUENCE_BITS | meta.sequence;
     let ids = tasks.iter().map(|task| task.id.raw()).chain(items.iter().map(|item| item.id.raw()));
     let fences = items.iter().filter_map(|item| item.fence).map(crate::model::Fence::raw);
-    found.extend(ids.chain(fences).filter(|id| *id > last).map(|id| format!("numbers: {id} is above the last, {last}")));
+    found
+        .extend(ids.chain(fences).filter(|id| *id > last).map(|id| format!("numbers: {id} is above the last, {last}")));
     Ok(())
 }

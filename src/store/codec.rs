@@ -35,7 +35,9 @@ pub(super) fn decode<T: DeserializeOwned>(table: &'static str, bytes: &[u8]) -> 
 #[cfg(test)]
 mod tests {
     use super::{decode, encode};
-    use crate::model::{Failure, FailureCode, FileInput, InputValue, Item, ItemId, ItemState, ProfileId, TaskId, Timestamp};
+    use crate::model::{
+        Failure, FailureCode, FileInput, InputValue, Item, ItemId, ItemState, ProfileId, TaskId, Timestamp,
+    };
 
     fn sample() -> Item {
         Item {

@@ -49,8 +49,7 @@ pub(super) fn create_profile(
     if tx.profiles.get(id.as_str())?.is_some() {
         return Ok(Err(CreateProfileError::Exists));
     }
-    let profile =
-        Profile { id: id.clone(), name: name.to_owned(), created_at: now, parked: None, last_armed_at: None };
+    let profile = Profile { id: id.clone(), name: name.to_owned(), created_at: now, parked: None, last_armed_at: None };
     tx.put_profile(&profile)?;
     Ok(Ok(profile))
 }

@@ -71,8 +71,7 @@ impl Ledger {
     pub fn open(path: &Path) -> Result<Opened, StoreError> {
         let failed = |error: std::io::Error| StoreError::Failed(format!("{}: {error}", path.display()));
         let existed = path.try_exists().map_err(failed)?;
-        let file =
-            OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path).map_err(failed)?;
+        let file = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path).map_err(failed)?;
         if !existed {
             sync_folder_of(path).map_err(failed)?;
         }
@@ -137,8 +136,7 @@ fn read(file: &File, path: &Path) -> std::io::Result<(Vec<Line>, u64, Option<Led
 
 fn parse(bytes: &[u8]) -> Result<Line, &'static str> {
     let text = std::str::from_utf8(bytes).map_err(|_| "not text")?;
-    let (sum, json) =
-        text.strip_suffix('\n').ok_or("no end of line")?.split_once(' ').ok_or("no checksum")?;
+    let (sum, json) = text.strip_suffix('\n').ok_or("no end of line")?.split_once(' ').ok_or("no checksum")?;
     let sum = u32::from_str_radix(sum, 16).map_err(|_| "no checksum")?;
     if crc32fast::hash(json.as_bytes()) != sum {
         return Err("the checksum does not match");

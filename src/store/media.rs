@@ -1,4 +1,28 @@
-//! SKELETON (api room): the media folder, `<state dir>/media/<first two hex digits>/<sha256>`.
-//!
-//! Streams a body to disk, hashed on the way, deduplicated and bounded, fsync + rename; resolves a
-//! file input of a request to a [`FileInput`]; looks at a file again before start and when arming.
+//! SKELETON (api room).
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::model::FileInput;
+
+#[derive(Debug, thiserror::Error)]
+pub enum MediaError {
+    #[error("{0}")]
+    Io(#[from] io::Error),
+}
+
+#[derive(Clone)]
+pub struct MediaStore {}
+
+pub async fn unchanged(_file: &FileInput) -> io::Result<bool> {
+    unimplemented!()
+}
+
+impl MediaStore {
+    pub fn new(_state_dir: &Path, _roots: Vec<PathBuf>, _max_bytes: u64) -> io::Result<Self> {
+        Ok(Self {})
+    }
+    pub async fn resolve(&self, _name: &str) -> Result<FileInput, MediaError> {
+        unimplemented!()
+    }
+}

@@ -162,7 +162,8 @@ impl Tx<'_> {
     }
 
     fn shift_counts(&mut self, id: TaskId, from: ItemState, to: ItemState, now: Timestamp) -> Result<(), StoreError> {
-        let mut task = self.task(id)?.ok_or_else(|| StoreError::Corrupt(format!("tasks: {id} has items but no row")))?;
+        let mut task =
+            self.task(id)?.ok_or_else(|| StoreError::Corrupt(format!("tasks: {id} has items but no row")))?;
         let was = task.counts.state();
         task.counts.shift(from, to);
         let is = task.counts.state();

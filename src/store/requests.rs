@@ -186,19 +186,28 @@ pub struct StoreStats {
     pub readers_in_use: usize,
 }
 
-
 /// Why nothing is claimed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Pause {
-    Operator { since: Timestamp },
+    Operator {
+        since: Timestamp,
+    },
     /// The state is older than its ledger, or (blind) there is no ledger to compare it with.
-    Restored { since: Timestamp, blind: bool },
-    LedgerDamaged { since: Timestamp, what: String },
+    Restored {
+        since: Timestamp,
+        blind: bool,
+    },
+    LedgerDamaged {
+        since: Timestamp,
+        what: String,
+    },
 }
 
 #[derive(Debug, thiserror::Error)]
 pub enum ResumeRefused {
-    #[error("the state was restored and no ledger says what went out since: look at what was published, then resume with accept_duplicates")]
+    #[error(
+        "the state was restored and no ledger says what went out since: look at what was published, then resume with accept_duplicates"
+    )]
     Blind,
     #[error("the publish ledger is damaged: look at what was published, then resume with accept_duplicates")]
     LedgerDamaged,

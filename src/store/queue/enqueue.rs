@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 
 use super::super::tables::{FlowRow, IdempotencyRow, Tx, get_named};
 use super::super::writer::Ran;
-use super::super::{Enqueued, EnqueueError, Idempotency, NewItem, NewTask, PossibleDuplicate, StoreError, codec};
+use super::super::{EnqueueError, Enqueued, Idempotency, NewItem, NewTask, PossibleDuplicate, StoreError, codec};
 use super::{hex, key_hash};
 use crate::model::{Counts, Item, ItemId, ItemState, Task, TaskState, Timestamp};
 
@@ -30,13 +30,7 @@ pub(in crate::store) fn enqueue(tx: &mut Tx<'_>, new: &NewTask, now: Timestamp) 
         }
     }
     tx.log(task.id, None, "accepted", &format!("{} items", new.items.len()), now)?;
-    Ok(Ok(Enqueued {
-        task: task.id,
-        state: TaskState::Queued,
-        items: task.counts.total(),
-        replayed: false,
-        warnings,
-    }))
+    Ok(Ok(Enqueued { task: task.id, state: TaskState::Queued, items: task.counts.total(), replayed: false, warnings }))
 }
 
 fn idempotency_hash(given: &Idempotency) -> [u8; 32] {
@@ -53,11 +47,8 @@ fn came_before(
     hash: &[u8; 32],
     given: &Idempotency,
 ) -> Result<Option<Result<Enqueued, EnqueueError>>, StoreError> {
-    let Some(row) = tx
-        .idempotency
-        .get(hash)?
-        .map(|row| codec::decode::<IdempotencyRow>("idempotency", row.value()))
-        .transpose()?
+    let Some(row) =
+        tx.idempotency.get(hash)?.map(|row| codec::decode::<IdempotencyRow>("idempotency", row.value())).transpose()?
     else {
         return Ok(None);
     };

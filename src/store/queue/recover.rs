@@ -103,11 +103,8 @@ impl Facts {
             }
         }
         hold_the_rest(tx, now)?;
-        let held: Vec<(String, String)> = tx
-            .locks_held()?
-            .into_iter()
-            .map(|lock| (lock.kind.name().to_owned(), lock.key))
-            .collect();
+        let held: Vec<(String, String)> =
+            tx.locks_held()?.into_iter().map(|lock| (lock.kind.name().to_owned(), lock.key)).collect();
         for (kind, key) in held {
             tx.writes += 1;
             tx.locks.remove((kind.as_str(), key.as_str()))?;
@@ -143,9 +140,8 @@ fn hold_the_rest(tx: &mut Tx<'_>, now: Timestamp) -> Result<(), StoreError> {
             let Some(item) = tx.item(id)? else { continue };
             let armed = item.is_armed();
             let to = if armed { ItemState::OutcomeUnknown } else { ItemState::Held };
-            let failure = armed.then(|| {
-                Failure::new(FailureCode::RestartedAfterCommit, "armed when this state was saved")
-            });
+            let failure =
+                armed.then(|| Failure::new(FailureCode::RestartedAfterCommit, "armed when this state was saved"));
             let held = Item { state: to, failure: failure.or_else(|| item.failure.clone()), ..item.clone() };
             tx.change_item(&item, held, to.name(), "restored", now)?;
         }

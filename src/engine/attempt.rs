@@ -1,0 +1,228 @@
+//! One attempt: media, browser, replay, end. Its end is told once; its browser is stopped by the loop.
+//!
+//! It decides nothing about retries and writes nothing into the store: arming goes through the loop, and
+//! whether the click may have happened is the state machine's to know. A panic in here is an end like
+//! any other.
+
+use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
+use std::path::Path;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures_util::FutureExt;
+
+use super::event::{AttemptEnd, Event};
+use super::turn::Child;
+use crate::browser::evidence::EvidenceFolder;
+use crate::browser::{AttemptName, CommitGate, Mode, Replay, ReplayEnd, Session, StartOptions};
+use crate::model::flow::Flow;
+use crate::model::{EvidenceFile, Failure, FailureCode, InputValue, Item, Task};
+use crate::store::media::{self, MediaError};
+
+/// Beyond the flow's own limit: for the end to be written down.
+const GRACE: Duration = Duration::from_secs(30);
+
+/// What is told at the end.
+struct Outcome {
+    end: AttemptEnd,
+    evidence: Vec<EvidenceFile>,
+    /// A browser may run that has to be stopped.
+    browser: bool,
+}
+
+impl Outcome {
+    const fn before_the_browser(failure: Failure) -> Self {
+        Self { end: AttemptEnd::Unarmed(failure), evidence: Vec::new(), browser: false }
+    }
+}
+
+pub(super) async fn run(child: Child, item: Item, task: Task) {
+    let outcome = AssertUnwindSafe(attempt(&child, &item, &task)).catch_unwind().await;
+    tell(&child, &item, outcome.unwrap_or_else(|_| panicked())).await;
+}
+
+/// The click may have happened before a restart: only the confirmation is left.
+pub(super) async fn reattach(child: Child, item: Item, task: Task) {
+    let outcome = AssertUnwindSafe(confirm(&child, &item, &task)).catch_unwind().await;
+    tell(&child, &item, outcome.unwrap_or_else(|_| panicked())).await;
+}
+
+fn panicked() -> Outcome {
+    let failure = Failure::new(FailureCode::Internal, "the attempt panicked; the daemon's log has the place");
+    Outcome { end: AttemptEnd::Unarmed(failure), evidence: Vec::new(), browser: true }
+}
+
+async fn tell(child: &Child, item: &Item, outcome: Outcome) {
+    let Outcome { end, evidence, browser } = outcome;
+    if let AttemptEnd::Unarmed(failure) | AttemptEnd::Unknown(failure) = &end {
+        tracing::warn!(item = %item.id, profile = %item.profile, fence = %child.fence, %failure, "attempt failed");
+    }
+    child.tell(Event::Ended { fence: child.fence, end, evidence, browser, roll: fastrand::f64() }).await;
+}
+
+async fn attempt(child: &Child, item: &Item, task: &Task) -> Outcome {
+    let prepared = tokio::select! {
+        prepared = prepare(child, item, task) => prepared,
+        () = child.interrupt.cancelled() => Err(interrupted()),
+    };
+    let (flow, inputs) = match prepared {
+        Ok(prepared) => prepared,
+        Err(failure) => return Outcome::before_the_browser(failure),
+    };
+    let evidence = match evidence_folder(child, item) {
+        Ok(folder) => folder,
+        Err(failure) => return Outcome::before_the_browser(failure),
+    };
+    let options = StartOptions { headless: child.shared.headless };
+    let started = tokio::select! {
+        started = child.shared.provider.start(&item.profile, options) => started,
+        // The start may go through all the same: the close that follows stops what came up.
+        () = child.interrupt.cancelled() => Err(interrupted()),
+    };
+    let session = match started {
+        Ok(session) => session,
+        Err(failure) => {
+            // In use means that somebody else's browser runs there: it is not ours to stop.
+            let browser = failure.code != FailureCode::ProfileInUse;
+            return Outcome { end: AttemptEnd::Unarmed(failure), evidence: Vec::new(), browser };
+        }
+    };
+    child.tell(Event::Opened { fence: child.fence, session: session.clone() }).await;
+    let gate = Gate { child, inputs: &inputs };
+    replay(child, &session, &flow, &inputs, &evidence, Mode::Publish, &gate).await
+}
+
+async fn confirm(child: &Child, item: &Item, task: &Task) -> Outcome {
+    let unknown = |detail: String| Outcome {
+        end: AttemptEnd::Unknown(Failure::new(FailureCode::RestartedAfterCommit, detail)),
+        evidence: Vec::new(),
+        browser: true,
+    };
+    let session = match child.shared.provider.running().await {
+        Ok(running) => running.into_iter().find(|session| session.profile == item.profile),
+        Err(failure) => return unknown(format!("its browser cannot be looked for: {failure}")),
+    };
+    let Some(session) = session else {
+        return unknown("the daemon and the browser ended after the commit point".to_owned());
+    };
+    let flow = match load_flow(child, task).await {
+        Ok(flow) => flow,
+        Err(failure) => return unknown(failure.to_string()),
+    };
+    let evidence = match evidence_folder(child, item) {
+        Ok(folder) => folder,
+        Err(failure) => return unknown(failure.to_string()),
+    };
+    let gate = Gate { child, inputs: &item.inputs };
+    replay(child, &session, &flow, &item.inputs, &evidence, Mode::ConfirmOnly, &gate).await
+}
+
+async fn replay(
+    child: &Child,
+    session: &Session,
+    flow: &Flow,
+    inputs: &BTreeMap<String, InputValue>,
+    evidence: &EvidenceFolder,
+    mode: Mode,
+    gate: &dyn CommitGate,
+) -> Outcome {
+    let deadline = flow.max_duration;
+    let replay = Replay { flow, inputs, mode, evidence, deadline, cancel: child.interrupt.clone() };
+    let replayed = tokio::time::timeout(deadline + GRACE, crate::browser::replay(session, replay, gate)).await;
+    let Ok(replayed) = replayed else {
+        let detail = format!("the attempt did not end within {} s", (deadline + GRACE).as_secs());
+        let failure = Failure::new(FailureCode::DeadlineExceeded, detail);
+        return Outcome { end: AttemptEnd::Unarmed(failure), evidence: Vec::new(), browser: true };
+    };
+    let end = match replayed.end {
+        ReplayEnd::Confirmed { url, result, notes } => {
+            for note in notes {
+                tracing::info!(fence = %child.fence, note, "after the confirmation");
+            }
+            if flow.has_commit() { AttemptEnd::Confirmed { url, result } } else { AttemptEnd::Done { url, result } }
+        }
+        ReplayEnd::Unarmed(failure) => AttemptEnd::Unarmed(failure),
+        ReplayEnd::Unknown(failure) => AttemptEnd::Unknown(failure),
+    };
+    Outcome { end, evidence: replayed.evidence, browser: true }
+}
+
+fn interrupted() -> Failure {
+    Failure::new(FailureCode::Canceled, "interrupted before the commit point")
+}
+
+fn evidence_folder(child: &Child, item: &Item) -> Result<EvidenceFolder, Failure> {
+    let name = AttemptName { fence: child.fence, attempt: item.attempts };
+    EvidenceFolder::create(&child.shared.state_dir, item.id, name, child.shared.evidence_max_bytes)
+        .map_err(|error| Failure::new(FailureCode::EvidenceFailed, format!("the evidence folder: {error}")))
+}
+
+async fn load_flow(child: &Child, task: &Task) -> Result<Flow, Failure> {
+    let invalid = |detail: String| Failure::new(FailureCode::FlowInvalid, detail);
+    let recording = child
+        .shared
+        .store
+        .flow_by_hash(task.flow_hash.clone())
+        .await
+        .map_err(|error| Failure::new(FailureCode::Internal, error.to_string()))?
+        .ok_or_else(|| invalid(format!("the recording {} of flow {} is gone", task.flow_hash, task.flow)))?;
+    match Flow::parse(&recording) {
+        Ok((flow, _)) => Ok(flow),
+        Err(problems) => {
+            let first = problems.first().map(|problem| problem.message.as_str()).unwrap_or_default();
+            Err(invalid(format!("{} problems, the first: {first}", problems.len())))
+        }
+    }
+}
+
+/// The flow, and the inputs with every file looked at again: what is published is what is on disk now.
+async fn prepare(child: &Child, item: &Item, task: &Task) -> Result<(Flow, BTreeMap<String, InputValue>), Failure> {
+    let flow = load_flow(child, task).await?;
+    let mut inputs = item.inputs.clone();
+    for input in inputs.values_mut() {
+        let InputValue::File(file) = input else { continue };
+        let missing = |error: std::io::Error| {
+            Failure::new(FailureCode::MediaMissing, format!("{}: {error}", file.path.display()))
+        };
+        if !media::unchanged(file).await.map_err(missing)? {
+            let name = file.path.display().to_string();
+            *file = child.shared.media.resolve(&name).await.map_err(|error| media_failure(&name, &error))?;
+        }
+        readable(child, &file.path).await?;
+    }
+    Ok((flow, inputs))
+}
+
+fn media_failure(name: &str, error: &MediaError) -> Failure {
+    Failure::new(FailureCode::MediaMissing, format!("{name}: {error}"))
+}
+
+async fn readable(child: &Child, path: &Path) -> Result<(), Failure> {
+    if child.shared.provider.can_read(path).await? {
+        Ok(())
+    } else {
+        let detail = format!("{}: the browser's user cannot read it", path.display());
+        Err(Failure::new(FailureCode::MediaUnreadable, detail))
+    }
+}
+
+/// The last look before the click: the files, then the compare-and-set (fence.md rules 3 to 5).
+struct Gate<'a> {
+    child: &'a Child,
+    inputs: &'a BTreeMap<String, InputValue>,
+}
+
+#[async_trait]
+impl CommitGate for Gate<'_> {
+    async fn arm(&self) -> Result<(), Failure> {
+        for file in self.inputs.values().filter_map(InputValue::as_file) {
+            let unchanged = media::unchanged(file).await.unwrap_or(false);
+            if !unchanged {
+                let detail = format!("{} is not the file any more that was hashed", file.path.display());
+                return Err(Failure::new(FailureCode::MediaChanged, detail));
+            }
+        }
+        self.child.arm().await
+    }
+}

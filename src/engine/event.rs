@@ -1,0 +1,183 @@
+//! The words between the state machine, the loop and the attempts.
+//!
+//! Events go in; a [`Step`] comes out: [`Commit`]s for the store, [`Act`]s for the loop. Plain data, so
+//! that a test can feed the state machine and read its mind.
+
+use std::collections::BTreeMap;
+
+use crate::browser::Session;
+use crate::model::{EvidenceFile, Failure, Fence, Item, ItemId, ProfileId, Task, TaskId, Verdict};
+use crate::store::{ArmRefused, Claim, Leftover, Outlook};
+
+/// How an attempt says that it ended. Whether it was armed is the state machine's to know.
+#[derive(Clone, Debug, PartialEq)]
+pub enum AttemptEnd {
+    /// The commit point was passed and every confirmation after it came.
+    Confirmed { url: Option<String>, result: BTreeMap<String, String> },
+    /// A flow without a commit point came to its end.
+    Done { url: Option<String>, result: BTreeMap<String, String> },
+    /// The click was dispatched, or may have been, and was not confirmed.
+    Unknown(Failure),
+    /// Nothing was dispatched.
+    Unarmed(Failure),
+}
+
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// First of all: what the store says was going on when the daemon last stopped.
+    Recovered(Vec<Leftover>),
+    /// Something in the store changed.
+    Bell,
+    /// A time came.
+    Tick,
+    /// The answer to [`Act::Look`].
+    Outlook(Outlook),
+
+    // Answers to commits.
+    Promoted,
+    Claimed(Box<Claim>),
+    NotClaimed,
+    ArmAnswered {
+        fence: Fence,
+        answer: Result<(), ArmRefused>,
+    },
+    EndStored {
+        fence: Fence,
+        refused: bool,
+    },
+    Released {
+        fence: Fence,
+    },
+    TaskCanceled {
+        task: TaskId,
+        more: bool,
+    },
+    /// `fence` is None where the profile was busy.
+    OperatorLocked {
+        fence: Option<Fence>,
+        profile: ProfileId,
+        headless: bool,
+        token: String,
+    },
+
+    // From what was started.
+    /// The provider started the browser.
+    Opened {
+        fence: Fence,
+        session: Session,
+    },
+    ArmAsked {
+        fence: Fence,
+    },
+    /// `browser`: a browser may run that has to be stopped. `roll` in 0..1 spreads the back-off.
+    Ended {
+        fence: Fence,
+        end: AttemptEnd,
+        evidence: Vec<EvidenceFile>,
+        browser: bool,
+        roll: f64,
+    },
+    /// The browser is verified dead.
+    Closed {
+        fence: Fence,
+    },
+
+    // From people.
+    OpenAsked {
+        profile: ProfileId,
+        headless: bool,
+        token: String,
+    },
+    CloseAsked {
+        profile: ProfileId,
+    },
+    /// The daemon stops.
+    Drain,
+}
+
+/// A write into the store; its answer comes back as an event.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Commit {
+    Promote,
+    Claim { item: ItemId },
+    Arm { item: ItemId, fence: Fence },
+    Finish { item: ItemId, fence: Fence, verdict: Verdict, evidence: Vec<EvidenceFile> },
+    Release { profile: ProfileId, fence: Fence },
+    CancelWaiting { task: TaskId },
+    LockForOperator { profile: ProfileId, headless: bool, token: String },
+}
+
+/// What is started.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Work {
+    Attempt {
+        item: Box<Item>,
+        task: Box<Task>,
+    },
+    /// Armed before a restart of the daemon: only the confirmation is left (fence.md rule 15).
+    Reattach {
+        item: Box<Item>,
+        task: Box<Task>,
+    },
+    /// A profile shown to a person. `adopt`: only if its browser still runs.
+    Operator {
+        profile: ProfileId,
+        headless: bool,
+        adopt: bool,
+    },
+}
+
+/// Something to do, allowed by what is committed already.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Act {
+    Look,
+    Start {
+        fence: Fence,
+        work: Work,
+    },
+    AnswerArm {
+        fence: Fence,
+        answer: Result<(), Failure>,
+    },
+    /// Ask an attempt to end at its next step; once armed it does not listen.
+    Interrupt {
+        fence: Fence,
+    },
+    /// Stop the profile's browser until it is verified dead, then say [`Event::Closed`].
+    Close {
+        fence: Fence,
+        profile: ProfileId,
+    },
+    AnswerOpen {
+        token: String,
+        opened: bool,
+    },
+    AnswerClose {
+        profile: ProfileId,
+        closed: bool,
+    },
+}
+
+/// What follows from an event.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Step {
+    pub commit: Vec<Commit>,
+    pub then: Vec<Act>,
+}
+
+impl Step {
+    pub fn commit(commit: Commit) -> Self {
+        Self { commit: vec![commit], then: Vec::new() }
+    }
+
+    pub fn act(act: Act) -> Self {
+        Self { commit: Vec::new(), then: vec![act] }
+    }
+
+    #[must_use]
+    pub fn and(mut self, other: Self) -> Self {
+        self.commit.extend(other.commit);
+        self.then.extend(other.then);
+        self
+    }
+}

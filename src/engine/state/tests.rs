@@ -1,0 +1,377 @@
+//! The state machine, fed by hand: one test a rule, each with what must not happen.
+
+use std::time::Duration;
+
+use super::super::event::{Act, AttemptEnd, Commit, Event, Step, Work};
+use super::{Limits, State};
+use crate::browser::Session;
+use crate::model::lock::LockOwner;
+use crate::model::{
+    Counts, Failure, FailureCode, Fence, Intent, Item, ItemId, ItemState, Lock, LockKind, OnUnknown, ProfileId, Task,
+    TaskId, Timestamp, Verdict,
+};
+use crate::store::{ArmRefused, Claim, Claimed, Head, Leftover, Outlook, Pause};
+
+const NOW: Timestamp = Timestamp::from_millis(1_800_000_000_000);
+
+fn task() -> Task {
+    let mut counts = Counts::default();
+    counts.add(ItemState::Queued);
+    Task {
+        id: TaskId::new(1),
+        flow: "atelier".to_owned(),
+        flow_hash: "00".repeat(32),
+        priority: 0,
+        max_attempts: 2,
+        spacing_seconds: 0,
+        on_unknown: OnUnknown::Hold,
+        idempotency: None,
+        created_at: NOW,
+        counts,
+        finished_at: None,
+    }
+}
+
+fn item(number: u64, profile: &str) -> Item {
+    Item {
+        id: ItemId::new(number),
+        task: TaskId::new(1),
+        index: 0,
+        profile: ProfileId::new(profile).unwrap(),
+        inputs: std::collections::BTreeMap::new(),
+        key: None,
+        priority: 0,
+        not_before: None,
+        not_after: None,
+        created_at: NOW,
+        state: ItemState::Running,
+        due_at: Timestamp::ZERO,
+        ready: true,
+        attempts: 1,
+        fence: Some(Fence::new(number + 100)),
+        armed_fence: None,
+        armed_at: None,
+        started_at: Some(NOW),
+        finished_at: None,
+        url: None,
+        result: std::collections::BTreeMap::new(),
+        failure: None,
+        evidence: Vec::new(),
+    }
+}
+
+fn session(profile: &str) -> Session {
+    Session {
+        profile: ProfileId::new(profile).unwrap(),
+        port: 1,
+        ws_path: "/devtools/browser/x".to_owned(),
+        pid: 1,
+        started_at: NOW,
+        headless: true,
+    }
+}
+
+/// A recovered engine with two slots, its first look answered by nothing.
+fn engine() -> State {
+    let limits = Limits { slots: 2, retry_base: Duration::from_secs(30), retry_max: Duration::from_secs(60) };
+    let mut state = State::new(limits);
+    assert_eq!(state.apply(Event::Recovered(Vec::new()), NOW), Step::act(Act::Look));
+    assert_eq!(state.apply(Event::Outlook(Outlook::default()), NOW), Step::default());
+    state
+}
+
+fn claim(state: &mut State, number: u64, profile: &str) -> Fence {
+    let item = item(number, profile);
+    let fence = item.fence.unwrap();
+    let started = Claim::Started(Box::new(Claimed { item: item.clone(), task: task(), fence }));
+    let step = state.apply(Event::Claimed(Box::new(started)), NOW);
+    let work = Work::Attempt { item: Box::new(item), task: Box::new(task()) };
+    assert_eq!(step, Step::act(Act::Start { fence, work }));
+    fence
+}
+
+fn arm(state: &mut State, number: u64, fence: Fence) {
+    let step = state.apply(Event::ArmAsked { fence }, NOW);
+    assert_eq!(step, Step::commit(Commit::Arm { item: ItemId::new(number), fence }));
+    let step = state.apply(Event::ArmAnswered { fence, answer: Ok(()) }, NOW);
+    assert_eq!(step, Step::act(Act::AnswerArm { fence, answer: Ok(()) }));
+}
+
+fn end(state: &mut State, fence: Fence, end: AttemptEnd) -> Step {
+    state.apply(Event::Ended { fence, end, evidence: Vec::new(), browser: true, roll: 1.0 }, NOW)
+}
+
+fn verdict(step: &Step) -> Verdict {
+    match step.commit.as_slice() {
+        [Commit::Finish { verdict, .. }] => verdict.clone(),
+        other => panic!("one finish expected, found {other:?}"),
+    }
+}
+
+fn failure(code: FailureCode) -> Failure {
+    Failure::new(code, "it happened")
+}
+
+fn confirmed() -> AttemptEnd {
+    AttemptEnd::Confirmed { url: Some("http://127.0.0.1/p/1".to_owned()), result: std::collections::BTreeMap::new() }
+}
+
+fn outlook(heads: &[(&str, u64)]) -> Event {
+    let heads = heads
+        .iter()
+        .map(|(profile, item)| Head {
+            profile: ProfileId::new(profile).unwrap(),
+            priority: 0,
+            item: ItemId::new(*item),
+        })
+        .collect();
+    Event::Outlook(Outlook { heads, ..Outlook::default() })
+}
+
+fn claims(step: &Step) -> Vec<u64> {
+    step.commit
+        .iter()
+        .filter_map(|commit| match commit {
+            Commit::Claim { item } => Some(item.raw()),
+            _ => None,
+        })
+        .collect()
+}
+
+#[test]
+fn rule_5_the_click_is_allowed_only_after_the_commit_of_armed() {
+    let mut state = engine();
+    let fence = claim(&mut state, 1, "anna");
+    let step = state.apply(Event::ArmAsked { fence }, NOW);
+    assert!(step.then.is_empty(), "an answer before the commit");
+    let refused = Event::ArmAnswered { fence, answer: Err(ArmRefused::LockLost) };
+    let step = state.apply(refused, NOW);
+    assert!(matches!(step.then.as_slice(), [Act::AnswerArm { answer: Err(_), .. }]));
+    // Refused is not armed: the attempt's end is an ordinary one.
+    let step = end(&mut state, fence, AttemptEnd::Unarmed(failure(FailureCode::ArmRefused)));
+    assert!(matches!(verdict(&step), Verdict::TryAgain { counted: false, .. }));
+}
+
+#[test]
+fn rule_7_confirmed_after_arming_is_succeeded() {
+    let mut state = engine();
+    let fence = claim(&mut state, 1, "anna");
+    arm(&mut state, 1, fence);
+    assert!(matches!(verdict(&end(&mut state, fence, confirmed())), Verdict::Succeeded { .. }));
+}
+
+#[test]
+fn rule_8_every_other_end_after_arming_is_unknown_whatever_the_attempt_believes() {
+    for code in FailureCode::ALL {
+        for wrap in [AttemptEnd::Unarmed, AttemptEnd::Unknown] {
+            let mut state = engine();
+            let fence = claim(&mut state, 1, "anna");
+            arm(&mut state, 1, fence);
+            let step = end(&mut state, fence, wrap(failure(*code)));
+            assert!(matches!(verdict(&step), Verdict::OutcomeUnknown(_)), "{code}");
+        }
+    }
+}
+
+#[test]
+fn rule_8_an_end_before_arming_goes_by_the_policy() {
+    use crate::model::Retry;
+    for code in FailureCode::ALL.iter().filter(|code| **code != FailureCode::Canceled) {
+        let mut state = engine();
+        let fence = claim(&mut state, 1, "anna");
+        let verdict = verdict(&end(&mut state, fence, AttemptEnd::Unarmed(failure(*code))));
+        match (code.retry(), verdict) {
+            (Retry::Never, Verdict::Failed(_)) => {}
+            (Retry::Backoff, Verdict::TryAgain { counted: true, due_at, .. }) => {
+                assert_eq!(due_at, NOW.plus(Duration::from_secs(30)), "{code}");
+            }
+            (Retry::Uncounted, Verdict::TryAgain { counted: false, .. }) => {}
+            (retry, verdict) => panic!("{code} {retry:?} became {verdict:?}"),
+        }
+    }
+}
+
+#[test]
+fn attempts_are_bounded() {
+    let mut state = engine();
+    let mut last = item(1, "anna");
+    last.attempts = 2;
+    let fence = last.fence.unwrap();
+    let started = Claim::Started(Box::new(Claimed { item: last, task: task(), fence }));
+    state.apply(Event::Claimed(Box::new(started)), NOW);
+    let step = end(&mut state, fence, AttemptEnd::Unarmed(failure(FailureCode::ElementNotFound)));
+    assert!(matches!(verdict(&step), Verdict::Failed(_)));
+}
+
+#[test]
+fn an_old_fence_changes_nothing() {
+    let mut state = engine();
+    let fence = claim(&mut state, 1, "anna");
+    let before = format!("{:?}", state.view(NOW));
+    let old = Fence::new(fence.raw() - 1);
+    assert_eq!(end(&mut state, old, confirmed()), Step::default());
+    assert_eq!(state.apply(Event::Closed { fence: old }, NOW), Step::default());
+    assert_eq!(state.apply(Event::Opened { fence: old, session: session("anna") }, NOW), Step::default());
+    let step = state.apply(Event::ArmAsked { fence: old }, NOW);
+    assert!(matches!(step.then.as_slice(), [Act::AnswerArm { answer: Err(_), .. }]));
+    assert!(step.commit.is_empty());
+    assert_eq!(format!("{:?}", state.view(NOW)), before);
+}
+
+#[test]
+fn an_attempt_ends_once() {
+    let mut state = engine();
+    let fence = claim(&mut state, 1, "anna");
+    arm(&mut state, 1, fence);
+    assert!(!end(&mut state, fence, confirmed()).commit.is_empty());
+    assert_eq!(end(&mut state, fence, AttemptEnd::Unknown(failure(FailureCode::BrowserLost))), Step::default());
+    let step = state.apply(Event::ArmAsked { fence }, NOW);
+    assert!(step.commit.is_empty(), "armed again after its end");
+}
+
+#[test]
+fn the_lock_is_freed_after_the_browser_is_dead() {
+    let mut state = engine();
+    let fence = claim(&mut state, 1, "anna");
+    let profile = ProfileId::new("anna").unwrap();
+    end(&mut state, fence, AttemptEnd::Unarmed(failure(FailureCode::ElementNotFound)));
+    let step = state.apply(Event::EndStored { fence, refused: false }, NOW);
+    assert_eq!(step, Step::act(Act::Close { fence, profile: profile.clone() }));
+    // Meanwhile the profile is not claimed again.
+    assert!(claims(&state.apply(outlook(&[("anna", 2)]), NOW)).is_empty());
+    let step = state.apply(Event::Closed { fence }, NOW);
+    assert_eq!(step, Step::commit(Commit::Release { profile, fence }));
+    assert_eq!(state.apply(Event::Released { fence }, NOW), Step::act(Act::Look));
+    assert_eq!(claims(&state.apply(outlook(&[("anna", 2)]), NOW)), [2]);
+}
+
+#[test]
+fn slots_and_profiles_bound_what_is_claimed() {
+    let mut state = engine();
+    claim(&mut state, 1, "anna");
+    let step = state.apply(outlook(&[("anna", 2), ("boris", 3), ("clara", 4)]), NOW);
+    assert_eq!(claims(&step), [3]);
+}
+
+#[test]
+fn paused_and_draining_claim_nothing_but_carry_out_cancels() {
+    let mut state = engine();
+    let heads = vec![Head { profile: ProfileId::new("anna").unwrap(), priority: 0, item: ItemId::new(1) }];
+    let paused = Outlook {
+        heads,
+        cancels: vec![TaskId::new(9)],
+        pause: Some(Pause::Operator { since: NOW }),
+        ..Outlook::default()
+    };
+    let step = state.apply(Event::Outlook(paused), NOW);
+    assert_eq!(step.commit, [Commit::CancelWaiting { task: TaskId::new(9) }]);
+    state.apply(Event::Drain, NOW);
+    assert_eq!(state.apply(outlook(&[("anna", 1)]), NOW), Step::default());
+    assert!(state.is_drained());
+}
+
+#[test]
+fn a_cancel_interrupts_before_the_commit_point_and_never_after_it() {
+    let mut state = engine();
+    let unarmed = claim(&mut state, 1, "anna");
+    let armed = claim(&mut state, 2, "boris");
+    arm(&mut state, 2, armed);
+    let step = state.apply(Event::TaskCanceled { task: TaskId::new(1), more: false }, NOW);
+    assert_eq!(step.then, [Act::Interrupt { fence: unarmed }]);
+    // It may still ask to click before it hears: the answer is no.
+    let step = state.apply(Event::ArmAsked { fence: unarmed }, NOW);
+    assert!(matches!(step.then.as_slice(), [Act::AnswerArm { answer: Err(_), .. }]));
+    let step = end(&mut state, unarmed, AttemptEnd::Unarmed(failure(FailureCode::ElementNotFound)));
+    assert!(matches!(verdict(&step), Verdict::Canceled(_)));
+    assert!(matches!(verdict(&end(&mut state, armed, confirmed())), Verdict::Succeeded { .. }));
+}
+
+#[test]
+fn a_drain_hands_back_what_is_not_armed_and_waits_for_what_is() {
+    let mut state = engine();
+    let unarmed = claim(&mut state, 1, "anna");
+    let armed = claim(&mut state, 2, "boris");
+    arm(&mut state, 2, armed);
+    assert_eq!(state.apply(Event::Drain, NOW).then, [Act::Interrupt { fence: unarmed }]);
+    let step = end(&mut state, unarmed, AttemptEnd::Unarmed(failure(FailureCode::Canceled)));
+    assert!(matches!(verdict(&step), Verdict::TryAgain { counted: false, due_at: Timestamp::ZERO, .. }));
+    for fence in [unarmed, armed] {
+        assert!(!state.is_drained());
+        end(&mut state, fence, confirmed());
+        state.apply(Event::EndStored { fence, refused: false }, NOW);
+        state.apply(Event::Closed { fence }, NOW);
+        state.apply(Event::Released { fence }, NOW);
+    }
+    assert!(state.is_drained());
+}
+
+#[test]
+fn a_provider_that_is_down_costs_no_attempt_and_is_tried_by_one() {
+    let mut state = engine();
+    let fence = claim(&mut state, 1, "anna");
+    let step = end(&mut state, fence, AttemptEnd::Unarmed(failure(FailureCode::ProviderDown)));
+    assert!(matches!(verdict(&step), Verdict::TryAgain { counted: false, .. }));
+    state.apply(Event::EndStored { fence, refused: false }, NOW);
+    state.apply(Event::Closed { fence }, NOW);
+    state.apply(Event::Released { fence }, NOW);
+    assert!(claims(&state.apply(outlook(&[("anna", 1), ("boris", 2)]), NOW)).is_empty());
+    let later = state.wake_at().unwrap();
+    state.apply(Event::Tick, later);
+    assert_eq!(claims(&state.apply(outlook(&[("anna", 1), ("boris", 2)]), later)), [1]);
+    // It came up: everybody again.
+    let fence = claim(&mut state, 1, "anna");
+    assert_eq!(state.apply(Event::Opened { fence, session: session("anna") }, later), Step::act(Act::Look));
+    assert_eq!(claims(&state.apply(outlook(&[("boris", 2)]), later)), [2]);
+}
+
+fn leftover(number: u64, profile: &str, armed: bool, canceled: bool) -> Leftover {
+    let mut item = item(number, profile);
+    if armed {
+        item.armed_fence = item.fence;
+    }
+    let lock = Lock {
+        kind: LockKind::Profile,
+        key: profile.to_owned(),
+        owner: LockOwner::Item(item.id),
+        fence: item.fence.unwrap(),
+        acquired_at: NOW,
+    };
+    let intent = Intent { cancel_requested_at: canceled.then_some(NOW) };
+    Leftover { lock, running: Some((item, task(), intent)) }
+}
+
+#[test]
+fn rule_15_recovery_hands_back_the_unarmed_and_looks_at_the_armed_before_any_claim() {
+    let limits = Limits { slots: 9, retry_base: Duration::from_secs(1), retry_max: Duration::from_secs(1) };
+    let mut state = State::new(limits);
+    assert_eq!(state.apply(Event::Bell, NOW), Step::default(), "a claim before recovery");
+    let leftovers = vec![
+        leftover(1, "anna", false, false),
+        leftover(2, "boris", true, false),
+        leftover(3, "clara", false, true),
+        leftover(4, "dora", true, true),
+    ];
+    let step = state.apply(Event::Recovered(leftovers), NOW);
+    let ends: Vec<_> = step
+        .commit
+        .iter()
+        .map(|commit| match commit {
+            Commit::Finish { item, verdict, .. } => (item.raw(), verdict.state()),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(ends, [(1, ItemState::Queued), (3, ItemState::Canceled)]);
+    let looked_at: Vec<_> = step
+        .then
+        .iter()
+        .filter_map(|act| match act {
+            Act::Start { work: Work::Reattach { item, .. }, .. } => Some(item.id.raw()),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(looked_at, [2, 4]);
+    assert!(!step.then.iter().any(|act| matches!(act, Act::Close { .. })), "stopped before it was looked at");
+    // Not confirmed: unknown, also where a cancel was asked for.
+    let step = end(&mut state, Fence::new(104), AttemptEnd::Unknown(failure(FailureCode::RestartedAfterCommit)));
+    assert!(matches!(verdict(&step), Verdict::OutcomeUnknown(_)));
+}

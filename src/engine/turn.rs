@@ -1,0 +1,258 @@
+//! The loop: event → state → commit → act, one at a time, and nothing else.
+//!
+//! It waits for the bell, the mailbox or the clock; feeds the state machine; carries the commits to the
+//! store and their answers back as events; then acts. Attempts live in its [`JoinSet`] and end with it. A
+//! store that fails ends the loop, and with it the daemon.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::event::{Act, Commit, Event, Step, Work};
+use super::state::State;
+use super::{Engine, HEARTBEAT, Message, Shared, attempt, operator};
+use crate::model::{Failure, FailureCode, Fence, ProfileId};
+use crate::store::StoreError;
+
+/// First and longest wait between two tries to stop a browser.
+const CLOSE_FIRST_WAIT: Duration = Duration::from_millis(250);
+const CLOSE_LONGEST_WAIT: Duration = Duration::from_secs(10);
+
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+struct Loop {
+    shared: Arc<Shared>,
+    state: State,
+    mailbox: mpsc::Sender<Message>,
+    children: JoinSet<()>,
+    /// Attempts that wait for the answer to "may I click?".
+    arming: HashMap<Fence, oneshot::Sender<Result<(), Failure>>>,
+    interrupts: HashMap<Fence, CancellationToken>,
+    opening: HashMap<String, oneshot::Sender<bool>>,
+    closing: HashMap<ProfileId, oneshot::Sender<bool>>,
+}
+
+/// Runs recovery, then the ordinary loop, until drained or until the store fails.
+pub async fn run(engine: Engine, shared: Arc<Shared>) -> Result<(), EngineError> {
+    let Engine { bell, view, mut inbox, mailbox } = engine;
+    let mut turning = Loop {
+        state: State::new(shared.limits.clone()),
+        shared,
+        mailbox,
+        children: JoinSet::new(),
+        arming: HashMap::new(),
+        interrupts: HashMap::new(),
+        opening: HashMap::new(),
+        closing: HashMap::new(),
+    };
+    let mut failed = turning.shared.store.failed();
+    let leftovers = turning.shared.store.leftovers().await?;
+    let mut event = Event::Recovered(leftovers);
+    loop {
+        turning.turn(event).await?;
+        let now = turning.shared.clock.now();
+        view.send_replace(Arc::new(turning.state.view(now)));
+        if turning.state.is_drained() {
+            return Ok(());
+        }
+        let sleep = turning.state.wake_at().map_or(HEARTBEAT, |at| at.since(now).min(HEARTBEAT));
+        event = tokio::select! {
+            () = bell.notified() => Event::Bell,
+            Some(message) = inbox.recv() => turning.received(message),
+            () = tokio::time::sleep(sleep) => Event::Tick,
+            // A child that ended has said what it had to say.
+            Some(ended) = turning.children.join_next() => {
+                if let Err(error) = ended {
+                    tracing::error!(%error, "a child of the engine ended by a panic");
+                }
+                Event::Tick
+            }
+            changed = failed.changed() => {
+                let why = failed.borrow().clone().unwrap_or_default();
+                return Err(match changed {
+                    Ok(()) => StoreError::Failed(why).into(),
+                    Err(_) => StoreError::Closed.into(),
+                });
+            }
+        };
+    }
+}
+
+impl Loop {
+    /// Keeps the reply aside and gives the state machine what it may know.
+    fn received(&mut self, message: Message) -> Event {
+        match message {
+            Message::Event(event) => event,
+            Message::Arm { fence, reply } => {
+                self.arming.insert(fence, reply);
+                Event::ArmAsked { fence }
+            }
+            Message::Open { profile, headless, reply } => {
+                let token = operator::new_token();
+                self.opening.insert(token.clone(), reply);
+                Event::OpenAsked { profile, headless, token }
+            }
+            Message::Close { profile, reply } => {
+                self.closing.insert(profile.clone(), reply);
+                Event::CloseAsked { profile }
+            }
+        }
+    }
+
+    /// One event and everything that follows from it without waiting for the world.
+    async fn turn(&mut self, event: Event) -> Result<(), StoreError> {
+        let mut events = VecDeque::from([event]);
+        while let Some(event) = events.pop_front() {
+            let Step { commit, then } = self.state.apply(event, self.shared.clock.now());
+            // Handed over together, the writer commits them together.
+            let answers = join_all(commit.into_iter().map(|commit| carry(&self.shared, commit))).await;
+            for answer in answers {
+                events.push_back(answer?);
+            }
+            for act in then {
+                if matches!(act, Act::Look) {
+                    let outlook = self.shared.store.outlook(self.shared.clock.now()).await?;
+                    events.push_back(Event::Outlook(outlook));
+                } else {
+                    self.act(act);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn act(&mut self, act: Act) {
+        match act {
+            Act::Look => unreachable!("a look is answered by the turn itself"),
+            Act::Start { fence, work } => self.start(fence, work),
+            Act::AnswerArm { fence, answer } => {
+                if let Some(reply) = self.arming.remove(&fence) {
+                    // An attempt that is gone clicks nothing.
+                    drop(reply.send(answer));
+                }
+            }
+            Act::Interrupt { fence } => {
+                if let Some(interrupt) = self.interrupts.get(&fence) {
+                    interrupt.cancel();
+                }
+            }
+            Act::Close { fence, profile } => {
+                self.interrupts.remove(&fence);
+                self.children.spawn(close(self.shared.clone(), self.mailbox.clone(), fence, profile));
+            }
+            Act::AnswerOpen { token, opened } => answer(self.opening.remove(&token), opened),
+            Act::AnswerClose { profile, closed } => answer(self.closing.remove(&profile), closed),
+        }
+    }
+
+    fn start(&mut self, fence: Fence, work: Work) {
+        let interrupt = CancellationToken::new();
+        self.interrupts.insert(fence, interrupt.clone());
+        let child = Child { shared: self.shared.clone(), mailbox: self.mailbox.clone(), fence, interrupt };
+        match work {
+            Work::Attempt { item, task } => self.children.spawn(attempt::run(child, *item, *task)),
+            Work::Reattach { item, task } => self.children.spawn(attempt::reattach(child, *item, *task)),
+            Work::Operator { profile, headless, adopt } => {
+                self.children.spawn(operator::run(child, profile, headless, adopt))
+            }
+        };
+    }
+}
+
+/// Who asked may have gone away.
+fn answer(reply: Option<oneshot::Sender<bool>>, value: bool) {
+    if let Some(reply) = reply {
+        let _gone = reply.send(value);
+    }
+}
+
+/// What a child of the loop has at hand.
+pub(super) struct Child {
+    pub shared: Arc<Shared>,
+    pub mailbox: mpsc::Sender<Message>,
+    pub fence: Fence,
+    /// Heard between and within steps before the commit point; not after it.
+    pub interrupt: CancellationToken,
+}
+
+impl Child {
+    pub async fn tell(&self, event: Event) {
+        // Without the loop nobody is left to listen: the daemon ends, and recovery finds the rest.
+        drop(self.mailbox.send(Message::Event(event)).await);
+    }
+
+    /// Asks for the click. Returns when `armed` is durable, or why it may not be.
+    pub async fn arm(&self) -> Result<(), Failure> {
+        let gone = || Failure::new(FailureCode::DaemonStopped, "the daemon stops");
+        let (reply, answer) = oneshot::channel();
+        self.mailbox.send(Message::Arm { fence: self.fence, reply }).await.map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())?
+    }
+}
+
+/// Stops a browser until it is verified dead.
+async fn close(shared: Arc<Shared>, mailbox: mpsc::Sender<Message>, fence: Fence, profile: ProfileId) {
+    let mut wait = CLOSE_FIRST_WAIT;
+    while let Err(failure) = shared.provider.stop(&profile).await {
+        tracing::warn!(%profile, %failure, wait_ms = wait.as_millis(), "the browser could not be stopped: trying again");
+        tokio::time::sleep(wait).await;
+        wait = (wait * 2).min(CLOSE_LONGEST_WAIT);
+    }
+    drop(mailbox.send(Message::Event(Event::Closed { fence })).await);
+}
+
+/// Carries one commit to the store and its answer back.
+async fn carry(shared: &Shared, commit: Commit) -> Result<Event, StoreError> {
+    let now = shared.clock.now();
+    let store = &shared.store;
+    Ok(match commit {
+        Commit::Promote => {
+            store.promote(now).await?;
+            Event::Promoted
+        }
+        Commit::Claim { item } => match store.claim(item, now).await? {
+            Ok(claim) => Event::Claimed(Box::new(claim)),
+            Err(refused) => {
+                tracing::debug!(%item, %refused, "not claimed");
+                Event::NotClaimed
+            }
+        },
+        Commit::Arm { item, fence } => Event::ArmAnswered { fence, answer: store.arm(item, fence, now).await? },
+        Commit::Finish { item, fence, verdict, evidence } => {
+            let state = verdict.state();
+            let refused = match store.finish(item, fence, verdict, evidence, now).await? {
+                Ok(finished) => {
+                    tracing::info!(%item, task = %finished.task, %fence, %state, "attempt ended");
+                    false
+                }
+                Err(refused) => {
+                    tracing::error!(%item, %fence, %refused, "the end of an attempt was not taken");
+                    true
+                }
+            };
+            Event::EndStored { fence, refused }
+        }
+        Commit::Release { profile, fence } => {
+            if !store.release(profile.clone(), fence).await? {
+                tracing::warn!(%profile, %fence, "the lock was not held any more");
+            }
+            Event::Released { fence }
+        }
+        Commit::CancelWaiting { task } => {
+            Event::TaskCanceled { task, more: store.cancel_waiting(task, now).await?.more }
+        }
+        Commit::LockForOperator { profile, headless, token } => {
+            let fence = store.lock_for_operator(profile.clone(), now).await?.ok();
+            Event::OperatorLocked { fence, profile, headless, token }
+        }
+    })
+}
