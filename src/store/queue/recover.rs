@@ -80,7 +80,7 @@ impl Facts {
             let Some(item) = tx.item(*id)? else { continue };
             let open = matches!(item.state, ItemState::Running | ItemState::OutcomeUnknown);
             if open && item.fence == Some(*fence) {
-                succeed(tx, &item, url.clone(), now)?;
+                succeed(tx, &item, fact, url.clone(), now)?;
             }
         }
         Ok(())
@@ -95,7 +95,7 @@ impl Facts {
             }
             let Some(item) = tx.item(*id)? else { continue };
             match &fact.published {
-                Some((_, url)) if item.state != ItemState::Succeeded => succeed(tx, &item, url.clone(), now)?,
+                Some((_, url)) if item.state != ItemState::Succeeded => succeed(tx, &item, fact, url.clone(), now)?,
                 None if item.state != ItemState::Succeeded && item.state != ItemState::OutcomeUnknown => {
                     unknown(tx, &item, fact, now)?;
                 }
@@ -113,8 +113,15 @@ impl Facts {
     }
 }
 
-fn succeed(tx: &mut Tx<'_>, item: &Item, url: Option<String>, now: Timestamp) -> Result<(), StoreError> {
-    let done = Item { state: ItemState::Succeeded, url, failure: None, finished_at: Some(now), ..item.clone() };
+fn succeed(tx: &mut Tx<'_>, item: &Item, fact: &Fact, url: Option<String>, now: Timestamp) -> Result<(), StoreError> {
+    let done = Item {
+        state: ItemState::Succeeded,
+        armed_fence: item.armed_fence.max(fact.armed),
+        url,
+        failure: None,
+        finished_at: Some(now),
+        ..item.clone()
+    };
     tx.change_item(item, done, "succeeded", "the ledger says that it was published", now).map(drop)
 }
 
