@@ -1,1 +1,264 @@
-//! SKELETON: composes, spawns, drains.
+//! `cove serve`: composes the rooms, spawns the long-lived tasks, and drains them.
+//!
+//! The only place that spawns tasks which live as long as the process: the engine's loop and the API. Either
+//! one's end ends the daemon. The order of a stop: nothing new starts, what is not armed is handed back,
+//! what is armed is waited for up to the drain limit, the API closes its connections, the browser host
+//! ends, the last commits return. A second signal exits at once; the fence holds all the same, since
+//! whatever is armed is armed on disk.
+
+mod listen;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::api::{self, Context};
+use crate::browser::Provider;
+use crate::browser::chromium::ChromiumProvider;
+use crate::browser::host::HostOptions;
+use crate::config::Config;
+use crate::engine::{self, EngineError, EngineHandle, Limits, Shared};
+use crate::model::{Clock, SystemClock};
+use crate::store::media::MediaStore;
+use crate::store::{BootReport, OpenError, Store, WriterThread};
+use listen::{ListenFile, Listeners};
+
+/// A configuration or a state file that a restart cannot mend (sysexits `EX_CONFIG`).
+const EXIT_CONFIG: u8 = 78;
+const EXIT_FAILED: u8 = 1;
+/// How long the API may take to close its connections.
+const CLOSE_WITHIN: Duration = Duration::from_secs(12);
+
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    #[error("{}: {error}", path.display())]
+    StateDir { path: PathBuf, error: std::io::Error },
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    #[error(transparent)]
+    Listen(#[from] listen::ListenError),
+    #[error("the media folder: {0}")]
+    Media(std::io::Error),
+    #[error("the browser host: {0}")]
+    Provider(crate::model::Failure),
+    #[error("this program's own path is unknown: {0}")]
+    Executable(std::io::Error),
+    #[error("signals cannot be received: {0}")]
+    Signal(std::io::Error),
+    #[error("the engine ended: {0}")]
+    Engine(#[from] EngineError),
+    #[error("{0} ended by a defect; the log has the place")]
+    Panicked(&'static str),
+}
+
+impl ServeError {
+    #[must_use]
+    pub const fn exit_code(&self) -> u8 {
+        match self {
+            Self::Open(OpenError::NewerSchema { .. } | OpenError::NotAStateFile { .. }) => EXIT_CONFIG,
+            _ => EXIT_FAILED,
+        }
+    }
+}
+
+/// Runs until SIGTERM or SIGINT.
+pub async fn serve(config: Config) -> Result<(), ServeError> {
+    let config = Arc::new(config);
+    let state_dir = config.state_dir();
+    let mut signals = Signals::new().map_err(ServeError::Signal)?;
+    make_private_dir(&state_dir)?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let (store, writer, report) = Store::open(&state_dir, clock.now())?;
+    log_boot(&state_dir, &report);
+    let listeners = Listeners::bind(config.server.listen, &config.socket_path()).await?;
+    let media =
+        MediaStore::new(&state_dir, config.media.roots.clone(), config.media.max_bytes).map_err(ServeError::Media)?;
+    let provider = Arc::new(start_provider(&config, &state_dir).await?);
+    let running = Running::start(&config, &state_dir, store, media, provider, clock, listeners);
+    let listen_file = ListenFile::write(&state_dir, running.address)?;
+    tokio::select! {
+        () = running.engine_handle.ready() => println!("cove is ready: http://{}", running.address),
+        _ = signals.next() => {}
+    }
+    let result = running.run(&config, &mut signals, writer).await;
+    listen_file.remove();
+    result
+}
+
+/// What lives as long as the daemon.
+struct Running {
+    address: std::net::SocketAddr,
+    engine_handle: EngineHandle,
+    engine: JoinHandle<Result<(), EngineError>>,
+    api: JoinHandle<()>,
+    stop_api: CancellationToken,
+    provider: Arc<ChromiumProvider>,
+    socket: PathBuf,
+}
+
+impl Running {
+    #[expect(clippy::disallowed_methods, reason = "the two long-lived tasks of the daemon, joined in `run`")]
+    fn start(
+        config: &Arc<Config>,
+        state_dir: &Path,
+        store: Store,
+        media: MediaStore,
+        provider: Arc<ChromiumProvider>,
+        clock: Arc<dyn Clock>,
+        listeners: Listeners,
+    ) -> Self {
+        let (engine_handle, engine) = engine::pair();
+        let shared = Arc::new(Shared {
+            store: store.clone(),
+            provider: provider.clone(),
+            media: media.clone(),
+            clock: clock.clone(),
+            state_dir: state_dir.to_owned(),
+            headless: config.browser.headless,
+            evidence_max_bytes: config.engine.evidence_max_bytes,
+            limits: Limits {
+                slots: config.engine.slots,
+                retry_base: Duration::from_secs(config.engine.retry_base_seconds),
+                retry_max: Duration::from_secs(config.engine.retry_max_seconds),
+            },
+        });
+        let context = Arc::new(Context::new(
+            config.clone(),
+            state_dir.to_owned(),
+            store,
+            engine_handle.clone(),
+            provider.clone() as Arc<dyn Provider>,
+            media,
+            clock,
+        ));
+        let stop_api = CancellationToken::new();
+        let Listeners { tcp, unix, address, socket } = listeners;
+        Self {
+            address,
+            engine_handle,
+            engine: tokio::spawn(engine::run(engine, shared)),
+            api: tokio::spawn(api::serve(context, tcp, Some(unix), stop_api.clone())),
+            stop_api,
+            provider,
+            socket,
+        }
+    }
+
+    /// Waits for a signal or for the end of a part; then stops everything in order.
+    async fn run(mut self, config: &Config, signals: &mut Signals, writer: WriterThread) -> Result<(), ServeError> {
+        let mut result = tokio::select! {
+            name = signals.next() => {
+                tracing::info!(signal = name, "stopping");
+                None
+            }
+            ended = &mut self.engine => Some(flatten("the engine", ended)),
+            ended = &mut self.api => {
+                let panicked = ended.is_err();
+                Some(if panicked { Err(ServeError::Panicked("the API")) } else { Ok(()) })
+            }
+        };
+        if result.is_none() {
+            result = self.drain(config, signals).await;
+        }
+        self.stop_api.cancel();
+        if !self.api.is_finished() && tokio::time::timeout(CLOSE_WITHIN, &mut self.api).await.is_err() {
+            tracing::warn!("connections were still open after {} s", CLOSE_WITHIN.as_secs());
+            self.api.abort();
+        }
+        self.engine.abort();
+        self.provider.shutdown().await;
+        listen::remove_socket(&self.socket);
+        // The last handles of the store go with the tasks; the writer then closes the file.
+        drop(self);
+        let joined = tokio::task::spawn_blocking(|| writer.join());
+        if tokio::time::timeout(CLOSE_WITHIN, joined).await.is_err() {
+            tracing::warn!("the state file was not closed within {} s", CLOSE_WITHIN.as_secs());
+        }
+        result.unwrap_or(Ok(()))
+    }
+
+    /// `None`: drained, or given up on; what is still armed is found by the next boot's recovery.
+    async fn drain(&mut self, config: &Config, signals: &mut Signals) -> Option<Result<(), ServeError>> {
+        self.engine_handle.drain().await;
+        let limit = Duration::from_secs(config.engine.drain_seconds);
+        tokio::select! {
+            ended = &mut self.engine => Some(flatten("the engine", ended)),
+            () = tokio::time::sleep(limit) => {
+                tracing::warn!(limit_seconds = limit.as_secs(), "still busy at the drain limit: recovery will look at it");
+                None
+            }
+            name = signals.next() => {
+                tracing::warn!(signal = name, "a second signal: stopping at once");
+                None
+            }
+        }
+    }
+}
+
+fn flatten(
+    part: &'static str,
+    ended: Result<Result<(), EngineError>, tokio::task::JoinError>,
+) -> Result<(), ServeError> {
+    match ended {
+        Ok(result) => result.map_err(ServeError::from),
+        Err(_) => Err(ServeError::Panicked(part)),
+    }
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
+
+/// The state directory is readable by its owner alone.
+fn make_private_dir(path: &Path) -> Result<(), ServeError> {
+    use std::os::unix::fs::DirBuilderExt;
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.map_err(|error| ServeError::StateDir { path: path.to_owned(), error })
+}
+
+async fn start_provider(config: &Config, state_dir: &Path) -> Result<ChromiumProvider, ServeError> {
+    if let Some(socket) = &config.browser.host_socket {
+        return Ok(ChromiumProvider::connect(socket.clone()));
+    }
+    let executable = std::env::current_exe().map_err(ServeError::Executable)?;
+    let options = HostOptions {
+        socket: Some(state_dir.join("browser-host.sock")),
+        profiles_dir: state_dir.join("profiles"),
+        chromium: config.browser.chromium.clone(),
+        sandbox: config.browser.sandbox,
+        until_stdin_ends: true,
+    };
+    ChromiumProvider::spawn_child(&executable, options).await.map_err(ServeError::Provider)
+}
+
+fn log_boot(state_dir: &Path, report: &BootReport) {
+    let BootReport { created, restored, epoch, .. } = report;
+    tracing::info!(state_dir = %state_dir.display(), created, restored, epoch, "state file open");
+    if report.ledger_cut_bytes > 0 {
+        tracing::warn!(bytes = report.ledger_cut_bytes, "a torn last line of the publish ledger was cut off");
+    }
+    if let Some(damage) = &report.ledger_damage {
+        tracing::error!(damage, "the publish ledger is damaged: everything is held until a human resumes");
+    }
+    if let Some(pause) = &report.pause {
+        tracing::warn!(?pause, "the engine starts paused");
+    }
+}

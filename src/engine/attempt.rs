@@ -22,6 +22,9 @@ use crate::store::media::{self, MediaError};
 
 /// Beyond the flow's own limit: for the end to be written down.
 const GRACE: Duration = Duration::from_secs(30);
+/// How long a provider that is not up yet is asked for a browser that may have survived: a minute.
+const PROVIDER_TRIES: u32 = 60;
+const PROVIDER_WAIT: Duration = Duration::from_secs(1);
 
 /// What is told at the end.
 struct Outcome {
@@ -99,8 +102,8 @@ async fn confirm(child: &Child, item: &Item, task: &Task) -> Outcome {
         evidence: Vec::new(),
         browser: true,
     };
-    let session = match child.shared.provider.running().await {
-        Ok(running) => running.into_iter().find(|session| session.profile == item.profile),
+    let session = match survivor(child, item).await {
+        Ok(session) => session,
         Err(failure) => return unknown(format!("its browser cannot be looked for: {failure}")),
     };
     let Some(session) = session else {
@@ -116,6 +119,22 @@ async fn confirm(child: &Child, item: &Item, task: &Task) -> Outcome {
     };
     let gate = Gate { child, inputs: &item.inputs };
     replay(child, &session, &flow, &item.inputs, &evidence, Mode::ConfirmOnly, &gate).await
+}
+
+/// The browser of an attempt that was going on when the daemon stopped. The provider may still be
+/// coming up itself.
+async fn survivor(child: &Child, item: &Item) -> Result<Option<Session>, Failure> {
+    let mut tries = PROVIDER_TRIES;
+    loop {
+        match child.shared.provider.running().await {
+            Ok(running) => return Ok(running.into_iter().find(|session| session.profile == item.profile)),
+            Err(failure) if tries == 0 => return Err(failure),
+            Err(_) => {
+                tries -= 1;
+                tokio::time::sleep(PROVIDER_WAIT).await;
+            }
+        }
+    }
 }
 
 async fn replay(

@@ -1,0 +1,94 @@
+//! The two listeners and what tells others about them: `<state dir>/listen` holds `host:port` and a
+//! newline, written atomically, removed on stop. A socket file that nobody answers is a leftover and is
+//! replaced; one that is answered belongs to another daemon and is left alone.
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use tokio::net::{TcpListener, UnixListener, UnixStream};
+
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    #[error(
+        "{address}: the port is in use; stop what listens there (ss -ltnp shows it), or choose another in [server] listen"
+    )]
+    PortInUse { address: SocketAddr },
+    #[error("{address}: {error}")]
+    Tcp { address: SocketAddr, error: std::io::Error },
+    #[error("{}: another process answers on this socket; stop it, or choose another in [server] socket", .0.display())]
+    SocketInUse(PathBuf),
+    #[error("{}: {error}", path.display())]
+    Unix { path: PathBuf, error: std::io::Error },
+    #[error("{}: {error}", path.display())]
+    File { path: PathBuf, error: std::io::Error },
+}
+
+pub(super) struct Listeners {
+    pub tcp: TcpListener,
+    pub unix: UnixListener,
+    /// The address really bound.
+    pub address: SocketAddr,
+    pub socket: PathBuf,
+}
+
+impl Listeners {
+    pub async fn bind(address: SocketAddr, socket: &Path) -> Result<Self, ListenError> {
+        let tcp = TcpListener::bind(address).await.map_err(|error| match error.kind() {
+            std::io::ErrorKind::AddrInUse => ListenError::PortInUse { address },
+            _ => ListenError::Tcp { address, error },
+        })?;
+        let bound = tcp.local_addr().map_err(|error| ListenError::Tcp { address, error })?;
+        let unix = bind_socket(socket).await?;
+        Ok(Self { tcp, unix, address: bound, socket: socket.to_owned() })
+    }
+}
+
+async fn bind_socket(path: &Path) -> Result<UnixListener, ListenError> {
+    let failed = |error| ListenError::Unix { path: path.to_owned(), error };
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).map_err(failed)?;
+    }
+    if path.exists() {
+        if UnixStream::connect(path).await.is_ok() {
+            return Err(ListenError::SocketInUse(path.to_owned()));
+        }
+        std::fs::remove_file(path).map_err(failed)?;
+    }
+    let listener = UnixListener::bind(path).map_err(failed)?;
+    // Whoever may open the socket is admin.
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
+    Ok(listener)
+}
+
+pub(super) fn remove_socket(path: &Path) {
+    if let Err(error) = std::fs::remove_file(path) {
+        tracing::warn!(path = %path.display(), %error, "the socket file stays behind");
+    }
+}
+
+pub(super) struct ListenFile {
+    path: PathBuf,
+}
+
+impl ListenFile {
+    pub fn write(state_dir: &Path, address: SocketAddr) -> Result<Self, ListenError> {
+        let path = state_dir.join("listen");
+        let write = || -> std::io::Result<()> {
+            let mut file = tempfile::NamedTempFile::new_in(state_dir)?;
+            writeln!(file, "{address}")?;
+            file.as_file().set_permissions(std::fs::Permissions::from_mode(0o644))?;
+            file.persist(&path)?;
+            Ok(())
+        };
+        write().map_err(|error| ListenError::File { path: path.clone(), error })?;
+        Ok(Self { path })
+    }
+
+    pub fn remove(self) {
+        if let Err(error) = std::fs::remove_file(&self.path) {
+            tracing::warn!(path = %self.path.display(), %error, "the listen file stays behind");
+        }
+    }
+}
