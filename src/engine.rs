@@ -25,7 +25,7 @@ use crate::store::{Pause, Store};
 pub use admission::why_waiting;
 use event::Event;
 pub use state::Limits;
-pub use turn::{EngineError, run};
+pub use turn::{EngineError, carry, run};
 
 /// Messages that wait for the loop; whoever sends one more waits for room.
 const MAILBOX: usize = 256;

@@ -16,8 +16,8 @@ use tokio_util::sync::CancellationToken;
 use super::event::{Act, Commit, Event, Step, Work};
 use super::state::State;
 use super::{Engine, HEARTBEAT, Message, Shared, attempt, operator};
-use crate::model::{Failure, FailureCode, Fence, ProfileId};
-use crate::store::StoreError;
+use crate::model::{Failure, FailureCode, Fence, ProfileId, Timestamp};
+use crate::store::{Store, StoreError};
 
 /// First and longest wait between two tries to stop a browser.
 const CLOSE_FIRST_WAIT: Duration = Duration::from_millis(250);
@@ -114,7 +114,8 @@ impl Loop {
         while let Some(event) = events.pop_front() {
             let Step { commit, then } = self.state.apply(event, self.shared.clock.now());
             // Handed over together, the writer commits them together.
-            let answers = join_all(commit.into_iter().map(|commit| carry(&self.shared, commit))).await;
+            let now = self.shared.clock.now();
+            let answers = join_all(commit.into_iter().map(|commit| carry(&self.shared.store, commit, now))).await;
             for answer in answers {
                 events.push_back(answer?);
             }
@@ -210,10 +211,9 @@ async fn close(shared: Arc<Shared>, mailbox: mpsc::Sender<Message>, fence: Fence
     drop(mailbox.send(Message::Event(Event::Closed { fence })).await);
 }
 
-/// Carries one commit to the store and its answer back.
-async fn carry(shared: &Shared, commit: Commit) -> Result<Event, StoreError> {
-    let now = shared.clock.now();
-    let store = &shared.store;
+/// Carries one commit to the store and its answer back. Public for the simulation, which turns the same
+/// state machine over the same store without a clock and without browsers.
+pub async fn carry(store: &Store, commit: Commit, now: Timestamp) -> Result<Event, StoreError> {
     Ok(match commit {
         Commit::Promote => {
             store.promote(now).await?;
