@@ -1,0 +1,1 @@
+//! Demo (to be written).
