@@ -33,11 +33,13 @@ class CaptionBox {
     this.box.addEventListener("beforeinput", (event) => this.beforeInput(event));
     this.box.addEventListener("input", (event) => this.afterInput(event));
     this.observer = new MutationObserver(() => this.draw(null));
+    this.box.addEventListener("compositionstart", () => this.observer.disconnect());
+    this.box.addEventListener("compositionend", () => this.takeOver());
     this.draw(null);
   }
 
   beforeInput(event) {
-    if (!event.cancelable) return; // a composition: the DOM is read back in afterInput
+    if (!event.cancelable) return; // a composition: the DOM is read back when it ends
     event.preventDefault();
     const [from, to] = this.range(event);
     const kind = event.inputType;
@@ -50,16 +52,18 @@ class CaptionBox {
     }
   }
 
-  // Reached by compositions, and by scripts that wrote into the DOM themselves: a composition is
-  // taken over, a stranger's change is drawn away.
+  // Reached by compositions and editing commands, which the browser itself writes into the DOM, and by
+  // scripts that wrote there: a stranger's change is drawn away.
   afterInput(event) {
-    if (event.isTrusted) {
-      const caret = this.offset(getSelection().anchorNode, getSelection().anchorOffset);
-      this.text = [...this.box.childNodes].map((line) => line.textContent).join("\n");
-      this.draw(caret);
-    } else {
-      this.draw(null);
-    }
+    if (event.isComposing) return;
+    if (event.isTrusted) this.takeOver();
+    else this.draw(null);
+  }
+
+  takeOver() {
+    const caret = this.offset(getSelection().anchorNode, getSelection().anchorOffset);
+    this.text = [...this.box.childNodes].map((line) => line.textContent).join("\n");
+    this.draw(caret);
   }
 
   range(event) {
