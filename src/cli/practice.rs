@@ -27,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use board::Post;
 pub use switches::Switches;
+pub use upload::base16;
 
 /// Processing time of a post where no switch says otherwise.
 const PROCESSING_MS: u64 = 800;
@@ -42,7 +43,7 @@ pub struct PracticeArgs {
     /// Folder for what is received.
     #[arg(long)]
     pub dir: PathBuf,
-    /// How to misbehave, as JSON: {"slow":3000,"cut_after_store":{"times":1,"account":"anna"}}
+    /// How to misbehave, as JSON: `{"slow":3000,"cut_after_store":{"times":1,"account":"anna"}}`
     #[arg(long, value_name = "JSON", default_value = "{}")]
     pub switches: String,
 }

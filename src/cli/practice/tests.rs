@@ -11,7 +11,7 @@ use super::{Site, SiteOptions, Switches};
 struct Visitor {
     site: Site,
     http: reqwest::Client,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 /// A site whose processing takes no time, changed by `change`, and a browser without cookies.
@@ -21,7 +21,7 @@ async fn visit(change: impl FnOnce(&mut SiteOptions)) -> Visitor {
     change(&mut options);
     let http =
         reqwest::Client::builder().timeout(Duration::from_secs(20)).redirect(redirect::Policy::none()).build().unwrap();
-    Visitor { site: Site::start(options).await.unwrap(), http, _dir: dir }
+    Visitor { site: Site::start(options).await.unwrap(), http, dir }
 }
 
 fn switches(value: Value) -> Switches {
@@ -63,7 +63,8 @@ async fn a_click_becomes_a_post_with_its_hash_caption_and_page() {
     assert_eq!(post["bytes"], 4);
     assert_eq!(post["nonce"], "n1");
     assert_eq!(post["requests"], 1);
-    let expected: String = Sha256::digest(b"film").iter().map(|byte| format!("{byte:02x}")).collect();
+    let expected: String =
+        Sha256::digest(b"film").iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
     assert_eq!(post["sha256"], expected);
     assert!(post["time"].as_str().unwrap().parse::<crate::model::Timestamp>().is_ok());
 
@@ -192,7 +193,7 @@ async fn uploads_that_are_wrong_leave_nothing() {
         assert_eq!(answer.status().as_u16(), status, "{query}");
     }
     assert!(visitor.site.posts().is_empty());
-    let folder = |name: &str| std::fs::read_dir(visitor._dir.path().join(name)).unwrap().count();
+    let folder = |name: &str| std::fs::read_dir(visitor.dir.path().join(name)).unwrap().count();
     assert_eq!((folder("incoming"), folder("posts")), (0, 0));
 }
 
@@ -246,7 +247,7 @@ async fn only_this_machine_s_own_names_are_answered() {
 #[tokio::test]
 async fn a_stopped_site_is_gone_and_says_so() {
     let visitor = visit(|_| {}).await;
-    let (addr, listen) = (visitor.site.addr, visitor._dir.path().join("listen"));
+    let (addr, listen) = (visitor.site.addr, visitor.dir.path().join("listen"));
     assert_eq!(std::fs::read_to_string(&listen).unwrap(), format!("{addr}\n"));
     visitor.get("/").await;
     visitor.site.stop().await;

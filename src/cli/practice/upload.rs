@@ -14,7 +14,7 @@ use tokio::io::{AsyncWriteExt as _, BufWriter};
 /// A sender that says nothing for this long is given up.
 const SILENCE: Duration = Duration::from_secs(30);
 /// A body takes no longer than this.
-const WHOLE_BODY: Duration = Duration::from_secs(600);
+const WHOLE_BODY: Duration = Duration::from_mins(10);
 
 /// Where files lie: the unfinished ones apart from the posts.
 #[derive(Clone, Debug)]
@@ -92,11 +92,9 @@ async fn write(mut body: Incoming, file: tempfile::TempPath, max_bytes: u64) -> 
     Ok(Kept { file, sha256: base16(&hash.finalize()), bytes })
 }
 
-fn base16(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+/// Lower-case hex, as hashes are written.
+pub fn base16(bytes: &[u8]) -> String {
+    const DIGITS: [u8; 16] = *b"0123456789abcdef";
+    let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
+    digits.map(|digit| char::from(DIGITS[usize::from(digit)])).collect()
 }
