@@ -1,23 +1,52 @@
-//! SKELETON of the browser host room: the `chromium` provider, a client of the browser host.
+//! The `chromium` provider: a client of the browser host.
+//!
+//! The daemon composes it, the engine calls it through [`Provider`]. Two ways to a host: a service that
+//! listens on a socket, or a child that is started here and ends with this process. Trouble with the
+//! host itself is `provider_down` and costs no attempt; everything else is what the host answered. A
+//! call that fails here may have happened there: who starts must be ready to `stop`. No browser is
+//! started in this process.
+
+mod child;
+mod connection;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
+use serde::de::DeserializeOwned;
+use tokio::sync::Mutex;
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::host::HostOptions;
+use super::host::protocol::{Call, Outcome};
 use super::{Provider, Session, SessionStats, StartOptions};
-use crate::model::{Failure, ProfileId};
+use crate::model::{Failure, FailureCode, ProfileId};
+use child::Child;
+use connection::Connection;
 
-/// Speaks to a browser host over its unix socket.
+const START_DEADLINE: Duration = Duration::from_secs(60);
+const STOP_DEADLINE: Duration = Duration::from_secs(20);
+const QUICK_DEADLINE: Duration = Duration::from_secs(5);
+/// For a child to wait for the folder's lock, close what an earlier host left, and answer.
+const READY_DEADLINE: Duration = Duration::from_secs(20);
+const LOOK_FOR_READY_EVERY: Duration = Duration::from_millis(20);
+/// Where a child listens when its options do not say.
+const CHILD_SOCKET: &str = ".host.sock";
+
+/// Speaks to a browser host over its unix socket, through one connection for all calls.
 pub struct ChromiumProvider {
     socket: PathBuf,
+    /// Made at the first call, and again after it broke.
+    connection: Mutex<Option<Arc<Connection>>>,
+    child: Option<Child>,
 }
 
 impl ChromiumProvider {
     /// A host that runs as a service of its own.
     #[must_use]
     pub fn connect(socket: PathBuf) -> Self {
-        Self { socket }
+        Self { socket, connection: Mutex::new(None), child: None }
     }
 
     /// Starts `executable browser-host` as a child; it is started again if it dies, and ends with this
@@ -25,32 +54,101 @@ impl ChromiumProvider {
     ///
     /// # Errors
     /// When the child cannot be started or does not become ready.
-    pub async fn spawn_child(executable: &Path, options: HostOptions) -> Result<Self, Failure> {
-        let _ = (executable, options);
-        unimplemented!("browser host room")
+    pub async fn spawn_child(executable: &Path, mut options: HostOptions) -> Result<Self, Failure> {
+        options.until_stdin_ends = true;
+        let socket = options.socket.get_or_insert_with(|| options.profiles_dir.join(CHILD_SOCKET)).clone();
+        let child = Child::start(executable, &options)?;
+        let provider = Self { child: Some(child), ..Self::connect(socket) };
+        match provider.wait_until_ready().await {
+            Ok(()) => Ok(provider),
+            Err(failure) => {
+                provider.shutdown().await;
+                Err(failure)
+            }
+        }
     }
 
-    /// Ends the child (if there is one) and waits for it.
-    pub async fn shutdown(&self) {
-        let _ = &self.socket;
+    async fn wait_until_ready(&self) -> Result<(), Failure> {
+        let deadline = Instant::now() + READY_DEADLINE;
+        loop {
+            let failure = match self.connected(deadline).await {
+                Ok(_) => return Ok(()),
+                Err(failure) => failure,
+            };
+            if let Some(trouble) = self.child.as_ref().and_then(Child::trouble) {
+                return Err(down(trouble));
+            }
+            if Instant::now() >= deadline {
+                return Err(failure);
+            }
+            sleep(LOOK_FOR_READY_EVERY).await;
+        }
     }
+
+    /// Ends the child (if there is one) and waits for it: it closes its browsers first.
+    pub async fn shutdown(&self) {
+        *self.connection.lock().await = None;
+        if let Some(child) = &self.child {
+            child.shutdown().await;
+        }
+    }
+
+    async fn connected(&self, deadline: Instant) -> Result<Arc<Connection>, Failure> {
+        if let Some(trouble) = self.child.as_ref().and_then(Child::trouble) {
+            return Err(down(trouble));
+        }
+        // Whoever comes while another connects waits for that connection, within its own deadline.
+        let late = |_| down(format!("the browser host on {} does not answer", self.socket.display()));
+        let mut current = timeout_at(deadline, self.connection.lock()).await.map_err(late)?;
+        if let Some(connection) = current.as_ref().filter(|connection| connection.is_open()) {
+            return Ok(connection.clone());
+        }
+        let fresh = timeout_at(deadline, Connection::open(&self.socket)).await.map_err(late)??;
+        Ok(current.insert(Arc::new(fresh)).clone())
+    }
+
+    async fn call<T: DeserializeOwned>(&self, call: Call, within: Duration) -> Result<T, Failure> {
+        let deadline = Instant::now() + within;
+        let connection = self.connected(Instant::now() + within.min(QUICK_DEADLINE)).await?;
+        let outcome = match timeout_at(deadline, connection.call(call)).await {
+            Ok(outcome) => outcome.map_err(|failure| match self.child.as_ref().and_then(Child::trouble) {
+                Some(trouble) => down(trouble),
+                None => failure,
+            })?,
+            Err(_) => return Err(down(format!("the browser host did not answer within {} s", within.as_secs()))),
+        };
+        match outcome {
+            Outcome::Ok(answer) => serde_json::from_value(answer)
+                .map_err(|error| down(format!("the browser host answered what this version does not know: {error}"))),
+            Outcome::Error(failure) => Err(failure),
+        }
+    }
+}
+
+fn down(detail: impl Into<String>) -> Failure {
+    Failure::new(FailureCode::ProviderDown, detail)
 }
 
 #[async_trait]
 impl Provider for ChromiumProvider {
-    async fn start(&self, _: &ProfileId, _: StartOptions) -> Result<Session, Failure> {
-        unimplemented!("browser host room")
+    async fn start(&self, profile: &ProfileId, options: StartOptions) -> Result<Session, Failure> {
+        let call = Call::Start { profile: profile.clone(), headless: options.headless };
+        self.call(call, START_DEADLINE).await
     }
-    async fn stop(&self, _: &ProfileId) -> Result<(), Failure> {
-        unimplemented!("browser host room")
+
+    async fn stop(&self, profile: &ProfileId) -> Result<(), Failure> {
+        self.call(Call::Stop { profile: profile.clone() }, STOP_DEADLINE).await
     }
+
     async fn running(&self) -> Result<Vec<Session>, Failure> {
-        unimplemented!("browser host room")
+        self.call(Call::Running, QUICK_DEADLINE).await
     }
-    async fn can_read(&self, _: &Path) -> Result<bool, Failure> {
-        unimplemented!("browser host room")
+
+    async fn can_read(&self, path: &Path) -> Result<bool, Failure> {
+        self.call(Call::CanRead { path: path.to_owned() }, QUICK_DEADLINE).await
     }
-    async fn stats(&self, _: &ProfileId) -> Result<Option<SessionStats>, Failure> {
-        unimplemented!("browser host room")
+
+    async fn stats(&self, profile: &ProfileId) -> Result<Option<SessionStats>, Failure> {
+        self.call(Call::Stats { profile: profile.clone() }, QUICK_DEADLINE).await
     }
 }
