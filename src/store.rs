@@ -197,6 +197,11 @@ impl Store {
     pub async fn enqueue(&self, _new: NewTask, _now: Timestamp) -> Result<Enqueued, EnqueueError> {
         unimplemented!("store room")
     }
+    /// What an Idempotency-Key and body made before. None: the key never came; `IdempotencyConflict`: it
+    /// came with another body. Asked before a request is checked, since its files may be gone by then.
+    pub async fn find_replay(&self, _idempotency: Idempotency) -> Result<Option<Enqueued>, EnqueueError> {
+        unimplemented!("store room")
+    }
     /// False: no such task. Asking twice is asking once.
     pub async fn request_cancel(&self, _task: TaskId, _now: Timestamp) -> Result<bool, StoreError> {
         unimplemented!("store room")

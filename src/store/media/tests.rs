@@ -141,7 +141,7 @@ async fn an_upload_lies_under_its_hash_once() {
     let before = fingerprint(&path).unwrap();
     place.store.put(chunks(&["abc"])).await.unwrap();
     assert_eq!(fingerprint(&path).unwrap(), before, "the older copy stays as waiting items know it");
-    assert_eq!(place.files(), [path.clone()]);
+    assert_eq!(place.files(), std::slice::from_ref(&path));
     let file = place.store.resolve(&format!("sha256:{ABC}")).await.unwrap();
     assert_eq!(file.path, path);
 }
