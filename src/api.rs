@@ -1,16 +1,56 @@
-//! SKELETON (api room): the HTTP surface; the only place of the daemon that knows hyper.
+//! The HTTP surface; the only place of the daemon that knows hyper.
+//!
+//! The daemon makes one [`Context`] and runs [`serve`]. Handlers parse, look up and write intent; they
+//! read progress and the engine's view, and never wait for a browser. Invariants: a request passes the
+//! guards before anything looks at it (`front`), every route stands in one table (`routes`), every error
+//! in another (`error`), and every body, page, cache and wait has a bound.
+//!
+//! Deliberately not here: tokens (this version serves loopback and the unix socket without them), server
+//! sent events, locks, claims and sessions. Nothing here decides what runs.
 
+mod body;
+mod cache;
+mod connection;
+pub mod error;
+mod evidence;
+mod flows;
+mod form;
+mod front;
+mod guard;
+mod health;
+pub mod limit;
+mod page;
+mod profiles;
+mod query;
+pub mod routes;
+mod server;
+mod start;
+mod tasks;
+mod uploads;
+mod usage;
+mod wire;
+
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::net::{TcpListener, UnixListener};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::browser::Provider;
 use crate::config::Config;
 use crate::engine::EngineHandle;
 use crate::model::Clock;
+use crate::model::flow::{Flow, Problem};
 use crate::store::Store;
+use crate::store::media::MediaStore;
+use cache::Cache;
+use error::{ApiError, Code};
+use usage::Usage;
+
+/// Parsed flows kept, by content hash: they say which inputs are secret.
+const CACHED_FLOWS: usize = 64;
 
 /// What the handlers share.
 pub struct Context {
@@ -20,9 +60,62 @@ pub struct Context {
     pub engine: EngineHandle,
     pub provider: Arc<dyn Provider>,
     pub clock: Arc<dyn Clock>,
+    pub media: MediaStore,
+    flows: Cache<String, Arc<Flow>>,
+    usage: Usage,
+    started: Instant,
+}
+
+impl Context {
+    /// Makes the media folder ready as well. Blocking: for the start.
+    ///
+    /// # Errors
+    /// When the media folder cannot be made or read.
+    pub fn new(
+        config: Arc<Config>,
+        state_dir: PathBuf,
+        store: Store,
+        engine: EngineHandle,
+        provider: Arc<dyn Provider>,
+        clock: Arc<dyn Clock>,
+    ) -> io::Result<Self> {
+        let media = MediaStore::new(&state_dir, config.media.roots.clone(), config.media.max_bytes)?;
+        let (flows, usage, started) = (Cache::new(CACHED_FLOWS), Usage::default(), Instant::now());
+        Ok(Self { config, state_dir, store, engine, provider, clock, media, flows, usage, started })
+    }
+
+    /// A flow by its content; parsed once as long as it is remembered.
+    async fn parse_flow(&self, hash: &str, json: Vec<u8>) -> Result<Result<Arc<Flow>, Vec<Problem>>, ApiError> {
+        if let Some(flow) = self.flows.get(hash) {
+            return Ok(Ok(flow));
+        }
+        let parsed = off_runtime(move || Flow::parse(&json)).await?;
+        Ok(parsed.map(|(flow, _)| {
+            let flow = Arc::new(flow);
+            self.flows.insert(hash.to_owned(), Arc::clone(&flow));
+            flow
+        }))
+    }
+
+    /// The flow that a task pinned; None where it is gone or no longer parses.
+    async fn pinned_flow(&self, hash: &str) -> Result<Option<Arc<Flow>>, ApiError> {
+        if let Some(flow) = self.flows.get(hash) {
+            return Ok(Some(flow));
+        }
+        let Some(json) = self.store.flow_by_hash(hash.to_owned()).await? else { return Ok(None) };
+        Ok(self.parse_flow(hash, json).await?.ok())
+    }
+}
+
+/// Work that takes the processor longer than a runtime thread should be held.
+async fn off_runtime<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ApiError> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| ApiError::internal(Code::Internal, error))
 }
 
 /// Serves until `stop`, then closes every connection gracefully within ten seconds.
-pub async fn serve(_context: Arc<Context>, _tcp: TcpListener, _unix: Option<UnixListener>, _stop: CancellationToken) {
-    unimplemented!("api room")
+pub async fn serve(context: Arc<Context>, tcp: TcpListener, unix: Option<UnixListener>, stop: CancellationToken) {
+    let port = tcp.local_addr().map_or(context.config.server.listen.port(), |address| address.port());
+    let max_connections = usize::try_from(context.config.server.max_connections).unwrap_or(usize::MAX);
+    let front = Arc::new(front::Front::new(context, port));
+    server::run(front, tcp, unix, max_connections, stop).await;
 }

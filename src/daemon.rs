@@ -23,7 +23,6 @@ use crate::browser::host::HostOptions;
 use crate::config::Config;
 use crate::engine::{self, EngineError, EngineHandle, Limits, Shared};
 use crate::model::{Clock, SystemClock};
-use crate::store::media::MediaStore;
 use crate::store::{BootReport, OpenError, Store, WriterThread};
 use listen::{ListenFile, Listeners};
 
@@ -106,17 +105,25 @@ impl Running {
         config: &Arc<Config>,
         state_dir: &Path,
         store: Store,
-        media: MediaStore,
         provider: Arc<ChromiumProvider>,
         clock: Arc<dyn Clock>,
         listeners: Listeners,
-    ) -> Self {
+    ) -> Result<Self, ServeError> {
         let (engine_handle, engine) = engine::pair();
+        let context = Context::new(
+            config.clone(),
+            state_dir.to_owned(),
+            store.clone(),
+            engine_handle.clone(),
+            provider.clone() as Arc<dyn Provider>,
+            clock.clone(),
+        );
+        let context = Arc::new(context.map_err(ServeError::Media)?);
         let shared = Arc::new(Shared {
-            store: store.clone(),
+            store,
             provider: provider.clone(),
-            media: media.clone(),
-            clock: clock.clone(),
+            media: context.media.clone(),
+            clock,
             state_dir: state_dir.to_owned(),
             headless: config.browser.headless,
             evidence_max_bytes: config.engine.evidence_max_bytes,
@@ -126,18 +133,9 @@ impl Running {
                 retry_max: Duration::from_secs(config.engine.retry_max_seconds),
             },
         });
-        let context = Arc::new(Context::new(
-            config.clone(),
-            state_dir.to_owned(),
-            store,
-            engine_handle.clone(),
-            provider.clone() as Arc<dyn Provider>,
-            media,
-            clock,
-        ));
         let stop_api = CancellationToken::new();
         let Listeners { tcp, unix, address, socket } = listeners;
-        Self {
+        Ok(Self {
             address,
             engine_handle,
             engine: tokio::spawn(engine::run(engine, shared)),
@@ -145,7 +143,7 @@ impl Running {
             stop_api,
             provider,
             socket,
-        }
+        })
     }
 
     /// Waits for a signal or for the end of a part; then stops everything in order.

@@ -110,6 +110,12 @@ impl Store {
         self.writer.submit(move |tx| enqueue::enqueue(tx, &new, now)).await?
     }
 
+    /// What an Idempotency-Key and body made before. None: the key never came; `IdempotencyConflict`: it
+    /// came with another body. Asked before a request is checked, since its files may be gone by then.
+    pub async fn find_replay(&self, given: Idempotency) -> Result<Option<Enqueued>, EnqueueError> {
+        self.read(move |txn| enqueue::find_replay(txn, &given)).await?.transpose()
+    }
+
     /// False: no such task. Asking twice is asking once.
     pub async fn request_cancel(&self, task: TaskId, now: Timestamp) -> Result<bool, StoreError> {
         sure(self.writer.submit(move |tx| progress::request_cancel(tx, task, now)).await)

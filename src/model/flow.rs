@@ -1,36 +1,179 @@
 //! A flow: a recording of Chrome DevTools Recorder with cove's custom steps, parsed and checked.
 //!
-//! SKELETON: signatures that the other rooms rely on; the flow room fills them in.
+//! [`Flow::parse`] finds every problem at once (`parse.rs`, `check.rs`); what it returns cannot surprise the
+//! replay by its shape. A flow stays a valid recording: Chrome can import it again. Strings are templates
+//! until the replay renders them with one item's inputs. Nothing here touches a browser or the disk.
+
+mod inputs;
+mod parse;
+mod selector;
+mod template;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::InputValue;
+pub use inputs::{InputProblem, InputSpec, InputType, RawInput};
+pub use selector::Selector;
+pub use template::Template;
 
-/// What an input may hold.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum InputType {
-    Text,
-    File,
-    Url,
-    Number,
-    Bool,
+/// A checked flow.
+#[derive(Clone, Debug)]
+pub struct Flow {
+    pub title: String,
+    pub inputs: BTreeMap<String, InputSpec>,
+    pub steps: Vec<Step>,
+    /// Position in `steps` of the click (or key) at the commit point: the one right after `commit`.
+    pub commit: Option<usize>,
+    /// The only origins that the main frame may be navigated to by the flow; empty: any.
+    pub origins: Vec<String>,
+    /// For a whole attempt.
+    pub max_duration: Duration,
 }
 
-/// One declared input (`cove.inputs` of the recording).
-#[derive(Clone, Debug, PartialEq)]
-pub struct InputSpec {
-    pub kind: InputType,
-    pub required: bool,
-    pub max_length: Option<u64>,
-    pub max_bytes: Option<u64>,
-    /// File name endings or media types, as in HTML's `accept`.
-    pub accept: Vec<String>,
-    pub default: Option<serde_json::Value>,
-    pub secret: bool,
+/// One step; `commit` itself is not a step but [`Flow::commit`].
+#[derive(Clone, Debug)]
+pub struct Step {
+    /// 0-based number in the recording.
+    pub number: usize,
+    pub timeout: Duration,
+    pub action: Action,
+    /// Navigations that must follow (`assertedEvents`); an empty URL means any.
+    pub asserted: Vec<AssertedNavigation>,
+}
+
+#[derive(Clone, Debug)]
+pub struct AssertedNavigation {
+    pub url: Option<Template>,
+    pub title: Option<Template>,
+}
+
+/// Alternatives, each a chain of selectors (ancestor first, piercing shadow roots). The texts are
+/// templates; [`Selector::parse`] reads each after rendering, and has read it once at the check.
+#[derive(Clone, Debug)]
+pub struct Selectors(pub Vec<Vec<Template>>);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MouseButton {
+    Primary,
+    Auxiliary,
+    Secondary,
+    Back,
+    Forward,
+}
+
+#[derive(Clone, Debug)]
+pub enum Action {
+    SetViewport {
+        width: u32,
+        height: u32,
+        device_scale_factor: f64,
+        is_mobile: bool,
+        has_touch: bool,
+        is_landscape: bool,
+    },
+    Navigate {
+        url: Template,
+    },
+    /// `count` is 2 for doubleClick. The offset is from the element's top left corner.
+    Click {
+        selectors: Selectors,
+        button: MouseButton,
+        offset: Option<(f64, f64)>,
+        count: u32,
+    },
+    Hover {
+        selectors: Selectors,
+    },
+    Change {
+        selectors: Selectors,
+        value: Template,
+    },
+    KeyDown {
+        key: String,
+    },
+    KeyUp {
+        key: String,
+    },
+    /// The page without selectors.
+    Scroll {
+        selectors: Option<Selectors>,
+        x: f64,
+        y: f64,
+    },
+    Close,
+    WaitForElement {
+        selectors: Selectors,
+        operator: Operator,
+        count: u32,
+        visible: Option<bool>,
+        attributes: BTreeMap<String, Template>,
+        /// Property name → JSON value expected.
+        properties: BTreeMap<String, serde_json::Value>,
+    },
+    WaitForExpression {
+        expression: Template,
+    },
+    Upload {
+        selectors: Selectors,
+        files: Vec<Template>,
+    },
+    Extract {
+        name: String,
+        from: ExtractFrom,
+    },
+    Screenshot {
+        name: String,
+    },
+}
+
+#[derive(Clone, Debug)]
+pub enum ExtractFrom {
+    /// The element's attribute, or its text.
+    Element {
+        selectors: Selectors,
+        attribute: Option<String>,
+    },
+    Expression(Template),
+}
+
+/// How many elements `waitForElement` wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operator {
+    AtLeast,
+    Exactly,
+    AtMost,
+}
+
+impl Action {
+    /// The name of the step in a recording, for traces and messages.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::SetViewport { .. } => "setViewport",
+            Self::Navigate { .. } => "navigate",
+            Self::Click { count: 2, .. } => "doubleClick",
+            Self::Click { .. } => "click",
+            Self::Hover { .. } => "hover",
+            Self::Change { .. } => "change",
+            Self::KeyDown { .. } => "keyDown",
+            Self::KeyUp { .. } => "keyUp",
+            Self::Scroll { .. } => "scroll",
+            Self::Close => "close",
+            Self::WaitForElement { .. } => "waitForElement",
+            Self::WaitForExpression { .. } => "waitForExpression",
+            Self::Upload { .. } => "upload",
+            Self::Extract { .. } => "extract",
+            Self::Screenshot { .. } => "screenshot",
+        }
+    }
+
+    /// Proves, after the commit point, that the thing went out (fence.md rule 7).
+    #[must_use]
+    pub const fn is_wait(&self) -> bool {
+        matches!(self, Self::WaitForElement { .. } | Self::WaitForExpression { .. })
+    }
 }
 
 /// One thing wrong with a recording (or worth a warning).
@@ -46,20 +189,11 @@ pub struct Problem {
     pub message: String,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Severity {
     Error,
     Warning,
-}
-
-/// A checked flow: nothing in it can surprise the replay by its shape.
-#[derive(Clone, Debug)]
-pub struct Flow {
-    pub title: String,
-    pub inputs: BTreeMap<String, InputSpec>,
-    pub max_duration: Duration,
-    // steps etc.: the flow room's.
 }
 
 impl Flow {
@@ -67,45 +201,36 @@ impl Flow {
     ///
     /// # Errors
     /// Every problem at once, warnings included, when at least one is an error.
-    pub fn parse(_json: &[u8]) -> Result<(Self, Vec<Problem>), Vec<Problem>> {
-        unimplemented!("flow room")
+    pub fn parse(json: &[u8]) -> Result<(Self, Vec<Problem>), Vec<Problem>> {
+        parse::parse(json)
     }
 
     /// Lower-case hex SHA-256 of the recording's bytes: what a task pins.
     #[must_use]
-    pub fn hash(_json: &[u8]) -> String {
-        unimplemented!("flow room")
+    pub fn hash(json: &[u8]) -> String {
+        use sha2::{Digest, Sha256};
+        use std::fmt::Write as _;
+        Sha256::digest(json).iter().fold(String::with_capacity(64), |mut text, byte| {
+            write!(text, "{byte:02x}").expect("writing to a String cannot fail");
+            text
+        })
     }
 
     /// Whether a step of it is the commit point; without one the flow is at-least-once.
     #[must_use]
-    pub fn has_commit(&self) -> bool {
-        unimplemented!("flow room")
+    pub const fn has_commit(&self) -> bool {
+        self.commit.is_some()
     }
 
-    /// Turns one item's raw JSON inputs into values, filling in defaults. File inputs stay text here
-    /// (`RawInput::File`): whoever can look at the disk resolves them.
+    /// Turns one item's raw JSON inputs into values, filling in defaults. File inputs stay names
+    /// ([`RawInput::File`]): whoever can look at the disk resolves them.
     ///
     /// # Errors
     /// Every wrong input: its name (or the unknown name) and what is allowed.
     pub fn take_inputs(
         &self,
-        _raw: &serde_json::Map<String, serde_json::Value>,
+        raw: &serde_json::Map<String, serde_json::Value>,
     ) -> Result<BTreeMap<String, RawInput>, Vec<InputProblem>> {
-        unimplemented!("flow room")
+        inputs::take(&self.inputs, raw)
     }
-}
-
-/// An input whose form is right; a file is still only named.
-#[derive(Clone, Debug, PartialEq)]
-pub enum RawInput {
-    Value(InputValue),
-    /// An absolute path, or `sha256:<hex>`.
-    File(String),
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct InputProblem {
-    pub input: String,
-    pub message: String,
 }

@@ -3,10 +3,10 @@
 //! A refusal leaves nothing behind. Identity is fence.md rule 2: keys are daemon-wide, an
 //! `Idempotency-Key` gives the same task again, and items under one get `<that key>#<index>`.
 
-use redb::ReadableTable;
+use redb::{ReadTransaction, ReadableTable};
 use sha2::{Digest, Sha256};
 
-use super::super::tables::{FlowRow, IdempotencyRow, Tx, get_named};
+use super::super::tables::{Bytes, FlowRow, Hash, IDEMPOTENCY, IdempotencyRow, TASKS, Tx, get, get_named};
 use super::super::writer::Ran;
 use super::super::{EnqueueError, Enqueued, Idempotency, NewItem, NewTask, PossibleDuplicate, StoreError, codec};
 use super::{hex, key_hash};
@@ -15,7 +15,7 @@ use crate::model::{Counts, Item, ItemId, ItemState, Task, TaskState, Timestamp};
 pub(in crate::store) fn enqueue(tx: &mut Tx<'_>, new: &NewTask, now: Timestamp) -> Ran<Enqueued, EnqueueError> {
     let idempotency = new.idempotency.as_ref().map(idempotency_hash);
     if let (Some(hash), Some(given)) = (&idempotency, &new.idempotency)
-        && let Some(answer) = came_before(tx, hash, given)?
+        && let Some(answer) = came_before(&tx.idempotency, &tx.tasks, hash, given)?
     {
         return Ok(answer);
     }
@@ -41,25 +41,33 @@ fn idempotency_hash(given: &Idempotency) -> [u8; 32] {
     hasher.finalize().into()
 }
 
+/// The same answer in a read, before a request is checked.
+pub(in crate::store) fn find_replay(
+    txn: &ReadTransaction,
+    given: &Idempotency,
+) -> Result<Option<Result<Enqueued, EnqueueError>>, StoreError> {
+    let hash = idempotency_hash(given);
+    came_before(&txn.open_table(IDEMPOTENCY)?, &txn.open_table(TASKS)?, &hash, given)
+}
+
 /// The answer to a request whose Idempotency-Key is known: the same task, or a conflict.
 fn came_before(
-    tx: &Tx<'_>,
+    idempotency: &impl ReadableTable<Hash, Bytes>,
+    tasks: &impl ReadableTable<u64, Bytes>,
     hash: &[u8; 32],
     given: &Idempotency,
 ) -> Result<Option<Result<Enqueued, EnqueueError>>, StoreError> {
-    let Some(row) =
-        tx.idempotency.get(hash)?.map(|row| codec::decode::<IdempotencyRow>("idempotency", row.value())).transpose()?
-    else {
-        return Ok(None);
-    };
+    let row = idempotency.get(hash)?.map(|row| codec::decode::<IdempotencyRow>("idempotency", row.value()));
+    let Some(row) = row.transpose()? else { return Ok(None) };
     if row.body_hash != given.body_hash {
         return Ok(Some(Err(EnqueueError::IdempotencyConflict { task: row.task })));
     }
-    let counts = tx.task(row.task)?.map_or_else(Counts::default, |task| task.counts);
+    // A task that is gone was finished and pruned: what it made is not made again.
+    let counts = get::<Task>("tasks", tasks, row.task.raw())?.map(|task| task.counts);
     Ok(Some(Ok(Enqueued {
         task: row.task,
-        state: if counts.total() == 0 { TaskState::Canceled } else { counts.state() },
-        items: counts.total(),
+        state: counts.map_or(TaskState::Succeeded, |counts| counts.state()),
+        items: counts.map_or(0, |counts| counts.total()),
         replayed: true,
         warnings: Vec::new(),
     })))

@@ -1,0 +1,150 @@
+//! The byte stream under one connection: a peer that does not read is given up, and one whose body was
+//! refused still gets to see why.
+//!
+//! hyper bounds the wait for a head; it bounds neither a peer that stops reading nor the close. So:
+//! a write that makes no progress for [`STALL`] fails, and when a request was answered before its body
+//! was read, closing waits a little and discards what still comes, since a close with unread bytes makes
+//! the kernel send a reset that can destroy the answer on its way. The server room alone makes these.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Sleep, sleep};
+
+/// Longest time that a write may make no progress.
+pub const STALL: Duration = Duration::from_secs(20);
+/// Longest time that a close waits for the rest of an unread body.
+const LINGER: Duration = Duration::from_secs(2);
+const LINGER_BYTES: usize = 64 * 1024 * 1024;
+
+pub struct Guarded<I> {
+    io: I,
+    stalled: Option<Pin<Box<Sleep>>>,
+    /// Whether the last request's body was read to its end; shared with the body itself.
+    consumed: Arc<AtomicBool>,
+    lingering: Option<Lingering>,
+    stall: Duration,
+    linger: Duration,
+}
+
+struct Lingering {
+    until: Pin<Box<Sleep>>,
+    left: usize,
+}
+
+impl<I> Guarded<I> {
+    pub fn new(io: I, consumed: Arc<AtomicBool>) -> Self {
+        Self { io, stalled: None, consumed, lingering: None, stall: STALL, linger: LINGER }
+    }
+
+    fn watch<T>(&mut self, cx: &mut Context<'_>, poll: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if poll.is_ready() {
+            self.stalled = None;
+            return poll;
+        }
+        let stall = self.stall;
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(stall)));
+        ready!(stalled.as_mut().poll(cx));
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the peer does not read")))
+    }
+}
+
+impl<I: AsyncRead + Unpin> AsyncRead for Guarded<I> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(cx, buf)
+    }
+}
+
+impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guarded<I> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let poll = Pin::new(&mut self.io).poll_write(cx, buf);
+        self.watch(cx, poll)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let poll = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
+        self.watch(cx, poll)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let poll = Pin::new(&mut self.io).poll_flush(cx);
+        self.watch(cx, poll)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if this.lingering.is_none() {
+            let poll = Pin::new(&mut this.io).poll_shutdown(cx);
+            ready!(this.watch(cx, poll))?;
+            if this.consumed.load(Ordering::Relaxed) {
+                return Poll::Ready(Ok(()));
+            }
+        }
+        let linger = this.linger;
+        let lingering =
+            this.lingering.get_or_insert_with(|| Lingering { until: Box::pin(sleep(linger)), left: LINGER_BYTES });
+        let mut discarded = [0; 8 * 1024];
+        loop {
+            if lingering.until.as_mut().poll(cx).is_ready() || lingering.left == 0 {
+                return Poll::Ready(Ok(()));
+            }
+            let mut buf = ReadBuf::new(&mut discarded);
+            // The peer is told already; how its sending ends makes no difference.
+            if ready!(Pin::new(&mut this.io).poll_read(cx, &mut buf)).is_err() || buf.filled().is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            lingering.left = lingering.left.saturating_sub(buf.filled().len());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+
+    const SHORT: Duration = Duration::from_millis(5);
+    const LONG: Duration = Duration::from_hours(1);
+
+    fn guarded(io: DuplexStream, consumed: bool, stall: Duration, linger: Duration) -> Guarded<DuplexStream> {
+        Guarded { stall, linger, ..Guarded::new(io, Arc::new(AtomicBool::new(consumed))) }
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_does_not_read_is_given_up() {
+        let (ours, _theirs) = duplex(4);
+        let error = guarded(ours, true, SHORT, LONG).write_all(b"more than four").await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[tokio::test]
+    async fn a_close_waits_for_an_unread_body_and_not_for_ever() {
+        let (ours, mut theirs) = duplex(64);
+        theirs.write_all(b"rest of a body").await.unwrap();
+        guarded(ours, false, LONG, SHORT).shutdown().await.unwrap();
+
+        let (ours, mut theirs) = duplex(8);
+        let mut waits = guarded(ours, false, LONG, LONG);
+        let sends = async move { theirs.write_all(b"more than the pipe holds").await };
+        let (closed, sent) = tokio::join!(waits.shutdown(), sends);
+        closed.unwrap();
+        sent.expect("what is still sent is taken, and the peer's end ends the wait");
+
+        let (ours, mut theirs) = duplex(64);
+        guarded(ours, true, LONG, LONG).shutdown().await.expect("nothing unread, no wait");
+        assert_eq!(theirs.read(&mut [0; 1]).await.unwrap(), 0);
+    }
+}

@@ -1,0 +1,287 @@
+//! The way of every request, in the order of api.md: Host, Origin and Sec-Fetch, (token, scope,) rate
+//! limit, content type, body, handler; and what every answer carries.
+//!
+//! The server calls [`Front`] as its [`App`]. Invariant: no handler is reached before the guards have
+//! passed, and every answer (refusals as well) names its request, shows the limits and forbids sniffing,
+//! caching and framing. Paths are logged as the route's pattern: a link to `DevTools` holds a secret.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use hyper::body::Incoming;
+use hyper::header::{HeaderMap, HeaderName, HeaderValue};
+use hyper::http::request::Parts;
+use hyper::{Request, Response, header};
+use serde_json::Value;
+use tokio::time::{Instant, timeout};
+
+use super::Context;
+use super::body::{Reply, RequestBody, is_json, too_large};
+use super::error::{ApiError, Code, FieldError};
+use super::guard::{OwnNames, X_REQUEST_ID, request_id};
+use super::limit::{Allowance, Class, Client, Limiter};
+use super::routes::{Found, Params, Route, Router, Takes};
+use super::server::App;
+
+/// For a handler that reads no large body. Hashing media is the longest that one may do.
+const HANDLER_DEADLINE: Duration = Duration::from_mins(15);
+/// A body where none is expected.
+const MAX_STRAY_BODY_BYTES: u64 = 4 * 1024;
+
+/// One request on its way to a handler.
+pub struct Call {
+    pub head: Parts,
+    pub params: Params,
+    pub body: RequestBody,
+}
+
+/// Put into an answer's extensions: the request gives back what it spent.
+#[derive(Clone, Copy)]
+pub struct SpendsNothing;
+
+impl Call {
+    /// The body as bytes, at most the configured size; empty where none came.
+    pub async fn bytes(self, context: &Context) -> Result<Bytes, ApiError> {
+        self.body.collect(context.config.server.max_body_bytes).await
+    }
+
+    /// The body as JSON; None where none came.
+    pub async fn json(self, context: &Context) -> Result<Option<Value>, ApiError> {
+        let bytes = self.bytes(context).await?;
+        if bytes.is_empty() { Ok(None) } else { parse_json(&bytes).map(Some) }
+    }
+}
+
+pub fn parse_json(bytes: &[u8]) -> Result<Value, ApiError> {
+    serde_json::from_slice(bytes).map_err(|error| ApiError::new(Code::InvalidJson, format!("Not JSON: {error}.")))
+}
+
+pub struct Front {
+    context: Arc<Context>,
+    router: Router,
+    names: OwnNames,
+    limiter: Limiter,
+}
+
+impl Front {
+    pub fn new(context: Arc<Context>, port: u16) -> Self {
+        let limiter = Limiter::new(context.config.limits.clone());
+        Self { context, router: Router::new(), names: OwnNames::new(port), limiter }
+    }
+
+    /// Everything up to the handler's answer, and which class was counted.
+    async fn pass(
+        &self,
+        head: Parts,
+        body: RequestBody,
+        client: Client,
+    ) -> (Result<Response<Reply>, ApiError>, Class, Option<Allowance>) {
+        let found = self.router.find(&head.method, head.uri.path());
+        let (class, spends) = match &found {
+            Found::Route(route, _) => (route.class, route.spends),
+            _ => (Class::Requests, true),
+        };
+        let host = if client == Client::Unix { Ok(()) } else { self.names.check_host(&head) };
+        if let Err(error) = host.and_then(|()| self.names.check_site(&head)) {
+            return (Err(error), class, self.limiter.peek(class, client, Instant::now()));
+        }
+        let now = Instant::now();
+        let allowance =
+            if spends { self.limiter.spend(class, client, now) } else { self.limiter.peek(class, client, now) };
+        if let Some(over) = allowance.filter(|allowance| spends && !allowance.granted) {
+            return (Err(rate_limited(over)), class, allowance);
+        }
+        let answer = match found {
+            Found::Route(route, params) => self.run(route, Call { head, params, body }).await,
+            Found::WrongMethod(allow) => Err(wrong_method(&allow)),
+            Found::Nothing => Err(ApiError::not_found("There is no such path.")),
+        };
+        (answer, class, allowance)
+    }
+
+    async fn run(&self, route: &'static Route, mut call: Call) -> Result<Response<Reply>, ApiError> {
+        check_form(route.takes, &call.head.headers, call.body.is_empty())?;
+        if route.takes == Takes::Nothing && !call.body.is_empty() {
+            let nothing = RequestBody::new(http_body_util::Empty::new(), Arc::default());
+            check_stray(&std::mem::replace(&mut call.body, nothing).collect(MAX_STRAY_BODY_BYTES).await?)?;
+        }
+        let running = AssertUnwindSafe((route.run)(Arc::clone(&self.context), call)).catch_unwind();
+        let ended = if route.takes == Takes::Bytes {
+            // Bounded by the body's own size and pace.
+            running.await
+        } else {
+            let late = |_| ApiError::internal(Code::NotReady, format!("{} took too long", route.path));
+            timeout(HANDLER_DEADLINE, running).await.map_err(late)?
+        };
+        ended.unwrap_or_else(|_| Err(ApiError::internal(Code::Internal, format!("{} panicked", route.path))))
+    }
+}
+
+impl App for Front {
+    async fn answer(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        client: Client,
+        consumed: Arc<AtomicBool>,
+    ) -> Response<Reply> {
+        let (head, body) = request.into_parts();
+        let body = RequestBody::new(body, consumed);
+        let id = request_id(&head.headers);
+        let (method, begun) = (head.method.clone(), Instant::now());
+        let (answer, class, mut allowance) = self.pass(head, body, client).await;
+        let mut response = answer.unwrap_or_else(|error| error.into_response(&id));
+        if response.extensions().get::<SpendsNothing>().is_some() {
+            allowance = self.limiter.refund(class, client, Instant::now());
+        }
+        let milliseconds = begun.elapsed().as_millis();
+        tracing::debug!(request_id = %id, %method, ?class, status = response.status().as_u16(), milliseconds);
+        let now = self.context.clock.now().as_millis() / 1_000;
+        decorate(response.headers_mut(), &id, allowance, now);
+        response
+    }
+}
+
+/// Whether the body's declared form fits the route.
+fn check_form(takes: Takes, headers: &HeaderMap, empty: bool) -> Result<(), ApiError> {
+    let identity = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"identity");
+    if !headers.get_all(header::CONTENT_ENCODING).iter().all(identity) {
+        return Err(ApiError::new(Code::UnsupportedEncoding, "Send the body without Content-Encoding.")
+            .with_header(header::ACCEPT_ENCODING, HeaderValue::from_static("identity")));
+    }
+    if takes != Takes::Bytes && !empty && !is_json(headers) {
+        return Err(ApiError::new(Code::UnsupportedContentType, "Send `Content-Type: application/json`.")
+            .with_header(header::ACCEPT, HeaderValue::from_static("application/json")));
+    }
+    Ok(())
+}
+
+/// A body where none is expected: an empty object is what some clients send for nothing.
+fn check_stray(body: &[u8]) -> Result<(), ApiError> {
+    let wrong = |name: &str| {
+        let detail = "This request takes no fields.";
+        FieldError::new(Code::UnknownField, super::form::pointer("", name), detail)
+    };
+    match parse_json(body)? {
+        Value::Null => Ok(()),
+        Value::Object(fields) if fields.is_empty() => Ok(()),
+        Value::Object(fields) => Err(ApiError::fields(fields.keys().map(|name| wrong(name)).collect())),
+        _ => Err(ApiError::field(FieldError::new(Code::InvalidField, "", "This request takes no body."))),
+    }
+}
+
+fn rate_limited(over: Allowance) -> ApiError {
+    let seconds = whole_seconds(over.reset_in);
+    let detail = format!("At most {} of these per window; try again in {seconds} seconds.", over.limit);
+    ApiError::new(Code::RateLimited, detail).with_header(header::RETRY_AFTER, seconds.into())
+}
+
+fn wrong_method(allow: &str) -> ApiError {
+    let value = HeaderValue::from_str(allow).expect("method names are header text");
+    ApiError::new(Code::MethodNotAllowed, format!("This path knows {allow}.")).with_header(header::ALLOW, value)
+}
+
+/// Rounded up: whoever waits so long finds the window over.
+fn whole_seconds(duration: Duration) -> u64 {
+    duration.as_secs() + u64::from(duration.subsec_nanos() > 0)
+}
+
+/// What every answer carries. A handler's own choice of these stays.
+fn decorate(headers: &mut HeaderMap, id: &str, allowance: Option<Allowance>, now_seconds: u64) {
+    if let Ok(id) = HeaderValue::from_str(id) {
+        headers.insert(X_REQUEST_ID, id);
+    }
+    if let Some(allowance) = allowance {
+        headers.insert(HeaderName::from_static("x-ratelimit-limit"), allowance.limit.into());
+        headers.insert(HeaderName::from_static("x-ratelimit-remaining"), allowance.remaining.into());
+        let reset = now_seconds + whole_seconds(allowance.reset_in);
+        headers.insert(HeaderName::from_static("x-ratelimit-reset"), reset.into());
+    }
+    let fixed = [
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::CACHE_CONTROL, "no-store"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (header::CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"),
+        (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+    ];
+    for (name, value) in fixed {
+        headers.entry(name).or_insert(HeaderValue::from_static(value));
+    }
+}
+
+/// 413 at once for a body whose declared length is too large.
+pub fn check_length(headers: &HeaderMap, max_bytes: u64) -> Result<(), ApiError> {
+    let declared = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    if declared.is_some_and(|bytes| bytes > max_bytes) { Err(too_large(max_bytes)) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(HeaderName, &'static str)]) -> HeaderMap {
+        pairs.iter().map(|(name, value)| (name.clone(), HeaderValue::from_static(value))).collect()
+    }
+
+    #[test]
+    fn the_form_is_checked_before_the_body() {
+        let none = headers(&[]);
+        for takes in [Takes::Nothing, Takes::MaybeJson, Takes::Json, Takes::Bytes] {
+            assert!(check_form(takes, &none, true).is_ok(), "no body needs no content type");
+            let gzip = headers(&[(header::CONTENT_ENCODING, "gzip")]);
+            assert_eq!(check_form(takes, &gzip, false).unwrap_err().code(), Code::UnsupportedEncoding);
+        }
+        let text = headers(&[(header::CONTENT_TYPE, "text/plain")]);
+        for takes in [Takes::Nothing, Takes::MaybeJson, Takes::Json] {
+            assert_eq!(check_form(takes, &text, false).unwrap_err().code(), Code::UnsupportedContentType);
+            assert_eq!(check_form(takes, &none, false).unwrap_err().code(), Code::UnsupportedContentType);
+        }
+        assert!(check_form(Takes::Bytes, &text, false).is_ok());
+        assert!(check_form(Takes::Bytes, &headers(&[(header::CONTENT_ENCODING, "identity")]), false).is_ok());
+    }
+
+    #[test]
+    fn a_stray_body_may_only_be_empty() {
+        assert!(check_stray(b"{}").is_ok());
+        assert!(check_stray(b"null").is_ok());
+        assert_eq!(check_stray(b"{\"a\":1}").unwrap_err().code(), Code::UnknownField);
+        assert_eq!(check_stray(b"[]").unwrap_err().code(), Code::InvalidField);
+        assert_eq!(check_stray(b"{").unwrap_err().code(), Code::InvalidJson);
+    }
+
+    #[test]
+    fn every_answer_carries_its_id_and_the_limits() {
+        let mut answer = headers(&[(header::CACHE_CONTROL, "max-age=60")]);
+        let reset_in = Duration::from_millis(1_500);
+        let allowance = Allowance { limit: 5, remaining: 4, reset_in, granted: true };
+        decorate(&mut answer, "r1", Some(allowance), 1_000);
+        let get = |name: &str| answer[name].to_str().unwrap().to_owned();
+        assert_eq!(get("x-request-id"), "r1");
+        assert_eq!([get("x-ratelimit-limit"), get("x-ratelimit-remaining")], ["5", "4"]);
+        assert_eq!(get("x-ratelimit-reset"), "1002");
+        assert_eq!(get("x-content-type-options"), "nosniff");
+        assert_eq!(get("cache-control"), "max-age=60", "the handler's own");
+        let mut off = HeaderMap::new();
+        decorate(&mut off, "r1", None, 1_000);
+        assert!(!off.contains_key("x-ratelimit-limit"), "no limit, nothing to show");
+    }
+
+    #[tokio::test]
+    async fn over_the_limit_is_429_with_the_time_to_wait() {
+        let over = Allowance { limit: 5, remaining: 0, reset_in: Duration::from_millis(100), granted: false };
+        let response = rate_limited(over).into_response("r");
+        assert_eq!((response.status().as_u16(), &response.headers()["retry-after"]), (429, &"1".parse().unwrap()));
+        let response = wrong_method("GET, HEAD").into_response("r");
+        assert_eq!((response.status().as_u16(), &response.headers()["allow"]), (405, &"GET, HEAD".parse().unwrap()));
+    }
+
+    #[test]
+    fn a_declared_length_over_the_limit_is_refused_at_once() {
+        let declared = headers(&[(header::CONTENT_LENGTH, "11")]);
+        assert!(check_length(&declared, 11).is_ok());
+        assert_eq!(check_length(&declared, 10).unwrap_err().code(), Code::BodyTooLarge);
+    }
+}

@@ -1,0 +1,160 @@
+//! What every request has to pass before a route is looked at: Host, Origin, Sec-Fetch-Site, and the
+//! request's id.
+//!
+//! The front calls these in the order of api.md. They see heads alone: no body, no state. Invariant:
+//! over TCP only a request whose every Host names this daemon's own loopback address and port goes on
+//! (a page that rebinds a name to 127.0.0.1 sends its own name), and nothing that changes state comes
+//! from another site. Not here: tokens and scopes, which come with the tokens themselves.
+
+use hyper::header::{HeaderMap, HeaderName, HeaderValue};
+use hyper::{Method, header, http::request::Parts};
+
+use super::error::{ApiError, Code};
+
+/// Names that this daemon answers to, with its port.
+pub struct OwnNames {
+    hosts: Vec<String>,
+    origins: Vec<String>,
+}
+
+const NAMES: [&str; 3] = ["127.0.0.1", "localhost", "[::1]"];
+const HTTP_PORT: u16 = 80;
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const MAX_REQUEST_ID_BYTES: usize = 128;
+
+impl OwnNames {
+    pub fn new(port: u16) -> Self {
+        let mut hosts: Vec<_> = NAMES.iter().map(|name| format!("{name}:{port}")).collect();
+        if port == HTTP_PORT {
+            hosts.extend(NAMES.map(str::to_owned));
+        }
+        let origins = hosts.iter().map(|host| format!("http://{host}")).collect();
+        Self { hosts, origins }
+    }
+
+    /// 421 unless every name in the head is our own. For TCP: a unix socket has no names.
+    pub fn check_host(&self, head: &Parts) -> Result<(), ApiError> {
+        let mut hosts = head.headers.get_all(header::HOST).iter();
+        let ours = |host: &[u8]| self.hosts.iter().any(|own| own.as_bytes() == host);
+        let header_fits = hosts.next().is_some_and(|host| ours(host.as_bytes())) && hosts.next().is_none();
+        let target_fits = head.uri.authority().is_none_or(|name| ours(name.as_str().as_bytes()));
+        if header_fits && target_fits {
+            return Ok(());
+        }
+        let own = self.hosts.join(", ");
+        Err(ApiError::new(Code::WrongHost, format!("This daemon answers to {own}; send one of these as Host.")))
+    }
+
+    /// 403 for whatever could change something and was sent by another site's page. The Host that
+    /// came along proves nothing here, so an Origin is compared with our own names alone.
+    pub fn check_site(&self, head: &Parts) -> Result<(), ApiError> {
+        let reads = matches!(head.method, Method::GET | Method::HEAD) && !head.headers.contains_key(header::UPGRADE);
+        if reads {
+            return Ok(());
+        }
+        let same_site = |value: &HeaderValue| matches!(value.as_bytes(), b"same-origin" | b"none");
+        let own = |value: &HeaderValue| self.origins.iter().any(|origin| origin.as_bytes() == value.as_bytes());
+        let fetch_fits = head.headers.get_all(SEC_FETCH_SITE).iter().all(same_site);
+        let origin_fits = head.headers.get_all(header::ORIGIN).iter().all(own);
+        if fetch_fits && origin_fits {
+            return Ok(());
+        }
+        Err(ApiError::new(Code::CrossSite, "A page of another site sent this; only cove's own page may change things."))
+    }
+}
+
+/// The client's own id where it can be one, else a fresh one.
+pub fn request_id(headers: &HeaderMap) -> String {
+    let fits = |text: &&str| {
+        (1..=MAX_REQUEST_ID_BYTES).contains(&text.len())
+            && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+    };
+    let given = headers.get(X_REQUEST_ID).and_then(|value| value.to_str().ok()).filter(fits);
+    given.map_or_else(|| format!("{:032x}", fastrand::u128(..)), str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hyper::Request;
+
+    fn head(method: &str, uri: &str, headers: &[(&str, &str)]) -> Parts {
+        let mut request = Request::builder().method(method).uri(uri);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        request.body(()).unwrap().into_parts().0
+    }
+
+    #[test]
+    fn only_our_own_names_pass() {
+        let names = OwnNames::new(8088);
+        for good in ["127.0.0.1:8088", "localhost:8088", "[::1]:8088"] {
+            assert!(names.check_host(&head("GET", "/", &[("host", good)])).is_ok(), "{good}");
+        }
+        for bad in [
+            "evil.com",
+            "evil.com:8088",
+            "",
+            ":8088",
+            "127.0.0.1.nip.io",
+            "127.0.0.1.nip.io:8088",
+            "localhost.evil.com:8088",
+            "localhost.:8088",
+            "LOCALHOST:8088",
+            "[::1]",
+            "localhost",
+            "[::ffff:127.0.0.1]:8088",
+            "0.0.0.0:8088",
+            "127.1:8088",
+            "2130706433:8088",
+            "user@localhost:8088",
+            "127.0.0.1:8089",
+            "127.0.0.1:80888",
+            "127.0.0.1:8088, evil.com",
+        ] {
+            let error = names.check_host(&head("GET", "/", &[("host", bad)])).expect_err(bad);
+            assert_eq!(error.code(), Code::WrongHost);
+        }
+        assert!(names.check_host(&head("GET", "/", &[])).is_err(), "missing");
+        let twice = [("host", "localhost:8088"), ("host", "localhost:8088")];
+        assert!(names.check_host(&head("GET", "/", &twice)).is_err(), "twice");
+        let own = [("host", "localhost:8088")];
+        assert!(names.check_host(&head("GET", "http://evil.com:8088/", &own)).is_err(), "absolute form");
+        assert!(names.check_host(&head("GET", "http://user@localhost:8088/", &own)).is_err());
+        assert!(names.check_host(&head("GET", "http://localhost:8088/", &own)).is_ok());
+        assert!(OwnNames::new(80).check_host(&head("GET", "/", &[("host", "localhost")])).is_ok());
+    }
+
+    #[test]
+    fn another_site_changes_nothing() {
+        let names = OwnNames::new(8088);
+        let passes = |method: &str, headers: &[(&str, &str)]| names.check_site(&head(method, "/", headers)).is_ok();
+        assert!(passes("POST", &[]), "no browser");
+        assert!(passes("POST", &[("sec-fetch-site", "same-origin"), ("origin", "http://127.0.0.1:8088")]));
+        assert!(passes("DELETE", &[("sec-fetch-site", "none")]));
+        assert!(passes("GET", &[("sec-fetch-site", "cross-site")]), "a link may point here");
+        for site in ["cross-site", "same-site", "", "Same-Origin"] {
+            assert!(!passes("POST", &[("sec-fetch-site", site)]), "{site}");
+        }
+        for origin in
+            ["http://evil.com", "null", "", "https://127.0.0.1:8088", "http://localhost", "http://localhost:1"]
+        {
+            assert!(!passes("PUT", &[("origin", origin)]), "{origin}");
+        }
+        assert!(!passes("POST", &[("origin", "http://localhost:8088"), ("origin", "http://evil.com")]), "twice");
+        let socket = [("upgrade", "websocket"), ("origin", "http://evil.com")];
+        assert!(!passes("GET", &socket), "a WebSocket is no read");
+    }
+
+    #[test]
+    fn a_request_id_is_taken_over_or_made() {
+        let id = |value: &str| request_id(&head("GET", "/", &[("x-request-id", value)]).headers);
+        assert_eq!(id("abc-1_2.3"), "abc-1_2.3");
+        for bad in ["", "a b", "a\"b", "é", &"x".repeat(129)] {
+            assert_eq!(id(bad).len(), 32, "{bad}");
+        }
+        assert_ne!(request_id(&HeaderMap::new()), request_id(&HeaderMap::new()));
+    }
+}

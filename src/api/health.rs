@@ -1,0 +1,174 @@
+//! Health and status: what is well, what is not and why, and what the daemon uses.
+//!
+//! Invariants: 503 only for what stops cove itself (store, engine, disk, draining), while a provider that
+//! is down is 200 and `degraded`, since its items wait and lose nothing; nothing here waits for a browser
+//! or a stuck disk longer than [`PART_DEADLINE`].
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::{Response, StatusCode};
+use serde_json::{Map, Value, json};
+use tokio::time::timeout;
+
+use super::body::{self, Reply};
+use super::error::ApiError;
+use super::front::Call;
+use super::{Context, usage};
+use crate::config::ProviderKind;
+use crate::engine::View;
+use crate::model::ItemState;
+use crate::store::StoreStats;
+
+/// For each part that has to be asked.
+const PART_DEADLINE: Duration = Duration::from_secs(1);
+/// Less free space than this for the state directory is not healthy.
+const LEAST_FREE_MB: u64 = 64;
+
+pub async fn simple(_: Arc<Context>, _: Call) -> Result<Response<Reply>, ApiError> {
+    Ok(body::json(StatusCode::OK, &json!({"ok": true, "status": "healthy"})))
+}
+
+/// What the parts said.
+struct Findings {
+    store: Result<StoreStats, String>,
+    free_mb: Option<u64>,
+    view: Arc<View>,
+}
+
+async fn look(context: &Context) -> Findings {
+    let store = match timeout(PART_DEADLINE, context.store.stats()).await {
+        Ok(Ok(stats)) => Ok(stats),
+        Ok(Err(error)) => {
+            tracing::error!("health: {error}");
+            Err("the state file failed; see the daemon's log".to_owned())
+        }
+        Err(_) => Err(format!("the store did not answer within {} s", PART_DEADLINE.as_secs())),
+    };
+    let free_mb = timeout(PART_DEADLINE, usage::disk_free_mb(context.state_dir.clone())).await.ok().flatten();
+    Findings { store, free_mb, view: context.engine.view() }
+}
+
+fn part(problem: Option<&str>) -> Value {
+    json!({"status": if problem.is_some() { "unhealthy" } else { "healthy" }, "reason": problem})
+}
+
+/// The parts, and the status of the whole.
+fn judge(findings: &Findings) -> (&'static str, Value) {
+    let view = &findings.view;
+    let disk = match findings.free_mb {
+        Some(free) if free < LEAST_FREE_MB => Some(format!("{free} MB free, at least {LEAST_FREE_MB} are needed")),
+        Some(_) => None,
+        None => Some("free space could not be told".to_owned()),
+    };
+    let engine = if view.draining {
+        Some("draining: the daemon stops".to_owned())
+    } else {
+        (!view.ready).then(|| "recovery has not finished".to_owned())
+    };
+    let mut parts = Map::new();
+    parts.insert("store".to_owned(), part(findings.store.as_ref().err().map(String::as_str)));
+    parts.insert("engine".to_owned(), part(engine.as_deref()));
+    parts["engine"]["draining"] = view.draining.into();
+    parts["engine"]["turned_at"] = json!(view.turned_at);
+    parts.insert("disk".to_owned(), part(disk.as_deref()));
+    parts["disk"]["free_mb"] = json!(findings.free_mb);
+    let unhealthy = parts.values().any(|part| part["status"] != "healthy");
+    let provider = view.provider_down.clone();
+    let status = match (unhealthy, &provider) {
+        (true, _) => "unhealthy",
+        (false, Some(_)) => "degraded",
+        (false, None) => "healthy",
+    };
+    let provider = json!({"status": if provider.is_some() { "degraded" } else { "healthy" }, "reason": provider});
+    parts.insert("provider".to_owned(), provider);
+    (status, Value::Object(parts))
+}
+
+pub async fn health(context: Arc<Context>, _: Call) -> Result<Response<Reply>, ApiError> {
+    let (status, parts) = judge(&look(&context).await);
+    let ok = status != "unhealthy";
+    let json = json!({
+        "ok": ok,
+        "status": status,
+        "version": env!("CARGO_PKG_VERSION"),
+        "uptime_seconds": context.started.elapsed().as_secs(),
+        "timestamp": context.clock.now(),
+        "parts": parts,
+    });
+    Ok(body::json(if ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, &json))
+}
+
+/// Items by state, and tasks.
+fn queue_json(stats: &StoreStats) -> Value {
+    let mut queue: Map<String, Value> =
+        ItemState::ALL.into_iter().map(|state| (state.name().to_owned(), 0.into())).collect();
+    for (state, count) in &stats.items_by_state {
+        queue.insert(state.name().to_owned(), (*count).into());
+    }
+    queue.insert("tasks".to_owned(), stats.tasks.into());
+    Value::Object(queue)
+}
+
+pub async fn status(context: Arc<Context>, _: Call) -> Result<Response<Reply>, ApiError> {
+    let findings = look(&context).await;
+    let view = &findings.view;
+    let state = match (view.draining, view.ready) {
+        (true, _) => "draining",
+        (false, true) => "running",
+        (false, false) => "starting",
+    };
+    let kind = match context.config.browser.provider {
+        ProviderKind::Chromium => "chromium",
+        ProviderKind::Dolphin => "dolphin",
+    };
+    let resources = usage::resource_usage(&context, view, findings.free_mb).await?;
+    let json = json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "uptime_seconds": context.started.elapsed().as_secs(),
+        "state": state,
+        "slots": {"total": view.slots, "busy": view.busy},
+        "queue": findings.store.as_ref().ok().map(queue_json),
+        "resource_usage": resources,
+        "breakers": [],
+        "provider": {"kind": kind, "status": if view.provider_down.is_some() { "down" } else { "up" },
+            "reason": view.provider_down},
+        "last_snapshot": null,
+    });
+    Ok(body::json(StatusCode::OK, &json))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn findings(change: impl FnOnce(&mut View)) -> Findings {
+        let mut view = View { ready: true, ..View::default() };
+        change(&mut view);
+        Findings { store: Ok(StoreStats::default()), free_mb: Some(1_000), view: Arc::new(view) }
+    }
+
+    #[test]
+    fn only_what_stops_cove_itself_is_unhealthy() {
+        assert_eq!(judge(&findings(|_| {})).0, "healthy");
+        assert_eq!(judge(&findings(|view| view.provider_down = Some("no host".to_owned()))).0, "degraded");
+        assert_eq!(judge(&findings(|view| view.ready = false)).0, "unhealthy");
+        assert_eq!(judge(&findings(|view| view.draining = true)).0, "unhealthy");
+        let full = Findings { free_mb: Some(LEAST_FREE_MB - 1), ..findings(|_| {}) };
+        assert_eq!(judge(&full).0, "unhealthy");
+        let unknown = Findings { free_mb: None, ..findings(|_| {}) };
+        assert_eq!(judge(&unknown).0, "unhealthy");
+        let failed = Findings { store: Err("gone".to_owned()), ..findings(|_| {}) };
+        let (status, parts) = judge(&failed);
+        assert_eq!((status, &parts["store"]["reason"]), ("unhealthy", &json!("gone")));
+        assert_eq!(parts["disk"], json!({"status": "healthy", "reason": null, "free_mb": 1_000}));
+    }
+
+    #[test]
+    fn the_queue_names_every_state() {
+        let stats = StoreStats { items_by_state: vec![(ItemState::Queued, 3)], tasks: 2, ..StoreStats::default() };
+        let queue = queue_json(&stats);
+        assert_eq!((&queue["queued"], &queue["failed"], &queue["tasks"]), (&json!(3), &json!(0), &json!(2)));
+        assert_eq!(queue.as_object().unwrap().len(), ItemState::ALL.len() + 1);
+    }
+}

@@ -1,0 +1,191 @@
+//! The table of routes: method, path, body, rate class and handler of each, in one place.
+//!
+//! The front asks [`Router::find`] once a request. Invariant: whatever is served stands in [`ROUTES`],
+//! so that a test (or a description of the API) can walk all of it. Paths are matched as they are sent;
+//! their variable parts are percent-decoded after that, so an encoded slash never makes a new path.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use hyper::{Method, Response};
+use percent_encoding::percent_decode_str;
+
+use super::body::Reply;
+use super::error::ApiError;
+use super::front::Call;
+use super::limit::Class;
+use super::{Context, evidence, flows, health, page, profiles, start, tasks, uploads};
+
+type Answer = Pin<Box<dyn Future<Output = Result<Response<Reply>, ApiError>> + Send>>;
+type Handler = fn(Arc<Context>, Call) -> Answer;
+
+/// What a route reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Takes {
+    /// No body; an empty JSON object passes for none.
+    Nothing,
+    /// JSON, or no body.
+    MaybeJson,
+    Json,
+    /// Bytes of any content type, as many as a media file may have.
+    Bytes,
+}
+
+pub struct Route {
+    pub method: Method,
+    pub path: &'static str,
+    pub takes: Takes,
+    pub class: Class,
+    /// False: the answer shows what is left and takes nothing.
+    pub spends: bool,
+    pub run: Handler,
+}
+
+macro_rules! routes {
+    ($($method:ident $path:literal $takes:ident $class:ident $handler:path;)+) => {
+        pub static ROUTES: &[Route] = &[$(Route {
+            method: Method::$method,
+            path: $path,
+            takes: Takes::$takes,
+            class: Class::$class,
+            // The one HEAD of its own asks for the limits.
+            spends: !matches!(Method::$method, Method::HEAD),
+            run: |context, call| Box::pin($handler(context, call)),
+        }),+];
+    };
+}
+
+routes! {
+    GET "/" Nothing Requests page::home;
+    HEAD "/api/v1/bulk-upload/start" Nothing TaskStarts start::limits;
+    POST "/api/v1/bulk-upload/start" Json TaskStarts start::start;
+    GET "/api/v1/tasks" Nothing Requests tasks::list_tasks;
+    GET "/api/v1/tasks/{id}" Nothing Requests tasks::show_task;
+    GET "/api/v1/tasks/{id}/items" Nothing Requests tasks::list_task_items;
+    GET "/api/v1/tasks/{id}/events" Nothing Requests tasks::list_events;
+    POST "/api/v1/tasks/{id}/cancel" Nothing Requests tasks::cancel;
+    GET "/api/v1/items" Nothing Requests tasks::list_items;
+    GET "/api/v1/items/{id}" Nothing Requests tasks::show_item;
+    GET "/api/v1/items/{id}/evidence" Nothing Requests evidence::list;
+    GET "/api/v1/items/{id}/evidence/{file}" Nothing Requests evidence::show;
+    GET "/api/v1/profiles" Nothing Requests profiles::list;
+    POST "/api/v1/profiles" Json Requests profiles::create;
+    GET "/api/v1/profiles/{id}" Nothing Requests profiles::show;
+    POST "/api/v1/profiles/{id}/open" MaybeJson Requests profiles::open;
+    POST "/api/v1/profiles/{id}/close" Nothing Requests profiles::close;
+    POST "/api/v1/media" Bytes Requests uploads::upload;
+    GET "/api/v1/flows" Nothing Requests flows::list;
+    GET "/api/v1/flows/{name}" Nothing Requests flows::show;
+    PUT "/api/v1/flows/{name}" Json Requests flows::put;
+    DELETE "/api/v1/flows/{name}" Nothing Requests flows::delete;
+    POST "/api/v1/flows/{name}/check" MaybeJson Requests flows::check;
+    GET "/api/v1/health/simple" Nothing Health health::simple;
+    GET "/api/v1/health" Nothing Health health::health;
+    GET "/api/v1/status" Nothing Requests health::status;
+}
+
+pub struct Router {
+    /// Per path, the numbers of its routes.
+    paths: matchit::Router<Vec<usize>>,
+}
+
+/// What a method and path lead to.
+pub enum Found {
+    Route(&'static Route, Params),
+    /// The methods that the path knows, as `Allow` lists them.
+    WrongMethod(String),
+    Nothing,
+}
+
+/// The variable parts of a path, decoded.
+#[derive(Clone, Debug, Default)]
+pub struct Params(Vec<(String, String)>);
+
+impl Params {
+    /// # Panics
+    /// When the route has no such part: the table and the handler disagree.
+    pub fn get(&self, name: &str) -> &str {
+        let found = self.0.iter().find(|(key, _)| key == name);
+        found.map(|(_, value)| value.as_str()).expect("the route's path has this part")
+    }
+}
+
+impl Router {
+    #[expect(clippy::new_without_default, reason = "it reads the one table")]
+    pub fn new() -> Self {
+        let mut paths: matchit::Router<Vec<usize>> = matchit::Router::new();
+        for (number, route) in ROUTES.iter().enumerate() {
+            let same = |other: &Route| other.path == route.path;
+            if ROUTES.iter().position(same) == Some(number) {
+                let all = ROUTES.iter().enumerate().filter(|(_, other)| same(other)).map(|(n, _)| n).collect();
+                paths.insert(route.path, all).expect("the table's paths do not contradict each other");
+            }
+        }
+        Self { paths }
+    }
+
+    pub fn find(&self, method: &Method, path: &str) -> Found {
+        let Ok(matched) = self.paths.at(path) else { return Found::Nothing };
+        let routes = || matched.value.iter().map(|number| &ROUTES[*number]);
+        // Whatever can be read can be asked for without its body.
+        let exact = routes().find(|route| route.method == *method);
+        let found = exact.or_else(|| routes().find(|route| *method == Method::HEAD && route.method == Method::GET));
+        let Some(route) = found else {
+            let mut allowed: Vec<&str> = routes().map(|route| route.method.as_str()).collect();
+            if allowed.contains(&"GET") && !allowed.contains(&"HEAD") {
+                allowed.push("HEAD");
+            }
+            return Found::WrongMethod(allowed.join(", "));
+        };
+        let decode = |(key, value): (&str, &str)| {
+            let value = percent_decode_str(value).decode_utf8().ok()?;
+            Some((key.to_owned(), value.into_owned()))
+        };
+        match matched.params.iter().map(decode).collect() {
+            Some(params) => Found::Route(route, Params(params)),
+            None => Found::Nothing,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(method: &Method, path: &str) -> Option<(&'static str, Params)> {
+        match Router::new().find(method, path) {
+            Found::Route(route, params) => Some((route.path, params)),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn every_route_is_found_by_its_own_path() {
+        for route in ROUTES {
+            let path = route.path.replace("{id}", "x1").replace("{name}", "x1").replace("{file}", "x1");
+            assert_eq!(found(&route.method, &path).map(|(path, _)| path), Some(route.path));
+            let Found::WrongMethod(allow) = Router::new().find(&Method::PATCH, &path) else { panic!("{path}") };
+            assert!(allow.split(", ").any(|method| method == route.method.as_str()), "{allow}");
+        }
+    }
+
+    #[test]
+    fn paths_are_exact() {
+        for path in ["/api/v1/tasks/", "//api/v1/tasks", "/api/v1", "/API/v1/tasks", "*", "", "/api/v1/tasks/t1/x"] {
+            assert!(matches!(Router::new().find(&Method::GET, path), Found::Nothing), "{path}");
+        }
+        assert!(matches!(Router::new().find(&Method::GET, "/api/v1/tasks/%ff"), Found::Nothing));
+        assert!(matches!(Router::new().find(&Method::OPTIONS, "/"), Found::WrongMethod(allow) if allow == "GET, HEAD"));
+        let (_, params) = found(&Method::GET, "/api/v1/items/i1/evidence/..%2f..%2Fa%20b").unwrap();
+        assert_eq!((params.get("id"), params.get("file")), ("i1", "../../a b"));
+        assert!(found(&Method::GET, "/api/v1/items/i1/evidence/../x").is_none());
+    }
+
+    #[test]
+    fn head_reads_what_get_reads_and_only_the_start_has_its_own() {
+        assert_eq!(found(&Method::HEAD, "/api/v1/tasks").unwrap().0, "/api/v1/tasks");
+        assert!(found(&Method::HEAD, "/api/v1/media").is_none());
+        let own: Vec<_> = ROUTES.iter().filter(|route| !route.spends).map(|route| route.path).collect();
+        assert_eq!(own, ["/api/v1/bulk-upload/start"]);
+    }
+}

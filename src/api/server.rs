@@ -1,0 +1,258 @@
+//! Listeners and connections: accepts, bounds and closes them. It knows HTTP's framing, no routes.
+//!
+//! [`run`] owns every connection in one `JoinSet` and returns when all have ended. Invariants: at most
+//! `max_connections` are kept, and at the cap the one that has waited longest without a request makes
+//! room, so that idle or half-open peers never shut out an honest one; a head takes at most
+//! [`HEAD_TIMEOUT`]; a stop lets running requests finish for [`CLOSE_TIMEOUT`], then cuts.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::body::Reply;
+use super::connection::Guarded;
+use super::limit::Client;
+
+/// For a whole head, and for an idle connection's next one.
+pub const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a stop waits for running requests.
+pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
+const FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
+const MAX_HEAD_BYTES: usize = 32 * 1024;
+const MAX_BUFFER_BYTES: usize = 64 * 1024;
+const MAX_HEADERS: usize = 64;
+/// Wait after a failed accept: the usual cause (no file descriptors) does not pass at once.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+const REFUSAL: &[u8] =
+    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+
+/// Answers requests. Never fails: an error is an answer too.
+pub trait App: Send + Sync + 'static {
+    /// `consumed` is set when the request's body was read to its end.
+    fn answer(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        client: Client,
+        consumed: Arc<AtomicBool>,
+    ) -> impl Future<Output = Response<Reply>> + Send;
+}
+
+/// One connection, as the cap sees it.
+struct Entry {
+    busy: AtomicBool,
+    since: Mutex<Instant>,
+    cut: CancellationToken,
+}
+
+impl Entry {
+    fn set_busy(&self, busy: bool) {
+        self.busy.store(busy, Ordering::Relaxed);
+        *self.since.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    fn waiting_since(&self) -> Option<Instant> {
+        let idle = !self.busy.load(Ordering::Relaxed);
+        idle.then(|| *self.since.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// All connections.
+struct Registry {
+    max: usize,
+    entries: HashMap<u64, Arc<Entry>>,
+    next: u64,
+}
+
+impl Registry {
+    /// None: the cap is reached and every connection has a request under way.
+    fn admit(&mut self) -> Option<(u64, Arc<Entry>)> {
+        if self.entries.len() >= self.max {
+            let waiting = |(id, entry): (&u64, &Arc<Entry>)| entry.waiting_since().map(|since| (since, *id));
+            let (_, longest) = self.entries.iter().filter_map(waiting).min()?;
+            if let Some(entry) = self.entries.remove(&longest) {
+                entry.cut.cancel();
+            }
+        }
+        self.next += 1;
+        let (busy, since) = (AtomicBool::new(false), Mutex::new(Instant::now()));
+        let entry = Arc::new(Entry { busy, since, cut: CancellationToken::new() });
+        self.entries.insert(self.next, Arc::clone(&entry));
+        Some((self.next, entry))
+    }
+}
+
+/// Serves until `stop`, then until every connection has ended.
+pub async fn run<A: App>(
+    app: Arc<A>,
+    tcp: TcpListener,
+    unix: Option<UnixListener>,
+    max_connections: usize,
+    stop: CancellationToken,
+) {
+    let mut registry = Registry { max: max_connections.max(1), entries: HashMap::new(), next: 0 };
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => break,
+            Some(ended) = connections.join_next(), if !connections.is_empty() => reap(&mut registry, ended),
+            accepted = tcp.accept() => match accepted {
+                Ok((stream, peer)) => {
+                    if let Err(error) = stream.set_nodelay(true) {
+                        tracing::debug!("no TCP_NODELAY: {error}");
+                    }
+                    let Some((id, entry)) = registry.admit() else {
+                        refuse(&stream.try_write(REFUSAL));
+                        continue;
+                    };
+                    let client = Client::Address(peer.ip());
+                    connections.spawn(connection(stream, Arc::clone(&app), client, id, entry, stop.clone()));
+                }
+                Err(error) => pause(&error).await,
+            },
+            accepted = accept_unix(unix.as_ref()) => match accepted {
+                Ok(stream) => {
+                    let Some((id, entry)) = registry.admit() else {
+                        refuse(&stream.try_write(REFUSAL));
+                        continue;
+                    };
+                    connections.spawn(connection(stream, Arc::clone(&app), Client::Unix, id, entry, stop.clone()));
+                }
+                Err(error) => pause(&error).await,
+            },
+        }
+    }
+    drop((tcp, unix));
+    while let Some(ended) = connections.join_next().await {
+        reap(&mut registry, ended);
+    }
+}
+
+fn reap(registry: &mut Registry, ended: Result<u64, tokio::task::JoinError>) {
+    match ended {
+        Ok(id) => drop(registry.entries.remove(&id)),
+        // Its entry is the first that will be cut at the cap; a panic is caught before it comes here.
+        Err(error) => tracing::error!("a connection ended badly: {error}"),
+    }
+}
+
+fn refuse(written: &io::Result<usize>) {
+    tracing::warn!(told = written.is_ok(), "a connection was refused: all are in use");
+}
+
+async fn pause(error: &io::Error) {
+    tracing::warn!("accept failed: {error}");
+    sleep(ACCEPT_PAUSE).await;
+}
+
+async fn accept_unix(listener: Option<&UnixListener>) -> io::Result<tokio::net::UnixStream> {
+    match listener {
+        Some(listener) => listener.accept().await.map(|(stream, _)| stream),
+        None => std::future::pending().await,
+    }
+}
+
+/// One connection until its end; gives back its number.
+async fn connection<A, I>(
+    io: I,
+    app: Arc<A>,
+    client: Client,
+    id: u64,
+    entry: Arc<Entry>,
+    stop: CancellationToken,
+) -> u64
+where
+    A: App,
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let consumed = Arc::new(AtomicBool::new(true));
+    let io = TokioIo::new(Guarded::new(io, Arc::clone(&consumed)));
+    let cut = entry.cut.clone();
+    let service = service_fn(|request| {
+        let (app, consumed, entry) = (Arc::clone(&app), Arc::clone(&consumed), Arc::clone(&entry));
+        async move {
+            let busy = Busy::begin(entry);
+            let response = app.answer(request, client, consumed).await;
+            Ok::<_, Infallible>(response.map(|inner| Watched { inner, _busy: busy }))
+        }
+    });
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_headers(MAX_HEADERS);
+    http.max_header_size(MAX_HEAD_BYTES).max_buf_size(MAX_BUFFER_BYTES);
+    let mut served = pin!(http.serve_connection(io, service).with_upgrades());
+    let ended = tokio::select! {
+        ended = served.as_mut() => ended,
+        () = cut.cancelled() => return id,
+        () = stop.cancelled() => {
+            // Without a request there is only the end of an answer to flush.
+            let bound = if entry.waiting_since().is_some() { FLUSH_TIMEOUT } else { CLOSE_TIMEOUT };
+            served.as_mut().graceful_shutdown();
+            match timeout(bound, served).await {
+                Ok(ended) => ended,
+                Err(_) => return id,
+            }
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!("a connection ended: {error}");
+    }
+    id
+}
+
+/// Marks its connection busy from the head to the last byte handed over.
+struct Busy(Arc<Entry>);
+
+impl Busy {
+    fn begin(entry: Arc<Entry>) -> Self {
+        entry.set_busy(true);
+        Self(entry)
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.set_busy(false);
+    }
+}
+
+struct Watched {
+    inner: Reply,
+    _busy: Busy,
+}
+
+impl Body for Watched {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        Pin::new(&mut self.inner).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests;

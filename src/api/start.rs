@@ -1,0 +1,269 @@
+//! `POST /api/v1/bulk-upload/start`: from a body to a task that is on the disk.
+//!
+//! The handler reads the form ([`request`]), looks up the flow, the profiles and the files ([`files`]),
+//! and hands one [`NewTask`] to the store, which decides in its transaction. Invariants: whatever is
+//! wrong is told at once and nothing of the request is kept; an idempotent replay is answered before
+//! anything is looked up (its files may be gone by now) and spends nothing; the engine's bell rings only
+//! after the commit.
+
+mod files;
+mod request;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use hyper::header::{HeaderMap, HeaderName, HeaderValue};
+use hyper::{Response, StatusCode, header};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use super::body::{self, Reply};
+use super::error::{ApiError, Code, FieldError};
+use super::form::{Walk, pointer};
+use super::front::{Call, SpendsNothing, parse_json};
+use super::profiles::{Directory, no_body};
+use super::{Context, off_runtime};
+use crate::model::flow::{Flow, RawInput};
+use crate::model::{InputValue, ProfileId};
+use crate::store::{EnqueueError, Enqueued, Idempotency, NewItem, NewTask};
+use request::{Bounds, KEY_BYTES, Request};
+
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+const IDEMPOTENT_REPLAY: HeaderName = HeaderName::from_static("idempotent-replay");
+/// Scope of every Idempotency-Key while there are no tokens.
+const LOCAL_SCOPE: &str = "local";
+/// How often a request is checked again because its flow was replaced meanwhile.
+const FLOW_CHANGES: usize = 3;
+
+/// `HEAD`: only the headers that the front puts on every answer.
+pub async fn limits(_: Arc<Context>, _: Call) -> Result<Response<Reply>, ApiError> {
+    Ok(body::empty(StatusCode::OK))
+}
+
+pub async fn start(context: Arc<Context>, call: Call) -> Result<Response<Reply>, ApiError> {
+    if context.engine.view().draining {
+        return Err(draining());
+    }
+    let key = idempotency_key(&call.head.headers)?;
+    let bytes = call.bytes(&context).await?;
+    if bytes.is_empty() {
+        return Err(no_body());
+    }
+    let idempotency = match key {
+        Some(key) => {
+            let body = bytes.clone();
+            let body_hash = off_runtime(move || Sha256::digest(&body).into()).await?;
+            Some(Idempotency { scope: LOCAL_SCOPE.to_owned(), key, body_hash })
+        }
+        None => None,
+    };
+    if let Some(idempotency) = &idempotency {
+        let replay = context.store.find_replay(idempotency.clone()).await;
+        if let Some(enqueued) = replay.map_err(|error| refused(error, None))? {
+            return Ok(accepted(&enqueued));
+        }
+    }
+    let (request, mut walk) = read(&context, bytes, idempotency.as_ref()).await?;
+    for _ in 0..FLOW_CHANGES {
+        let new = prepare(&context, &request, walk, idempotency.clone()).await?;
+        match context.store.enqueue(new, context.clock.now()).await {
+            Ok(enqueued) => {
+                if !enqueued.replayed {
+                    context.engine.ring();
+                }
+                return Ok(accepted(&enqueued));
+            }
+            Err(EnqueueError::FlowChanged) => walk = Walk::default(),
+            Err(error) => return Err(refused(error, Some(&request))),
+        }
+    }
+    Err(refused(EnqueueError::FlowChanged, Some(&request)))
+}
+
+fn draining() -> ApiError {
+    ApiError::new(Code::Draining, "The daemon stops; send the request again when it runs.")
+        .with_header(header::RETRY_AFTER, HeaderValue::from_static("10"))
+}
+
+/// 1 to 255 visible ASCII characters, once.
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
+    let mut values = headers.get_all(IDEMPOTENCY_KEY).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    let visible = |text: &&str| KEY_BYTES.contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
+    if let (Some(key), None) = (value.to_str().ok().filter(visible), values.next()) {
+        return Ok(Some(key.to_owned()));
+    }
+    let (least, most) = (KEY_BYTES.start(), KEY_BYTES.end());
+    let detail = format!("`Idempotency-Key` is given once and has {least} to {most} visible ASCII characters.");
+    Err(ApiError::field(FieldError::new(Code::InvalidField, "Idempotency-Key", detail)))
+}
+
+async fn read(context: &Context, bytes: Bytes, idempotency: Option<&Idempotency>) -> Result<(Request, Walk), ApiError> {
+    let bounds = Bounds {
+        max_items: usize::try_from(context.config.engine.max_items_per_task).unwrap_or(usize::MAX),
+        default_max_attempts: context.config.engine.max_attempts,
+        idempotency_key: idempotency.map(|idempotency| idempotency.key.clone()),
+    };
+    off_runtime(move || {
+        let body: Value = parse_json(&bytes)?;
+        let mut walk = Walk::default();
+        Ok((request::read(&body, &bounds, &mut walk), walk))
+    })
+    .await?
+}
+
+/// Looks everything up. All that is wrong is told together.
+async fn prepare(
+    context: &Context,
+    request: &Request,
+    mut walk: Walk,
+    idempotency: Option<Idempotency>,
+) -> Result<NewTask, ApiError> {
+    let directory = Directory::load(context).await?;
+    let profiles: Vec<Option<ProfileId>> = request
+        .profiles
+        .iter()
+        .map(|placed| match directory.find(&placed.value) {
+            Ok(profile) => Some(profile.id.clone()),
+            Err(unfit) => {
+                walk.wrong(unfit.code(), &placed.at, unfit.to_string());
+                None
+            }
+        })
+        .collect();
+    let Some((name, hash, flow)) = find_flow(context, request, &mut walk).await? else {
+        return Err(walk
+            .finish()
+            .err()
+            .unwrap_or_else(|| ApiError::internal(Code::Internal, "a start without a flow")));
+    };
+    let (raw, returned) = take_inputs(&flow, request, walk).await?;
+    walk = returned;
+    let inputs = files::resolve(context, &flow, request, raw, &mut walk).await?;
+    walk.finish()?;
+    let item = |row: &request::Row| NewItem {
+        profile: profiles[row.profile].clone().expect("a profile that is not found is told above"),
+        inputs: inputs[row.inputs].clone(),
+        key: row.key.clone(),
+        not_before: row.not_before,
+        not_after: row.not_after,
+    };
+    Ok(NewTask {
+        flow: name,
+        flow_hash: hash,
+        priority: request.priority,
+        max_attempts: request.max_attempts,
+        spacing_seconds: request.spacing_seconds,
+        on_unknown: request.on_unknown,
+        items: request.rows.iter().map(item).collect(),
+        idempotency,
+    })
+}
+
+/// None: it is told in `walk`.
+async fn find_flow(
+    context: &Context,
+    request: &Request,
+    walk: &mut Walk,
+) -> Result<Option<(String, String, Arc<Flow>)>, ApiError> {
+    let Some(name) = &request.flow else { return Ok(None) };
+    let Some((info, json)) = context.store.flow(name.clone()).await? else {
+        walk.wrong(Code::UnknownFlow, "/flow", "There is no flow of this name; `cove flows add` stores one.");
+        return Ok(None);
+    };
+    match context.parse_flow(&info.hash, json).await? {
+        Ok(flow) => Ok(Some((info.name, info.hash, flow))),
+        Err(problems) => {
+            let detail = format!("The stored flow has {} problems; see its check.", problems.len());
+            walk.wrong(Code::FlowInvalid, "/flow", detail);
+            Ok(None)
+        }
+    }
+}
+
+type Raw = BTreeMap<String, RawInput>;
+
+/// The inputs as the flow takes them; an empty map where something is wrong with them.
+async fn take_inputs(flow: &Arc<Flow>, request: &Request, mut walk: Walk) -> Result<(Vec<Raw>, Walk), ApiError> {
+    let (flow, inputs) = (Arc::clone(flow), request.inputs.clone());
+    off_runtime(move || {
+        let take = |placed: &request::Placed<_>| {
+            if walk.is_full() {
+                return Raw::new();
+            }
+            flow.take_inputs(&placed.value).unwrap_or_else(|problems| {
+                for problem in problems {
+                    walk.wrong(Code::InvalidInput, pointer(&placed.at, &problem.input), problem.message);
+                }
+                Raw::new()
+            })
+        };
+        let raw = inputs.iter().map(take).collect();
+        (raw, walk)
+    })
+    .await
+}
+
+/// Inputs with their files resolved, one map for each of the request's.
+type Inputs = Vec<BTreeMap<String, InputValue>>;
+
+fn accepted(enqueued: &Enqueued) -> Response<Reply> {
+    let warning = |duplicate: &crate::store::PossibleDuplicate| {
+        json!({"code": "possible_duplicate", "index": duplicate.index, "item_id": duplicate.older_item,
+            "detail": "The same flow, profile and media were accepted before, without a key."})
+    };
+    let json = json!({
+        "task_id": enqueued.task,
+        "state": enqueued.state.name(),
+        "items": enqueued.items,
+        "warnings": enqueued.warnings.iter().map(warning).collect::<Vec<_>>(),
+    });
+    let mut response = body::json(StatusCode::ACCEPTED, &json);
+    if enqueued.replayed {
+        response.headers_mut().insert(IDEMPOTENT_REPLAY, HeaderValue::from_static("true"));
+        response.extensions_mut().insert(SpendsNothing);
+    }
+    response
+}
+
+/// Why the store did not take the task.
+fn refused(error: EnqueueError, request: Option<&Request>) -> ApiError {
+    match error {
+        EnqueueError::UnknownFlow => {
+            ApiError::field(FieldError::new(Code::UnknownFlow, "/flow", "There is no flow of this name."))
+        }
+        EnqueueError::FlowChanged => {
+            ApiError::new(Code::FlowChanged, "The flow was replaced while the request was checked; send it again.")
+        }
+        EnqueueError::UnknownProfile { index } => {
+            let at = place(request, index, |request, row| request.profiles.get(row.profile).map(|p| p.at.clone()));
+            ApiError::field(FieldError::new(Code::UnknownProfile, at, "There is no profile with this id or name."))
+        }
+        EnqueueError::KeyTaken { index, item } => {
+            let at = format!("/items/{index}/key");
+            let detail = format!("The key belongs to item {item}, which may have published; nothing was accepted.");
+            let mut field = FieldError::new(Code::KeyTaken, at, detail);
+            field.item = Some(item.to_string());
+            ApiError::field(field).with_member("item_id", item.to_string())
+        }
+        EnqueueError::IdempotencyConflict { task } => {
+            let detail = format!("This Idempotency-Key made task {task} with another body; use a new key.");
+            ApiError::new(Code::IdempotencyConflict, detail).with_member("task_id", task.to_string())
+        }
+        EnqueueError::Store(error) => error.into(),
+    }
+}
+
+/// Where in the body something about an item stands.
+fn place(
+    request: Option<&Request>,
+    index: u32,
+    find: impl FnOnce(&Request, &request::Row) -> Option<String>,
+) -> String {
+    let row = request.and_then(|request| Some((request, request.rows.get(usize::try_from(index).ok()?)?)));
+    row.and_then(|(request, row)| find(request, row)).unwrap_or_else(|| format!("/items/{index}"))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,212 @@
+//! Reading tasks and items, and asking for a cancel.
+//!
+//! Handlers of `/tasks` and `/items`. They read the store and the engine's view, and the only thing they
+//! write is the intent to cancel. Invariant: why an item waits is computed by the engine's own function,
+//! so that the API and the engine never disagree.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use hyper::{Response, StatusCode, Uri};
+use serde_json::{Value, json};
+
+use super::body::{self, Reply};
+use super::error::{ApiError, Code, FieldError};
+use super::form::Walk;
+use super::front::Call;
+use super::profiles::Directory;
+use super::query::{Listing, Query};
+use super::{Context, wire};
+use crate::engine::{View, why_waiting};
+use crate::model::flow::Flow;
+use crate::model::{Intent, Item, ItemId, ItemState, ProfileId, TaskId, TaskState, Timestamp};
+use crate::store::{ItemQuery, TaskQuery, TaskRow};
+
+/// What is needed to show items, read once a request.
+struct Viewer<'a> {
+    context: &'a Context,
+    view: Arc<View>,
+    parked: HashSet<ProfileId>,
+    now: Timestamp,
+    /// The tasks met so far: what was asked of them, and the flow that says what is secret.
+    tasks: HashMap<TaskId, (Intent, Option<Arc<Flow>>)>,
+}
+
+impl<'a> Viewer<'a> {
+    async fn new(context: &'a Context) -> Result<Self, ApiError> {
+        let profiles = context.store.profiles().await?;
+        let parked =
+            profiles.into_iter().filter(|profile| profile.parked.is_some()).map(|profile| profile.id).collect();
+        let (view, now) = (context.engine.view(), context.clock.now());
+        Ok(Self { context, view, parked, now, tasks: HashMap::new() })
+    }
+
+    fn wait(&self, item: &Item, intent: &Intent) -> wire::Wait {
+        why_waiting(item, intent, self.parked.contains(&item.profile), &self.view, self.now)
+    }
+
+    fn task(&self, row: &TaskRow) -> Value {
+        let mut reasons = BTreeMap::new();
+        for (reason, _) in row.waiting.iter().filter_map(|item| self.wait(item, &row.intent)) {
+            *reasons.entry(reason.name()).or_insert(0) += 1;
+        }
+        wire::task(row, &reasons)
+    }
+
+    async fn item(&mut self, item: &Item) -> Result<Value, ApiError> {
+        if !self.tasks.contains_key(&item.task) {
+            let known = match self.context.store.task(item.task).await? {
+                Some(row) => (row.intent, self.context.pinned_flow(&row.task.flow_hash).await?),
+                None => (Intent::default(), None),
+            };
+            self.tasks.insert(item.task, known);
+        }
+        let (intent, flow) = &self.tasks[&item.task];
+        let is_secret = |name: &str| {
+            let spec = flow.as_ref().and_then(|flow| flow.inputs.get(name));
+            spec.is_none_or(|spec| spec.secret)
+        };
+        Ok(wire::item(item, self.wait(item, intent), is_secret))
+    }
+}
+
+fn parse_task_id(text: &str) -> Result<TaskId, ApiError> {
+    text.parse().map_err(|_| no_task())
+}
+
+fn no_task() -> ApiError {
+    ApiError::not_found("There is no task with this id.")
+}
+
+async fn find_task(context: &Context, id: &str) -> Result<TaskRow, ApiError> {
+    context.store.task(parse_task_id(id)?).await?.ok_or_else(no_task)
+}
+
+pub async fn find_item(context: &Context, id: &str) -> Result<Item, ApiError> {
+    let missing = || ApiError::not_found("There is no item with this id.");
+    let id: ItemId = id.parse().map_err(|_| missing())?;
+    context.store.item(id).await?.ok_or_else(missing)
+}
+
+/// The `profile` parameter: an id or an unambiguous name.
+async fn profile_filter(context: &Context, query: &Query, walk: &mut Walk) -> Result<Option<ProfileId>, ApiError> {
+    let Some(name) = query.get("profile") else { return Ok(None) };
+    let directory = Directory::load(context).await?;
+    match directory.find(name) {
+        Ok(profile) => Ok(Some(profile.id.clone())),
+        Err(unfit) => {
+            walk.report(FieldError::new(unfit.code(), "profile", unfit.to_string()));
+            Ok(None)
+        }
+    }
+}
+
+fn names<const N: usize>(all: [&'static str; N]) -> String {
+    all.join(", ")
+}
+
+pub async fn list_tasks(context: Arc<Context>, call: Call) -> Result<Response<Reply>, ApiError> {
+    let mut walk = Walk::default();
+    let query = Query::read(&call.head.uri, &["state", "flow", "profile", "cursor", "limit"], &mut walk);
+    let states = names(TaskState::ALL.map(TaskState::name));
+    let asked = TaskQuery {
+        state: query.parsed("state", &mut walk, &states, TaskState::parse),
+        flow: query.get("flow").map(str::to_owned),
+        profile: profile_filter(&context, &query, &mut walk).await?,
+        before: query.cursor(Listing::Tasks, &mut walk),
+        limit: query.limit(&mut walk),
+    };
+    walk.finish()?;
+    let page = context.store.tasks(asked).await?;
+    let viewer = Viewer::new(&context).await?;
+    let tasks: Vec<Value> = page.rows.iter().map(|row| viewer.task(row)).collect();
+    let json = json!({"tasks": tasks, "next_cursor": Listing::Tasks.cursor(page.next)});
+    Ok(body::json(StatusCode::OK, &json))
+}
+
+pub async fn show_task(context: Arc<Context>, call: Call) -> Result<Response<Reply>, ApiError> {
+    let row = find_task(&context, call.params.get("id")).await?;
+    Ok(body::json(StatusCode::OK, &Viewer::new(&context).await?.task(&row)))
+}
+
+pub async fn list_task_items(context: Arc<Context>, call: Call) -> Result<Response<Reply>, ApiError> {
+    let row = find_task(&context, call.params.get("id")).await?;
+    items_page(&context, &call.head.uri, Some(row.task.id)).await
+}
+
+pub async fn list_items(context: Arc<Context>, call: Call) -> Result<Response<Reply>, ApiError> {
+    items_page(&context, &call.head.uri, None).await
+}
+
+async fn items_page(context: &Context, uri: &Uri, task: Option<TaskId>) -> Result<Response<Reply>, ApiError> {
+    let mut walk = Walk::default();
+    let known = ["state", "profile", "cursor", "limit", "task"];
+    let known = if task.is_some() { &known[..4] } else { &known[..] };
+    let query = Query::read(uri, known, &mut walk);
+    let states = names(ItemState::ALL.map(ItemState::name));
+    let asked = ItemQuery {
+        state: query.parsed("state", &mut walk, &states, ItemState::parse),
+        task: task.or_else(|| query.parsed("task", &mut walk, "the id of a task", |text| text.parse().ok())),
+        profile: profile_filter(context, &query, &mut walk).await?,
+        before: query.cursor(Listing::Items, &mut walk),
+        limit: query.limit(&mut walk),
+    };
+    walk.finish()?;
+    let page = context.store.items(asked).await?;
+    let mut viewer = Viewer::new(context).await?;
+    let mut items = Vec::with_capacity(page.rows.len());
+    for item in &page.rows {
+        items.push(viewer.item(item).await?);
+    }
+    let json = json!({"items": items, "next_cursor": Listing::Items.cursor(page.next)});
+    Ok(body::json(StatusCode::OK, &json))
+}
+
+pub async fn show_item(context: Arc<Context>, call: Call) -> Result<Response<Reply>, ApiError> {
+    let item = find_item(&context, call.params.get("id")).await?;
+    Ok(body::json(StatusCode::OK, &Viewer::new(&context).await?.item(&item).await?))
+}
+
+pub async fn list_events(context: Arc<Context>, call: Call) -> Result<Response<Reply>, ApiError> {
+    let row = find_task(&context, call.params.get("id")).await?;
+    let mut walk = Walk::default();
+    let query = Query::read(&call.head.uri, &["cursor", "limit"], &mut walk);
+    let after = query.cursor(Listing::Events, &mut walk);
+    let limit = query.limit(&mut walk);
+    walk.finish()?;
+    // One more than shown says whether there is another page.
+    let mut rows = context.store.events(row.task.id, after, limit + 1).await?;
+    let more = rows.len() > limit;
+    rows.truncate(limit);
+    let next = rows.last().filter(|_| more).map(|row| row.number);
+    let events: Vec<Value> = rows.iter().map(wire::event).collect();
+    let json = json!({"events": events, "next_cursor": Listing::Events.cursor(next)});
+    Ok(body::json(StatusCode::OK, &json))
+}
+
+/// Intent only: running items end when the engine has taken it up.
+pub async fn cancel(context: Arc<Context>, call: Call) -> Result<Response<Reply>, ApiError> {
+    let id = parse_task_id(call.params.get("id"))?;
+    if !context.store.request_cancel(id, context.clock.now()).await? {
+        return Err(no_task());
+    }
+    context.engine.ring();
+    let row = context.store.task(id).await?;
+    let row = row.ok_or_else(|| ApiError::internal(Code::Internal, format!("{id} vanished")))?;
+    Ok(body::json(StatusCode::ACCEPTED, &Viewer::new(&context).await?.task(&row)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{no_task, parse_task_id};
+    use crate::api::error::Code;
+
+    #[test]
+    fn what_cannot_be_an_id_is_not_found() {
+        assert_eq!(no_task().code(), Code::NotFound);
+        for text in ["", "7", "i7", "t", "t-1", "t7/"] {
+            assert_eq!(parse_task_id(text).unwrap_err().code(), Code::NotFound, "{text}");
+        }
+        assert!(parse_task_id("t7").is_ok());
+    }
+}

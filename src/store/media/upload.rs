@@ -1,0 +1,139 @@
+//! Streams one body into the media folder: hashed on the way, bounded, deduplicated, durable.
+//!
+//! The API calls [`MediaStore::put`]. Invariant: a file under its hash is complete and on the disk
+//! before its hash is told to anyone, and an upload that ends in any other way (an error, a dropped
+//! connection, a full disk) leaves nothing: the temporary file belongs to the future and dies with it.
+//! Deadlines on the body are the caller's: they belong to its stream.
+
+use std::fs::{File, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::pin::pin;
+
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
+use sha2::{Digest, Sha256};
+use tempfile::NamedTempFile;
+
+use super::{MediaStore, UPLOAD_PREFIX, hex, make_folder};
+
+/// Bytes collected before one trip to a blocking thread.
+const GATHER_BYTES: usize = 1024 * 1024;
+
+/// An upload that is on the disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// Lower-case hex.
+    pub sha256: String,
+    pub bytes: u64,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum PutError<E> {
+    #[error("the body is empty")]
+    Empty,
+    #[error("the body has more than {max} bytes")]
+    TooLarge { max: u64 },
+    /// The body itself failed.
+    #[error("{0}")]
+    Body(E),
+    #[error("no space is left for the media folder")]
+    NoDisk,
+    #[error("the media folder failed: {0}")]
+    Io(#[source] io::Error),
+}
+
+/// One upload under way. Dropping it removes the file.
+struct Upload {
+    file: NamedTempFile,
+    hasher: Sha256,
+    bytes: u64,
+}
+
+impl MediaStore {
+    /// Keeps a body under its hash.
+    ///
+    /// # Errors
+    /// Why nothing was kept; then nothing is left on the disk either.
+    pub async fn put<S, E>(&self, body: S) -> Result<Stored, PutError<E>>
+    where
+        S: Stream<Item = Result<Bytes, E>> + Send,
+        E: Send,
+    {
+        let mut body = pin!(body);
+        let folder = self.shared.folder.clone();
+        let mut upload = blocking(move || Upload::begin(&folder)).await?;
+        let mut gathered: Vec<Bytes> = Vec::new();
+        let (mut waiting, mut total) = (0_usize, 0_u64);
+        while let Some(chunk) = body.next().await {
+            let chunk = chunk.map_err(PutError::Body)?;
+            waiting += chunk.len();
+            total += u64::try_from(chunk.len()).expect("a chunk's length fits");
+            if total > self.max_bytes() {
+                return Err(PutError::TooLarge { max: self.max_bytes() });
+            }
+            gathered.push(chunk);
+            if waiting >= GATHER_BYTES {
+                let chunks = std::mem::take(&mut gathered);
+                waiting = 0;
+                upload = blocking(move || upload.append(&chunks)).await?;
+            }
+        }
+        if total == 0 {
+            return Err(PutError::Empty);
+        }
+        let store = self.clone();
+        blocking(move || upload.append(&gathered)?.finish(&store)).await
+    }
+}
+
+impl Upload {
+    fn begin(folder: &Path) -> io::Result<Self> {
+        let file = tempfile::Builder::new().prefix(UPLOAD_PREFIX).tempfile_in(folder)?;
+        Ok(Self { file, hasher: Sha256::new(), bytes: 0 })
+    }
+
+    fn append(mut self, chunks: &[Bytes]) -> io::Result<Self> {
+        for chunk in chunks {
+            self.hasher.update(chunk);
+            self.file.write_all(chunk)?;
+            self.bytes += u64::try_from(chunk.len()).expect("a chunk's length fits");
+        }
+        Ok(self)
+    }
+
+    fn finish(self, store: &MediaStore) -> io::Result<Stored> {
+        let Self { file, hasher, bytes } = self;
+        let sha256 = hex(&hasher.finalize());
+        let path = store.path_of(&sha256);
+        let folder = path.parent().expect("the path of a hash has a folder");
+        file.as_file().set_permissions(Permissions::from_mode(0o640))?;
+        file.as_file().sync_all()?;
+        make_folder(folder)?;
+        // An older copy is kept as it is: waiting items know it by its inode and times.
+        match file.persist_noclobber(&path) {
+            Ok(_) => {}
+            Err(failed) if failed.error.kind() == io::ErrorKind::AlreadyExists => {
+                let older = std::fs::symlink_metadata(&path)?;
+                if !older.is_file() || older.len() != bytes {
+                    failed.file.persist(&path).map_err(|failed| failed.error)?;
+                }
+            }
+            Err(failed) => return Err(failed.error),
+        }
+        File::open(folder)?.sync_all()?;
+        Ok(Stored { sha256, bytes })
+    }
+}
+
+async fn blocking<T: Send + 'static, E>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> Result<T, PutError<E>> {
+    tokio::task::spawn_blocking(work).await.map_err(|join| PutError::Io(io::Error::other(join)))?.map_err(|error| {
+        match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => PutError::NoDisk,
+            _ => PutError::Io(error),
+        }
+    })
+}
