@@ -175,3 +175,17 @@ impl Default for Log {
         Self { level: "info".to_owned(), format: LogFormat::Auto }
     }
 }
+
+impl Config {
+    /// Where everything lives: as configured, else by user.
+    #[must_use]
+    pub fn state_dir(&self) -> PathBuf {
+        self.state.dir.clone().unwrap_or_else(|| PathBuf::from("/var/lib/cove"))
+    }
+
+    /// The unix socket.
+    #[must_use]
+    pub fn socket_path(&self) -> PathBuf {
+        self.server.socket.clone().unwrap_or_else(|| self.state_dir().join("cove.sock"))
+    }
+}

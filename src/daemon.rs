@@ -74,10 +74,8 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     let (store, writer, report) = Store::open(&state_dir, clock.now())?;
     log_boot(&state_dir, &report);
     let listeners = Listeners::bind(config.server.listen, &config.socket_path()).await?;
-    let media =
-        MediaStore::new(&state_dir, config.media.roots.clone(), config.media.max_bytes).map_err(ServeError::Media)?;
     let provider = Arc::new(start_provider(&config, &state_dir).await?);
-    let running = Running::start(&config, &state_dir, store, media, provider, clock, listeners);
+    let running = Running::start(&config, &state_dir, store, provider, clock, listeners)?;
     let listen_file = ListenFile::write(&state_dir, running.address)?;
     tokio::select! {
         () = running.engine_handle.ready() => println!("cove is ready: http://{}", running.address),
