@@ -104,7 +104,7 @@ Install Google Chrome, then run this again:
     # Enterprise Linux has it in EPEL. Fedora has it in its own repositories.
     [ -e /etc/fedora-release ] || install_packages "" "epel-release"
   fi
-  install_packages "chromium fonts-dejavu-core" "chromium dejavu-sans-fonts"
+  install_packages "chromium fonts-dejavu-core fonts-noto-color-emoji" "chromium dejavu-sans-fonts"
   browser=$(find_browser) || give_up "Chromium was installed and is still not found in PATH"
   say "browser: $browser"
 }
