@@ -53,8 +53,12 @@ impl Task {
                 number => parts.push(format!("{number} {state}")),
             }
         }
-        let reasons: Vec<String> =
-            self.wait_reasons.iter().map(|(reason, number)| format!("{reason} {number}")).collect();
+        let reasons: Vec<String> = self
+            .wait_reasons
+            .iter()
+            .filter(|(_, number)| **number > 0)
+            .map(|(reason, number)| format!("{reason} {number}"))
+            .collect();
         if !reasons.is_empty() {
             parts.push(format!("waiting for: {}", reasons.join(", ")));
         }

@@ -1,0 +1,128 @@
+# shellcheck shell=bash
+# What building and trying cove needs of a machine, installed where it is missing: sourced by
+# packaging/quickstart.sh and tests/run.sh, so that both install the same things in the same way.
+#
+# It installs packages of the system alone (apt-get or dnf, as root or through sudo) and nothing that is
+# already there. Rust is only checked: how to install it is the user's choice, and is printed.
+
+say() {
+  printf '==> %s\n' "$*"
+}
+
+give_up() {
+  printf 'error: %s\n' "$*" >&2
+  exit 1
+}
+
+as_root() {
+  if [ "$(id -u)" -eq 0 ]; then
+    "$@"
+  elif command -v sudo >/dev/null; then
+    say "needs root: sudo $*"
+    sudo "$@"
+  else
+    give_up "this needs root, and there is no sudo. Run as root: $*"
+  fi
+}
+
+# Whether this system is NAME or one of its children, by /etc/os-release.
+system_is() {
+  local ids
+  # shellcheck source=/dev/null
+  ids=$(. /etc/os-release 2>/dev/null && printf '%s %s' "${ID:-}" "${ID_LIKE:-}") || return 1
+  case " $ids " in
+    *" $1 "*) return 0 ;;
+    *) return 1 ;;
+  esac
+}
+
+apt_lists_are_fresh=no
+
+# install_packages "apt's names" "dnf's names"
+install_packages() {
+  local packages
+  if command -v apt-get >/dev/null; then
+    read -r -a packages <<<"$1"
+    if [ "$apt_lists_are_fresh" = no ]; then
+      as_root apt-get update -q
+      apt_lists_are_fresh=yes
+    fi
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "${packages[@]}"
+  elif command -v dnf >/dev/null; then
+    read -r -a packages <<<"$2"
+    as_root dnf install -q -y "${packages[@]}"
+  else
+    give_up "neither apt-get nor dnf is here. Install these yourself, then run this again: $1"
+  fi
+}
+
+need_compiler() {
+  if command -v cc >/dev/null; then
+    return 0
+  fi
+  say "installing a C compiler, which Rust links with"
+  install_packages "gcc libc6-dev" "gcc glibc-devel"
+}
+
+# A link into a snap, or the script that Ubuntu installs in a browser's place: a snap cannot use the
+# daemon's folders.
+is_snap() {
+  local real
+  real=$(readlink -f "$1") || return 0
+  case "$real" in
+    /snap/* | */usr/bin/snap) return 0 ;;
+  esac
+  [ "$(head -c 2 "$real" | tr -d '\0')" = '#!' ] && head -c 4096 "$real" | grep -q '/snap/bin/'
+}
+
+# Prints the browser that will be used; fails where there is none.
+find_browser() {
+  local name path
+  for name in chromium google-chrome-stable google-chrome chromium-browser /opt/google/chrome/chrome; do
+    if path=$(command -v "$name") && ! is_snap "$path"; then
+      printf '%s\n' "$path"
+      return 0
+    fi
+  done
+  return 1
+}
+
+need_browser() {
+  local browser
+  if browser=$(find_browser); then
+    say "browser: $browser"
+    return 0
+  fi
+  if system_is ubuntu; then
+    give_up "no usable browser is here, and Ubuntu's chromium is a snap, which cannot use cove's folders.
+Install Google Chrome, then run this again:
+  wget https://dl.google.com/linux/direct/google-chrome-stable_current_amd64.deb
+  sudo apt-get install ./google-chrome-stable_current_amd64.deb"
+  fi
+  say "installing Chromium"
+  if ! command -v apt-get >/dev/null && { system_is rhel || system_is centos; }; then
+    # Enterprise Linux has it in EPEL. Fedora has it in its own repositories.
+    [ -e /etc/fedora-release ] || install_packages "" "epel-release"
+  fi
+  install_packages "chromium fonts-dejavu-core fonts-noto-color-emoji" "chromium dejavu-sans-fonts"
+  browser=$(find_browser) || give_up "Chromium was installed and is still not found in PATH"
+  say "browser: $browser"
+}
+
+# Checks cargo against `rust-version` of Cargo.toml, which lies in the current folder.
+need_cargo() {
+  local wanted have
+  if ! command -v cargo >/dev/null && [ -x "${CARGO_HOME:-$HOME/.cargo}/bin/cargo" ]; then
+    PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH"
+  fi
+  wanted=$(sed -n 's/^rust-version = "\(.*\)"$/\1/p' Cargo.toml)
+  if ! command -v cargo >/dev/null; then
+    give_up "cargo is not here. Install Rust $wanted or newer (https://rustup.rs):
+  curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh"
+  fi
+  have=$(rustc --version | cut -d ' ' -f 2)
+  if [ "$(printf '%s\n%s\n' "$wanted" "${have%%-*}" | sort -V | head -n 1)" != "$wanted" ]; then
+    give_up "Rust $have is too old: $wanted or newer is needed (rustup update stable)"
+  fi
+  say "Rust $have"
+}
