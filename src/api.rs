@@ -8,6 +8,7 @@
 //! Deliberately not here: tokens (this version serves loopback and the unix socket without them), server
 //! sent events, locks, claims and sessions. Nothing here decides what runs.
 
+mod admin;
 mod body;
 mod cache;
 mod connection;

@@ -85,6 +85,7 @@ codes! {
     ProfileExists "profile_exists" 409 "A profile of this name exists";
     ProfileBusy "profile_busy" 409 "The profile is in use";
     ProfileNotOpen "profile_not_open" 409 "The profile is not open";
+    ResumeRefused "resume_refused" 409 "A human has to look first";
     // The daemon.
     Internal "internal" 500 "A defect of cove";
     BadGateway "browser_unreachable" 502 "The browser did not answer";

@@ -18,7 +18,7 @@ use super::{Context, usage};
 use crate::config::ProviderKind;
 use crate::engine::View;
 use crate::model::ItemState;
-use crate::store::StoreStats;
+use crate::store::{Pause, StoreStats};
 
 /// For each part that has to be asked.
 const PART_DEADLINE: Duration = Duration::from_secs(1);
@@ -113,10 +113,12 @@ fn queue_json(stats: &StoreStats) -> Value {
 pub async fn status(context: Arc<Context>, _: Call) -> Result<Response<Reply>, ApiError> {
     let findings = look(&context).await;
     let view = &findings.view;
-    let state = match (view.draining, view.ready) {
-        (true, _) => "draining",
-        (false, true) => "running",
-        (false, false) => "starting",
+    let state = match &view.pause {
+        _ if view.draining => "draining",
+        _ if !view.ready => "starting",
+        Some(Pause::Operator { .. }) => "paused",
+        Some(Pause::Restored { .. } | Pause::LedgerDamaged { .. }) => "restored",
+        None => "running",
     };
     let kind = match context.config.browser.provider {
         ProviderKind::Chromium => "chromium",
@@ -127,6 +129,7 @@ pub async fn status(context: Arc<Context>, _: Call) -> Result<Response<Reply>, A
         "version": env!("CARGO_PKG_VERSION"),
         "uptime_seconds": context.started.elapsed().as_secs(),
         "state": state,
+        "pause": view.pause,
         "slots": {"total": view.slots, "busy": view.busy},
         "queue": findings.store.as_ref().ok().map(queue_json),
         "resource_usage": resources,

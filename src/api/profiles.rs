@@ -280,7 +280,7 @@ mod tests {
         assert_eq!(profile_json(&anna, &view)["state"], "idle");
         anna.parked = Some("asked to sign in".to_owned());
         assert_eq!(profile_json(&anna, &view)["state"], "needs_human");
-        view.running.insert(anna.id.clone(), ItemId::new(7));
+        view.running.insert(anna.id.clone(), Some(ItemId::new(7)));
         let running = profile_json(&anna, &view);
         assert_eq!((&running["state"], &running["item"]), (&json!("running"), &json!("i7")));
     }

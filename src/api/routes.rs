@@ -14,7 +14,7 @@ use super::body::Reply;
 use super::error::ApiError;
 use super::front::Call;
 use super::limit::Class;
-use super::{Context, evidence, flows, health, page, profiles, start, tasks, uploads};
+use super::{Context, admin, evidence, flows, health, page, profiles, start, tasks, uploads};
 
 type Answer = Pin<Box<dyn Future<Output = Result<Response<Reply>, ApiError>> + Send>>;
 type Handler = fn(Arc<Context>, Call) -> Answer;
@@ -82,6 +82,8 @@ routes! {
     GET "/api/v1/health/simple" Nothing Health health::simple;
     GET "/api/v1/health" Nothing Health health::health;
     GET "/api/v1/status" Nothing Requests health::status;
+    POST "/api/v1/pause" Nothing Requests admin::pause;
+    POST "/api/v1/resume" MaybeJson Requests admin::resume;
 }
 
 pub struct Router {

@@ -12,8 +12,8 @@ use super::ledger::{Ledger, Line, sync_folder_of};
 use super::queue::recover::Facts;
 use super::tables::{Closed, META, META_KEY, Meta, SCHEMA, Tx, create_all};
 use super::{Pause, StoreError, codec};
-use crate::model::Timestamp;
 use crate::model::id::MAX_EPOCH;
+use crate::model::{ItemState, Timestamp};
 
 pub const STATE_FILE: &str = "state.redb";
 pub const LEDGER_FILE: &str = "publish.ledger";
@@ -105,7 +105,7 @@ fn initialise(db: &Database) -> Result<(), StoreError> {
     let txn = db.begin_write()?;
     create_all(&txn)?;
     txn.open_table(SCHEMA)?.insert(SCHEMA_KEY, SCHEMA_VERSION)?;
-    let meta = Meta { epoch: 0, sequence: 0, pause: None };
+    let meta = Meta { epoch: 0, sequence: 0, items: [0; ItemState::ALL.len()], pause: None };
     txn.open_table(META)?.insert(META_KEY, codec::encode(&meta)?.as_slice())?;
     txn.commit()?;
     Ok(())

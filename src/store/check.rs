@@ -68,6 +68,14 @@ pub(super) fn differences(txn: &ReadTransaction) -> Result<Vec<String>, StoreErr
     duplicates(txn, &tasks, &items, &mut found)?;
     locks(txn, &items, &mut found)?;
     numbers(txn, &tasks, &items, &mut found)?;
+    let mut by_state = [0; ItemState::ALL.len()];
+    for item in &items {
+        by_state[item.state as usize] += 1;
+    }
+    let held = reads::meta(txn)?.items;
+    if held != by_state {
+        found.push(format!("meta: items by state {held:?}, they are {by_state:?}"));
+    }
     Ok(found)
 }
 

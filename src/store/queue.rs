@@ -104,6 +104,7 @@ impl Tx<'_> {
         self.task_items.insert((item.task.raw(), item.id.raw()), ())?;
         self.item_profiles.insert((item.profile.as_str(), item.id.raw()), ())?;
         self.write_item(item)?;
+        self.meta.items[item.state as usize] += 1;
         self.index_state(item)
     }
 
@@ -124,6 +125,8 @@ impl Tx<'_> {
         self.index_state(&is)?;
         self.log(is.task, Some(is.id), kind, detail, now)?;
         if was.state != is.state {
+            self.meta.items[was.state as usize] -= 1;
+            self.meta.items[is.state as usize] += 1;
             self.shift_counts(is.task, was.state, is.state, now)?;
         }
         Ok(is)

@@ -173,7 +173,6 @@ pub struct StoreStats {
     pub schema: u32,
     pub epoch: u64,
     pub file_bytes: u64,
-    /// Of the states that are not terminal.
     pub items_by_state: Vec<(ItemState, u64)>,
     pub tasks: u64,
     /// Why nothing is claimed, while nothing is.

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::ledger::Line;
 use super::{StoreError, codec};
 use crate::model::id::SEQUENCE_BITS;
-use crate::model::{Fence, ItemId, TaskId, Timestamp};
+use crate::model::{Fence, ItemId, ItemState, TaskId, Timestamp};
 
 pub(super) type Bytes = &'static [u8];
 pub(super) type Hash = &'static [u8; 32];
@@ -70,6 +70,8 @@ pub(super) struct Meta {
     pub epoch: u64,
     /// The last one given out in this epoch.
     pub sequence: u64,
+    /// Items in each state, so that nobody has to count them.
+    pub items: [u64; ItemState::ALL.len()],
     /// Why nothing is claimed, while nothing is.
     pub pause: Option<super::Pause>,
 }
