@@ -277,25 +277,31 @@ async fn a_browser_starts_answers_and_ends_without_a_trace() {
     assert_eq!(provider.running().await.unwrap_err().code, FailureCode::ProviderDown);
 }
 
-/// A site of one cookie: `/set` gives it, `/get` tells what came back, with the path in front.
+/// A site that gives a cookie with every answer, and tells the path and the cookie of every visit.
 async fn cookie_site() -> (u16, tokio::sync::mpsc::Receiver<String>, tokio::task::JoinSet<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let (tell, told) = tokio::sync::mpsc::channel(64);
     let mut task = tokio::task::JoinSet::new();
     task.spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            let mut head = vec![0; 8192];
-            let read = stream.read(&mut head).await.unwrap_or(0);
-            let head = String::from_utf8_lossy(&head[..read]).into_owned();
-            let path = head.split(' ').nth(1).unwrap_or_default().to_owned();
-            let cookie = head.lines().find_map(|line| line.strip_prefix("Cookie: ")).unwrap_or("none").to_owned();
-            let answer = "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 1\r\nConnection: close\r\nSet-Cookie: signed=in; Max-Age=99999\r\n\r\nx";
-            let _ = stream.write_all(answer.as_bytes()).await;
-            let _ = tell.send(format!("{path} {cookie}")).await;
+        // Each in a task of its own: Chrome opens connections in advance and may never use them.
+        let mut visits = tokio::task::JoinSet::new();
+        while let Ok((stream, _)) = listener.accept().await {
+            visits.spawn(visited(stream, tell.clone()));
         }
     });
     (port, told, task)
+}
+
+async fn visited(mut stream: TcpStream, tell: tokio::sync::mpsc::Sender<String>) {
+    let mut head = vec![0; 8192];
+    let read = stream.read(&mut head).await.unwrap_or(0);
+    let head = String::from_utf8_lossy(&head[..read]).into_owned();
+    let path = head.split(' ').nth(1).unwrap_or_default().to_owned();
+    let cookie = head.lines().find_map(|line| line.strip_prefix("Cookie: ")).unwrap_or("none").to_owned();
+    let answer = "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 1\r\nConnection: close\r\nSet-Cookie: signed=in; Max-Age=99999\r\n\r\nx";
+    let _ = stream.write_all(answer.as_bytes()).await;
+    let _ = tell.send(format!("{path} {cookie}")).await;
 }
 
 async fn visit(session: &Session, site: u16, path: &str, told: &mut tokio::sync::mpsc::Receiver<String>) -> String {
