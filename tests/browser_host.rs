@@ -579,3 +579,54 @@ async fn a_host_that_cannot_live_is_an_error_at_once() {
     let failure = nobody.running().await.unwrap_err();
     assert!(failure.code == FailureCode::ProviderDown && failure.detail.contains("host.sock"), "{failure}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frozen_browser_is_killed_when_its_grace_is_over() {
+    let rig = Rig::new();
+    let mut host = rig.host(&HostOptions { until_stdin_ends: true, ..rig.options() });
+    let mut client = rig.client().await;
+    let mut start = || client.ask(r#"{"id":1,"call":"start","profile":"anna","headless":true}"#);
+    let freeze = |started: &serde_json::Value| {
+        kill(u32::try_from(started["ok"]["pid"].as_u64().unwrap()).unwrap(), Signal::STOP);
+    };
+    freeze(&start());
+    let mut other = rig.client().await;
+    assert_eq!(other.ask(r#"{"id":2,"call":"stop","profile":"anna"}"#), serde_json::json!({"id": 2, "ok": null}));
+    assert_eq!((children(host.id()), rig.browsers()), (vec![], BTreeSet::new()));
+    freeze(&start());
+    let began = std::time::Instant::now();
+    drop(host.stdin.take());
+    assert!(exit(host).await.success());
+    println!("a frozen browser was killed {:?} after the end of stdin", began.elapsed());
+    assert_eq!(rig.browsers(), BTreeSet::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_socket_of_systemd_is_used_and_not_handed_on() {
+    let rig = Rig::new();
+    let socket = rig.path().join("host.sock");
+    let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    // What systemd does: the socket is descriptor 3, and the variables name the process that runs in the end.
+    let script = "exec 3<&0 </dev/null; export LISTEN_PID=$$ LISTEN_FDS=1; exec \"$0\" \"$@\"";
+    let host = Command::new("sh")
+        .args(["-c", script])
+        .arg(rig.path().join("cove"))
+        .arg("browser-host")
+        .args(HostOptions { socket: None, ..rig.options() }.to_args())
+        .stdin(std::os::fd::OwnedFd::from(listener.try_clone().unwrap()))
+        .spawn()
+        .unwrap();
+    let mut client = rig.client().await;
+    let started = client.ask(r#"{"id":1,"call":"start","profile":"anna","headless":true}"#);
+    let browser = started["ok"]["pid"].as_u64().unwrap();
+    let open =
+        fs::read_dir(format!("/proc/{browser}/fd")).unwrap().filter_map(|fd| fs::read_link(fd.ok()?.path()).ok());
+    let inode = |pid: u64, fd: &str| fs::read_link(format!("/proc/{pid}/fd/{fd}")).unwrap();
+    let handed = inode(u64::from(host.id()), "3");
+    assert!(handed.to_string_lossy().starts_with("socket:"), "{}", handed.display());
+    assert!(!open.collect::<Vec<_>>().contains(&handed), "the browser holds the host's socket");
+    kill(host.id(), Signal::TERM);
+    assert!(exit(host).await.success());
+    assert!(socket.exists(), "the socket is systemd's, not the host's to remove");
+    assert_eq!(rig.browsers(), BTreeSet::new());
+}
