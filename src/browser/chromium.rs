@@ -25,7 +25,7 @@ use crate::model::{Failure, FailureCode, ProfileId};
 use child::Child;
 use connection::Connection;
 
-const START_DEADLINE: Duration = Duration::from_secs(60);
+const START_DEADLINE: Duration = Duration::from_mins(1);
 const STOP_DEADLINE: Duration = Duration::from_secs(20);
 const QUICK_DEADLINE: Duration = Duration::from_secs(5);
 /// For a child to wait for the folder's lock, close what an earlier host left, and answer.
@@ -71,10 +71,7 @@ impl ChromiumProvider {
     async fn wait_until_ready(&self) -> Result<(), Failure> {
         let deadline = Instant::now() + READY_DEADLINE;
         loop {
-            let failure = match self.connected(deadline).await {
-                Ok(_) => return Ok(()),
-                Err(failure) => failure,
-            };
+            let Err(failure) = self.connected(deadline).await else { return Ok(()) };
             if let Some(trouble) = self.child.as_ref().and_then(Child::trouble) {
                 return Err(down(trouble));
             }

@@ -151,10 +151,10 @@ async fn run_until(options: HostOptions, parent_gone: impl Future<Output = ()>) 
     tracing::info!(why, "browser host stops");
     close_browsers(&sessions, &mut signals).await;
     tasks.shutdown().await;
-    if let Some(path) = &options.socket {
-        if let Err(error) = fs::remove_file(path) {
-            tracing::warn!(path = %path.display(), %error, "the socket is not removed");
-        }
+    if let Some(path) = &options.socket
+        && let Err(error) = fs::remove_file(path)
+    {
+        tracing::warn!(path = %path.display(), %error, "the socket is not removed");
     }
     // Last of all: whoever gets the folder next finds it without processes.
     drop(lock);

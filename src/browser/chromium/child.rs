@@ -21,7 +21,7 @@ use crate::model::{Failure, FailureCode};
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// A child that lived this long did not die of its start: the pauses begin anew.
-const SOUND_LIFE: Duration = Duration::from_secs(60);
+const SOUND_LIFE: Duration = Duration::from_mins(1);
 /// For the child to close its browsers (it takes two seconds, or kills them) and end.
 const END_DEADLINE: Duration = Duration::from_secs(8);
 

@@ -49,11 +49,11 @@ pub async fn end_tree(tree: &Tree, mut known: BTreeSet<Identity>, mut main: Opti
     let mut pause = FIRST_LOOK;
     loop {
         let (one_tree, one_reaper, before) = (tree.clone(), reaper.clone(), known.clone());
-        let round = tokio::task::spawn_blocking(move || kill_round(&one_tree, before, &one_reaper)).await;
-        if let Some(child) = main.as_deref_mut() {
-            if let Err(error) = child.try_wait() {
-                tracing::warn!(%error, "a browser's main process cannot be waited for");
-            }
+        let round = tokio::task::spawn_blocking(move || kill_round(&one_tree, &before, &one_reaper)).await;
+        if let Some(child) = main.as_deref_mut()
+            && let Err(error) = child.try_wait()
+        {
+            tracing::warn!(%error, "a browser's main process cannot be waited for");
         }
         match round {
             Ok(left) if left.is_empty() => return,
@@ -66,15 +66,15 @@ pub async fn end_tree(tree: &Tree, mut known: BTreeSet<Identity>, mut main: Opti
 }
 
 /// One round; answers what is left to wait for.
-fn kill_round(tree: &Tree, known: BTreeSet<Identity>, reaper: &Reaper) -> BTreeSet<Identity> {
-    for member in tree.members(&processes::all(), &known) {
+fn kill_round(tree: &Tree, known: &BTreeSet<Identity>, reaper: &Reaper) -> BTreeSet<Identity> {
+    for member in tree.members(&processes::all(), known) {
         if let Err(error) = processes::signal(member, Signal::KILL) {
             tracing::warn!(pid = member.pid, %error, "a process of a browser cannot be killed");
         }
     }
     reaper.reap();
     let after = processes::all();
-    let mut left = tree.members(&after, &known);
+    let mut left = tree.members(&after, known);
     let parents: BTreeSet<u32> = left.iter().map(|member| member.pid).chain([std::process::id()]).collect();
     // A zombie that another process has to reap is dead for us.
     let foreign = |process: &&processes::Process| process.zombie && !parents.contains(&process.parent);

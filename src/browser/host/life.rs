@@ -51,7 +51,8 @@ struct Started {
     _scratch: Scratch,
 }
 
-/// Runs one browser from start to end. `up` is called once it answers.
+/// Runs one browser from start to end. `shown` is told what clients may see: the session once it answers,
+/// and None as soon as its main process is dead.
 ///
 /// # Errors
 /// When it never answered; a browser that ends later is an ordinary end.
@@ -60,7 +61,7 @@ pub async fn live(
     profile: &ProfileId,
     options: StartOptions,
     stop: &CancellationToken,
-    up: impl FnOnce(Session, Tree) + Send,
+    shown: &(dyn Fn(Option<(Session, Tree)>) + Send + Sync),
 ) -> Result<(), Failure> {
     let mut started = start(setting, profile, options).await?;
     let deadline = Instant::now() + START_DEADLINE;
@@ -87,8 +88,11 @@ pub async fn live(
             if let Err(error) = started.folder.remember_lock() {
                 tracing::debug!(%profile, %error, "the browser's lock was not noted");
             }
-            up(session.clone(), started.tree.clone());
+            shown(Some((session.clone(), started.tree.clone())));
             let known = watch(setting, &mut started, &session, stop).await;
+            if started.child.id().is_none() {
+                shown(None);
+            }
             end(setting, started, known).await;
             Ok(())
         }
@@ -145,10 +149,10 @@ fn has_display() -> bool {
 /// The caller's deadline ends it. The file is of this launch: the old one was removed before.
 async fn port_answers(folder: &ProfileFolder) -> (u16, String) {
     loop {
-        if let Some((port, ws_path)) = folder.devtools() {
-            if TcpStream::connect(("127.0.0.1", port)).await.is_ok() {
-                return (port, ws_path);
-            }
+        if let Some((port, ws_path)) = folder.devtools()
+            && TcpStream::connect(("127.0.0.1", port)).await.is_ok()
+        {
+            return (port, ws_path);
         }
         sleep(LOOK_FOR_PORT_EVERY).await;
     }

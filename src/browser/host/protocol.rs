@@ -31,7 +31,7 @@ pub const MAX_LINE_BYTES: usize = 64 * 1024;
 /// Requests of one connection that may be under way; one more is refused.
 pub const MAX_CALLS_PER_CONNECTION: usize = 64;
 
-/// From the first byte of a start to an answering DevTools port.
+/// From the first byte of a start to an answering `DevTools` port.
 pub const START_DEADLINE: Duration = Duration::from_secs(30);
 /// How long a browser may take to close by itself before it is killed.
 pub const STOP_GRACE: Duration = Duration::from_secs(5);
@@ -78,7 +78,7 @@ pub struct Request {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "call", rename_all = "snake_case")]
 pub enum Call {
-    /// A `browser::Session`, once its DevTools port accepts connections. The browser belongs to the
+    /// A `browser::Session`, once its `DevTools` port accepts connections. The browser belongs to the
     /// host from the first moment: a client that goes away meanwhile can still `stop` it.
     Start { profile: ProfileId, headless: bool },
     /// `null`, once every process is verified dead. A profile that does not run: at once.

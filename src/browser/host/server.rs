@@ -2,8 +2,7 @@
 //!
 //! Run by the host; it knows the protocol and the session table, and nothing about browsers. Every
 //! connection, line, request and write is bounded: a peer that sends half a line, floods, or does not
-//! read is cut off and hurts nobody else. A request of a connection that ends is not answered; what it
-//! started stays in the table.
+//! read is cut off and hurts nobody else. What a client asked for is done also when it goes away.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -72,7 +71,15 @@ async fn connection(stream: UnixStream, sessions: Sessions, permit: Option<Owned
             Some(_) = writer.join_next() => return,
             Some(_) = calls.join_next() => {}
             read = lines.next() => {
-                let Ok(Some(text)) = read else { return };
+                let text = match read {
+                    Ok(Some(text)) => text,
+                    // The client has said all, and may still be reading; what it asked for is done.
+                    Ok(None) => break,
+                    Err(error) => {
+                        tracing::warn!(%error, "a client of the browser host is cut off");
+                        return;
+                    }
+                };
                 let answer = match serde_json::from_str::<Request>(&text) {
                     Ok(request) if calls.len() < MAX_CALLS_PER_CONNECTION => {
                         let (sessions, answers) = (sessions.clone(), answers.clone());
@@ -92,6 +99,9 @@ async fn connection(stream: UnixStream, sessions: Sessions, permit: Option<Owned
             }
         }
     }
+    drop(answers);
+    while calls.join_next().await.is_some() {}
+    writer.join_next().await;
 }
 
 fn greet(text: &str) -> Greeting {

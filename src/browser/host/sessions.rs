@@ -39,9 +39,9 @@ pub struct Sessions {
 
 #[derive(Debug)]
 struct Entry {
-    /// None: still starting.
+    /// None: still starting, or dead and not cleared away yet.
     up: Option<(Session, Tree)>,
-    /// Cancelled to close the browser.
+    /// Cancelled to close the browser, and when it ended by itself.
     stop: CancellationToken,
     /// Cancelled when the last process is dead and the entry is gone.
     gone: CancellationToken,
@@ -129,13 +129,19 @@ impl Sessions {
         let tell = Arc::new(Mutex::new(Some(tell)));
         self.tasks.spawn(async move {
             let sessions = place.sessions.clone();
-            let up = |session: Session, tree| {
-                if let Some(entry) = sessions.entries().get_mut(&session.profile) {
-                    entry.up = Some((session.clone(), tree));
+            let shown = |now: Option<(Session, Tree)>| {
+                let session = now.as_ref().map(|(session, _)| session.clone());
+                if let Some(entry) = sessions.entries().get_mut(&place.profile) {
+                    entry.up = now;
+                    if entry.up.is_none() {
+                        entry.stop.cancel();
+                    }
                 }
-                say(&tell, Ok(session));
+                if let Some(session) = session {
+                    say(&tell, Ok(session));
+                }
             };
-            let end = life::live(&sessions.setting, &place.profile, options, &stop, up).await;
+            let end = life::live(&sessions.setting, &place.profile, options, &stop, &shown).await;
             // The place is free before the client hears of it, so that it can try again at once.
             drop(place);
             if let Err(failure) = end {
@@ -246,10 +252,10 @@ impl Entry {
 
 /// The client may be gone: the browser lives all the same, and can be stopped by its profile.
 fn say(tell: &Mutex<Option<oneshot::Sender<Result<Session, Failure>>>>, result: Result<Session, Failure>) {
-    if let Some(tell) = tell.lock().unwrap_or_else(PoisonError::into_inner).take() {
-        if tell.send(result).is_err() {
-            tracing::info!("nobody waits for this start any more");
-        }
+    if let Some(tell) = tell.lock().unwrap_or_else(PoisonError::into_inner).take()
+        && tell.send(result).is_err()
+    {
+        tracing::info!("nobody waits for this start any more");
     }
 }
 
