@@ -74,7 +74,7 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     let (store, writer, report) = Store::open(&state_dir, clock.now())?;
     log_boot(&state_dir, &report);
     let listeners = Listeners::bind(config.server.listen, &config.socket_path()).await?;
-    let provider = Arc::new(start_provider(&config, &state_dir).await?);
+    let provider = Arc::new(start_provider(&config, &state_dir)?);
     let running = Running::start(&config, &state_dir, store, provider, clock, listeners)?;
     let listen_file = ListenFile::write(&state_dir, running.address)?;
     tokio::select! {
@@ -230,7 +230,7 @@ fn make_private_dir(path: &Path) -> Result<(), ServeError> {
     made.map_err(|error| ServeError::StateDir { path: path.to_owned(), error })
 }
 
-async fn start_provider(config: &Config, state_dir: &Path) -> Result<ChromiumProvider, ServeError> {
+fn start_provider(config: &Config, state_dir: &Path) -> Result<ChromiumProvider, ServeError> {
     if let Some(socket) = &config.browser.host_socket {
         return Ok(ChromiumProvider::connect(socket.clone()));
     }
@@ -242,7 +242,7 @@ async fn start_provider(config: &Config, state_dir: &Path) -> Result<ChromiumPro
         sandbox: config.browser.sandbox,
         until_stdin_ends: true,
     };
-    ChromiumProvider::spawn_child(&executable, options).await.map_err(ServeError::Provider)
+    ChromiumProvider::spawn_child(&executable, options).map_err(ServeError::Provider)
 }
 
 fn log_boot(state_dir: &Path, report: &BootReport) {

@@ -102,7 +102,9 @@ impl Rig {
 
     async fn provider_with(&self, chromium: Option<PathBuf>) -> ChromiumProvider {
         let options = HostOptions { chromium, ..self.options() };
-        ChromiumProvider::spawn_child(&self.path().join("cove"), options).await.unwrap()
+        let provider = ChromiumProvider::spawn_child(&self.path().join("cove"), options).unwrap();
+        provider.running().await.unwrap();
+        provider
     }
 
     /// A host that the test holds itself.
@@ -569,11 +571,11 @@ async fn a_visible_browser_without_a_display_is_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_host_that_cannot_live_is_an_error_at_once() {
     let rig = Rig::new();
-    let failed = ChromiumProvider::spawn_child(&rig.script("broken", "exit 4"), rig.options()).await;
-    let failure = failed.err().unwrap();
+    let broken = ChromiumProvider::spawn_child(&rig.script("broken", "exit 4"), rig.options()).unwrap();
+    let failure = broken.running().await.unwrap_err();
     assert_eq!(failure.code, FailureCode::ProviderDown);
     assert!(failure.detail.contains("exit status: 4"), "{failure}");
-    let failed = ChromiumProvider::spawn_child(&rig.path().join("gone"), rig.options()).await;
+    let failed = ChromiumProvider::spawn_child(&rig.path().join("gone"), rig.options());
     assert!(failed.err().unwrap().detail.contains("gone browser-host"));
     let nobody = ChromiumProvider::connect(rig.path().join("host.sock"));
     let failure = nobody.running().await.unwrap_err();

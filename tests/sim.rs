@@ -8,6 +8,8 @@
 //! The negative control switches the fence off in the world: clicks are dispatched without asking, and
 //! the judge must notice.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -23,6 +25,7 @@ const SLOTS: u32 = 2;
 const STEPS: u32 = 250;
 
 /// An attempt in the world: a browser, and how far its flow is.
+#[expect(clippy::struct_excessive_bools, reason = "facts that are independent of each other")]
 #[derive(Clone, Debug)]
 struct Browser {
     item: Option<ItemId>,
@@ -415,13 +418,13 @@ fn number(name: &str) -> Option<u64> {
 #[test]
 fn nothing_twice_and_nothing_lost_over_random_histories() {
     let rounds = number("ROUNDS").unwrap_or(25);
-    let seeds = match number("SEED") {
-        Some(seed) => seed..seed + 1,
-        None => {
+    let seeds = number("SEED").map_or_else(
+        || {
             let first = fastrand::u64(..1 << 40);
             first..first + rounds
-        }
-    };
+        },
+        |seed| seed..seed + 1,
+    );
     println!("seeds {seeds:?}, {STEPS} steps each");
     for seed in seeds {
         assert!(in_a_runtime(seed, false).is_ok(), "run again with SEED={seed}");

@@ -1,6 +1,8 @@
 //! The store against a real file: the queue's operations, the fence's rules that live in it, and what a
 //! restart or a restore finds. Every test ends with the check of all indexes.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
@@ -159,7 +161,7 @@ async fn rule_1_numbers_grow_over_restarts() {
     let mut last = 0;
     for round in 0..4 {
         let opened = if round == 0 { furnished(folder.path()).await } else { open(folder.path()) };
-        assert_eq!(opened.report.restored, false);
+        assert!(!opened.report.restored);
         let made = opened.store.enqueue(task(vec![item("anna")]), NOW).await.unwrap();
         assert!(made.task.raw() > last);
         last = made.task.raw();

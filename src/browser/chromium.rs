@@ -50,32 +50,26 @@ impl ChromiumProvider {
     }
 
     /// Starts `executable browser-host` as a child; it is started again if it dies, and ends with this
-    /// process (end of file on its stdin).
+    /// process (end of file on its stdin). Does not wait for it: the first call does, within its deadline.
     ///
     /// # Errors
-    /// When the child cannot be started or does not become ready.
-    pub async fn spawn_child(executable: &Path, mut options: HostOptions) -> Result<Self, Failure> {
+    /// When the child cannot be started.
+    pub fn spawn_child(executable: &Path, mut options: HostOptions) -> Result<Self, Failure> {
         options.until_stdin_ends = true;
         let socket = options.socket.get_or_insert_with(|| options.profiles_dir.join(CHILD_SOCKET)).clone();
         let child = Child::start(executable, &options)?;
-        let provider = Self { child: Some(child), ..Self::connect(socket) };
-        match provider.wait_until_ready().await {
-            Ok(()) => Ok(provider),
-            Err(failure) => {
-                provider.shutdown().await;
-                Err(failure)
-            }
-        }
+        Ok(Self { child: Some(child), ..Self::connect(socket) })
     }
 
-    async fn wait_until_ready(&self) -> Result<(), Failure> {
-        let deadline = Instant::now() + READY_DEADLINE;
+    /// A connection; to a child that is still coming up, within `deadline`.
+    async fn ready(&self, deadline: Instant) -> Result<Arc<Connection>, Failure> {
         loop {
-            let Err(failure) = self.connected(deadline).await else { return Ok(()) };
-            if let Some(trouble) = self.child.as_ref().and_then(Child::trouble) {
-                return Err(down(trouble));
-            }
-            if Instant::now() >= deadline {
+            let failure = match self.connected(deadline).await {
+                Ok(connection) => return Ok(connection),
+                Err(failure) => failure,
+            };
+            let hope = self.child.as_ref().is_some_and(|child| child.trouble().is_none());
+            if !hope || Instant::now() >= deadline {
                 return Err(failure);
             }
             sleep(LOOK_FOR_READY_EVERY).await;
@@ -106,7 +100,7 @@ impl ChromiumProvider {
 
     async fn call<T: DeserializeOwned>(&self, call: Call, within: Duration) -> Result<T, Failure> {
         let deadline = Instant::now() + within;
-        let connection = self.connected(Instant::now() + within.min(QUICK_DEADLINE)).await?;
+        let connection = self.ready(Instant::now() + within.min(READY_DEADLINE)).await?;
         let outcome = match timeout_at(deadline, connection.call(call)).await {
             Ok(outcome) => outcome.map_err(|failure| match self.child.as_ref().and_then(Child::trouble) {
                 Some(trouble) => down(trouble),

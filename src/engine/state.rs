@@ -85,6 +85,7 @@ struct ProviderTrouble {
     wait: Duration,
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "facts that are independent of each other")]
 pub struct State {
     limits: Limits,
     running: BTreeMap<Fence, Running>,

@@ -33,7 +33,7 @@ pub enum Retry {
 
 macro_rules! codes {
     ($($code:ident $text:literal $blame:ident $retry:ident $help:literal;)+) => {
-        /// A stable name for what happened; snake_case in JSON.
+        /// A stable name for what happened; `snake_case` in JSON.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum FailureCode {
             $($code,)+

@@ -153,7 +153,7 @@ pub struct TaskEvent {
     pub at: Timestamp,
     /// None: about the task itself.
     pub item: Option<ItemId>,
-    /// A stable snake_case name: `accepted`, `started`, `armed`, `succeeded`, `outcome_unknown`,
+    /// A stable `snake_case` name: `accepted`, `started`, `armed`, `succeeded`, `outcome_unknown`,
     /// `retry_wait`, `queued`, `failed`, `canceled`, `cancel_requested`, `recovered`.
     pub kind: String,
     /// For a person; empty where the kind says it all.
@@ -166,7 +166,9 @@ mod tests {
 
     fn counts(states: &[ItemState]) -> Counts {
         let mut counts = Counts::default();
-        states.iter().for_each(|state| counts.add(*state));
+        for state in states {
+            counts.add(*state);
+        }
         counts
     }
 

@@ -97,9 +97,9 @@ fn counters(tasks: &[Task], items: &[Item], found: &mut Vec<String>) {
 }
 
 /// Compares an index with what it should hold.
-fn compare<K: Ord + std::fmt::Debug>(name: &str, held: BTreeSet<K>, expected: BTreeSet<K>, found: &mut Vec<String>) {
-    found.extend(expected.difference(&held).map(|key| format!("{name}: {key:?} is missing")));
-    found.extend(held.difference(&expected).map(|key| format!("{name}: {key:?} is too many")));
+fn compare<K: Ord + std::fmt::Debug>(name: &str, held: &BTreeSet<K>, expected: &BTreeSet<K>, found: &mut Vec<String>) {
+    found.extend(expected.difference(held).map(|key| format!("{name}: {key:?} is missing")));
+    found.extend(held.difference(expected).map(|key| format!("{name}: {key:?} is too many")));
 }
 
 /// The keys of an index, owned.
@@ -122,30 +122,30 @@ fn task_indexes(
     found: &mut Vec<String>,
 ) -> Result<(), StoreError> {
     let states = tasks.iter().map(|task| (task.counts.state() as u8, task.id.raw())).collect();
-    compare("task_states", held!(txn, tables::TASK_STATES, |key| key), states, found);
+    compare("task_states", &held!(txn, tables::TASK_STATES, |key| key), &states, found);
     let flows = tasks.iter().map(|task| (task.flow.clone(), task.id.raw())).collect();
-    compare("task_flows", held!(txn, tables::TASK_FLOWS, |key| (key.0.to_owned(), key.1)), flows, found);
+    compare("task_flows", &held!(txn, tables::TASK_FLOWS, |key| (key.0.to_owned(), key.1)), &flows, found);
     let open = tasks.iter().filter(|task| !task.counts.state().is_terminal());
     let open = open.map(|task| (task.flow.clone(), task.id.raw())).collect();
-    compare("open_flows", held!(txn, tables::OPEN_FLOWS, |key| (key.0.to_owned(), key.1)), open, found);
+    compare("open_flows", &held!(txn, tables::OPEN_FLOWS, |key| (key.0.to_owned(), key.1)), &open, found);
     let profiles = items.iter().map(|item| (item.profile.to_string(), item.task.raw())).collect();
-    compare("task_profiles", held!(txn, tables::TASK_PROFILES, |key| (key.0.to_owned(), key.1)), profiles, found);
+    compare("task_profiles", &held!(txn, tables::TASK_PROFILES, |key| (key.0.to_owned(), key.1)), &profiles, found);
     Ok(())
 }
 
 fn item_indexes(txn: &ReadTransaction, items: &[Item], found: &mut Vec<String>) -> Result<(), StoreError> {
     let of_task = items.iter().map(|item| (item.task.raw(), item.id.raw())).collect();
-    compare("task_items", held!(txn, tables::TASK_ITEMS, |key| key), of_task, found);
+    compare("task_items", &held!(txn, tables::TASK_ITEMS, |key| key), &of_task, found);
     let states = items.iter().map(|item| (item.state as u8, item.id.raw())).collect();
-    compare("item_states", held!(txn, tables::ITEM_STATES, |key| key), states, found);
+    compare("item_states", &held!(txn, tables::ITEM_STATES, |key| key), &states, found);
     let profiles = items.iter().map(|item| (item.profile.to_string(), item.id.raw())).collect();
-    compare("item_profiles", held!(txn, tables::ITEM_PROFILES, |key| (key.0.to_owned(), key.1)), profiles, found);
+    compare("item_profiles", &held!(txn, tables::ITEM_PROFILES, |key| (key.0.to_owned(), key.1)), &profiles, found);
     let waiting = || items.iter().filter(|item| item.state.is_waiting());
     let ready = waiting().filter(|item| item.ready);
     let ready = ready.map(|item| (item.profile.to_string(), rank_of(item.priority), item.id.raw())).collect();
-    compare("ready", held!(txn, tables::READY, |key| (key.0.to_owned(), key.1, key.2)), ready, found);
+    compare("ready", &held!(txn, tables::READY, |key| (key.0.to_owned(), key.1, key.2)), &ready, found);
     let due = waiting().filter(|item| !item.ready).map(|item| (item.due_at.as_millis(), item.id.raw())).collect();
-    compare("due", held!(txn, tables::DUE, |key| key), due, found);
+    compare("due", &held!(txn, tables::DUE, |key| key), &due, found);
     Ok(())
 }
 

@@ -1,3 +1,5 @@
+//! Connections over real sockets, with a made-up app behind them.
+
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;

@@ -1,3 +1,5 @@
+//! What a start answers, for each thing the store can say.
+
 use hyper::header::{HeaderMap, HeaderValue};
 use serde_json::{Value, json};
 

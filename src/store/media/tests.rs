@@ -1,3 +1,5 @@
+//! Uploads and file inputs against a real folder.
+
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 

@@ -176,6 +176,7 @@ pub(in crate::store) fn resume(tx: &mut Tx<'_>, accept_duplicates: bool, now: Ti
     Ok(Ok(()))
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "the shape of every operation")]
 /// Stops claims until a resume. What is paused for a stronger reason stays so.
 pub(in crate::store) fn pause(tx: &mut Tx<'_>, now: Timestamp) -> Ran<(), Infallible> {
     if tx.meta.pause.is_none() {

@@ -1,3 +1,5 @@
+//! The form of a start request, field by field.
+
 use serde_json::{Value, json};
 
 use super::{Bounds, Request, read};
