@@ -632,3 +632,19 @@ async fn a_socket_of_systemd_is_used_and_not_handed_on() {
     assert!(socket.exists(), "the socket is systemd's, not the host's to remove");
     assert_eq!(rig.browsers(), BTreeSet::new());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_signal_kills_without_waiting() {
+    let rig = Rig::new();
+    let host = rig.host(&rig.options());
+    let mut client = rig.client().await;
+    let start = r#"{"id":1,"call":"start","profile":"anna","headless":true}"#;
+    let browser = client.ask(start)["ok"]["pid"].as_u64().unwrap();
+    kill(u32::try_from(browser).unwrap(), Signal::STOP);
+    kill(host.id(), Signal::TERM);
+    let other = r#"{"id":2,"call":"start","profile":"bert","headless":false}"#;
+    soon("the host refuses starts", || (client.ask(other)["error"]["code"] == "provider_down").then_some(())).await;
+    kill(host.id(), Signal::TERM);
+    assert!(exit(host).await.success());
+    assert_eq!(rig.browsers(), BTreeSet::new());
+}

@@ -41,7 +41,7 @@ use sessions::Sessions;
 /// A file in the profiles folder; whoever holds its lock is the folder's host.
 const LOCK_FILE: &str = ".lock";
 /// How long a new host waits for the one before it (fence.md rule 15).
-pub const LOCK_DEADLINE: Duration = Duration::from_secs(10);
+const LOCK_DEADLINE: Duration = Duration::from_secs(10);
 const LOOK_FOR_LOCK_EVERY: Duration = Duration::from_millis(50);
 /// For closing every browser in order; after it they are killed.
 const SHUTDOWN_DEADLINE: Duration = Duration::from_millis(1_900);

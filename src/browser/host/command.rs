@@ -4,6 +4,7 @@
 //! browser is automated. The browser never waits for a reader of its output: it is drained all the
 //! time and only its end is kept, for the message of a start that failed.
 
+use std::ffi::{OsStr, OsString};
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -50,7 +51,7 @@ pub fn browser(binary: &Path, data_dir: &Path, scratch: &Scratch, appearance: Ap
     if shared_memory_is_small() {
         command.arg("--disable-dev-shm-usage");
     }
-    let mut data_dir_switch = std::ffi::OsString::from("--user-data-dir=");
+    let mut data_dir_switch = OsString::from("--user-data-dir=");
     data_dir_switch.push(data_dir);
     command.arg(data_dir_switch).arg("about:blank");
     command
@@ -67,7 +68,16 @@ pub fn browser(binary: &Path, data_dir: &Path, scratch: &Scratch, appearance: Ap
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .process_group(0);
+    for name in std::env::vars_os().map(|(name, _)| name).filter(|name| is_secret(name)) {
+        command.env_remove(name);
+    }
     command
+}
+
+/// A page that breaks out of the browser must not find the daemon's tokens in its environment.
+fn is_secret(variable: &OsStr) -> bool {
+    let name = variable.to_string_lossy().to_ascii_uppercase();
+    ["TOKEN", "SECRET", "PASSWORD", "CREDENTIALS"].iter().any(|mark| name.contains(mark))
 }
 
 fn shared_memory_is_small() -> bool {
@@ -133,7 +143,7 @@ fn is_sandbox_trouble(output: &str) -> bool {
 mod tests {
     use std::path::Path;
 
-    use super::{Appearance, MAX_KEPT_OUTPUT_BYTES, Output, browser};
+    use super::{Appearance, MAX_KEPT_OUTPUT_BYTES, Output, browser, is_secret};
     use crate::browser::host::folder::ProfileFolder;
     use crate::model::ProfileId;
 
@@ -152,6 +162,16 @@ mod tests {
         assert!(line(true, false).contains(&"--no-sandbox".to_owned()));
         assert!(line(true, true).contains(&"--headless".to_owned()));
         assert!(!line(false, true).contains(&"--headless".to_owned()));
+    }
+
+    #[test]
+    fn tokens_are_kept_from_the_browser() {
+        for secret in ["WORKER_API_TOKEN", "DOLPHIN_API_TOKEN", "COVE_X__SECRET", "db_password"] {
+            assert!(is_secret(secret.as_ref()), "{secret}");
+        }
+        for plain in ["PATH", "DISPLAY", "HOME", "XAUTHORITY"] {
+            assert!(!is_secret(plain.as_ref()), "{plain}");
+        }
     }
 
     #[tokio::test]

@@ -46,7 +46,8 @@ fn named(wanted: &Path, folders: &[PathBuf]) -> Result<PathBuf, Failure> {
         Some(path) if is_snap(&path) => Err(not_found(format!(
             "{shown} is the snap of Chromium, which cannot use the profiles of cove; name a browser from a deb or rpm"
         ))),
-        Some(path) => Ok(path),
+        // Absolute, for the browser is run in another folder.
+        Some(path) => std::path::absolute(&path).map_err(|error| not_found(format!("{shown}: {error}"))),
         None if wanted.exists() => Err(not_found(format!("{shown} is not a file that can be run"))),
         None => Err(not_found(format!("{shown} does not exist"))),
     }

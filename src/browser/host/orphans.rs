@@ -18,6 +18,8 @@ use super::reaper::Reaper;
 use crate::browser::processes::{self, Browser, Tree};
 use crate::model::ProfileId;
 
+/// For all of them; the host serves after it in any case.
+const END_DEADLINE: Duration = Duration::from_secs(6);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// `profiles_dir` is canonical.
@@ -38,7 +40,11 @@ pub async fn close_all(profiles_dir: &Path, reaper: &Reaper) {
         let tree = Tree { main: None, data_dir };
         closing.spawn(async move { close::end_tree(&tree, BTreeSet::new(), None, &reaper).await });
     }
-    closing.join_all().await;
+    let all = async { while closing.join_next().await.is_some() {} };
+    if timeout(END_DEADLINE, all).await.is_err() {
+        // Their profiles answer `profile_in_use`; all others work.
+        tracing::error!("some browsers of an earlier host do not end even when they are killed");
+    }
 }
 
 /// Our browsers, and the folders of helpers that outlived every browser of their folder.
