@@ -13,8 +13,16 @@ pub const MAX_PROFILE_NAME_BYTES: usize = 64;
 /// The provider's own name for a profile: opaque to cove. For `chromium` it is the name of the
 /// profile's folder, for `dolphin` the profile's number.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
+#[serde(try_from = "String")]
 pub struct ProfileId(Arc<str>);
+
+impl TryFrom<String> for ProfileId {
+    type Error = ParseProfileIdError;
+
+    fn try_from(text: String) -> Result<Self, ParseProfileIdError> {
+        Self::new(&text)
+    }
+}
 
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
@@ -84,6 +92,7 @@ mod tests {
         }
         for bad in ["", ".", "..", "a/b", "-a", "_a", "a b", "å", &"x".repeat(65)] {
             assert!(ProfileId::new(bad).is_err(), "{bad}");
+            assert!(serde_json::from_value::<ProfileId>(bad.into()).is_err(), "{bad}");
         }
     }
 }
