@@ -1,0 +1,14 @@
+//! cove from outside: a real daemon, a real state file, real Chromium, the practice site.
+//!
+//! One binary. Every test has its own daemon on port 0 in its own folder, and ends what it started.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod boot;
+mod command_line;
+mod fence;
+mod http;
+mod kill;
+mod publish;
+mod refusals;
+mod rig;
