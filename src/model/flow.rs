@@ -6,8 +6,12 @@
 
 mod inputs;
 mod parse;
+mod reader;
 mod selector;
+mod steps;
 mod template;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -1,34 +1,97 @@
 //! Templates: `{{ name }}` in any string of a step.
+//!
+//! minijinja renders them, strictly: a name without a value is an error, and nothing is escaped, since
+//! the text goes into a page's field and not into HTML. Most strings of a recording hold no template;
+//! those cost nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-/// A string of a recording, as written.
+use minijinja::syntax::SyntaxConfig;
+use minijinja::{Environment, UndefinedBehavior};
+
+/// A string of a recording, as written; its syntax is checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Template(String);
+pub struct Template {
+    text: String,
+    names: BTreeSet<String>,
+}
 
 impl Template {
     /// # Errors
     /// A syntax error, in words.
-    pub fn new(_text: &str) -> Result<Self, String> {
-        unimplemented!()
+    pub fn new(text: &str) -> Result<Self, String> {
+        if !is_template(text) {
+            return Ok(Self { text: text.to_owned(), names: BTreeSet::new() });
+        }
+        let environment = environment();
+        let template = environment.template_from_str(text).map_err(|error| in_words(&error))?;
+        let names = template.undeclared_variables(false).into_iter().collect();
+        Ok(Self { text: text.to_owned(), names })
     }
 
     /// Names that it refers to.
     #[must_use]
-    pub fn names(&self) -> std::collections::BTreeSet<String> {
-        unimplemented!()
+    pub const fn names(&self) -> &BTreeSet<String> {
+        &self.names
     }
 
     /// The text with `values` filled in.
     ///
     /// # Errors
     /// A name without a value, in words.
-    pub fn render(&self, _values: &BTreeMap<String, String>) -> Result<String, String> {
-        unimplemented!()
+    pub fn render(&self, values: &BTreeMap<String, String>) -> Result<String, String> {
+        if !is_template(&self.text) {
+            return Ok(self.text.clone());
+        }
+        environment().render_str(&self.text, values).map_err(|error| in_words(&error))
     }
 
     #[must_use]
     pub fn as_written(&self) -> &str {
-        &self.0
+        &self.text
+    }
+}
+
+fn is_template(text: &str) -> bool {
+    text.contains("{{") || text.contains("{%") || text.contains("{#")
+}
+
+fn environment() -> Environment<'static> {
+    let mut environment = Environment::empty();
+    environment.set_undefined_behavior(UndefinedBehavior::Strict);
+    environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
+    let syntax = SyntaxConfig::builder().keep_trailing_newline(true).build();
+    environment.set_syntax(syntax.expect("only the newline differs from the default"));
+    environment
+}
+
+fn in_words(error: &minijinja::Error) -> String {
+    match error.detail() {
+        Some(detail) => format!("{}: {detail}", error.kind()),
+        None => error.kind().to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::Template;
+
+    #[test]
+    fn names_are_filled_in_and_nothing_is_escaped() {
+        let values = BTreeMap::from([("caption".to_owned(), "<b> & \"ü\"\n".to_owned())]);
+        let template = Template::new("{{ caption }}!\n").unwrap();
+        assert_eq!(template.render(&values).unwrap(), "<b> & \"ü\"\n!\n");
+        assert_eq!(template.names().iter().map(String::as_str).collect::<Vec<_>>(), ["caption"]);
+        assert_eq!(Template::new("a { b } }}").unwrap().render(&values).unwrap(), "a { b } }}");
+    }
+
+    #[test]
+    fn a_name_without_a_value_and_bad_syntax_are_errors() {
+        assert!(Template::new("{{ other }}").unwrap().render(&BTreeMap::new()).is_err());
+        for bad in ["{{ caption", "{{ }}", "{% if %}", "{{ a b }}"] {
+            assert!(Template::new(bad).is_err(), "{bad}");
+        }
     }
 }
