@@ -1,14 +1,32 @@
-//! SKELETON of the flow room: the evidence folder of one attempt.
+//! The evidence of one attempt: a folder, mode 0700, with a byte budget.
+//!
+//! The replay writes it, the API serves it. `trace.jsonl` has a line a step; `before.png` and `after.png`
+//! stand around the commit point; `failure.png` and `failure.txt` show the page at a failure; `console.jsonl`
+//! has console errors and failed requests. Values of secret inputs are replaced in everything that is
+//! text. What does not fit the budget is dropped and noted; nothing here decides an attempt's outcome,
+//! save that a picture before the click which cannot be kept is an error to the caller.
 
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use super::AttemptName;
-use crate::model::ItemId;
+use serde_json::Value;
+use tokio::io::AsyncWriteExt;
 
-/// The folder of one attempt: `<state dir>/evidence/<item>/<fence>`, mode 0700.
+use super::AttemptName;
+use crate::model::{EvidenceFile, ItemId};
+
+/// Shown in place of a secret's value.
+const MASK: &str = "***";
+/// Shorter values would mask half the page.
+const LEAST_SECRET_BYTES: usize = 3;
+const TRACE: &str = "trace.jsonl";
+
+/// The folder of one attempt: `<state dir>/evidence/<item>/<fence>`.
 pub struct EvidenceFolder {
     pub name: AttemptName,
     pub dir: PathBuf,
+    max_bytes: u64,
 }
 
 impl EvidenceFolder {
@@ -16,14 +34,147 @@ impl EvidenceFolder {
     ///
     /// # Errors
     /// When it cannot be made.
-    pub fn create(state_dir: &Path, item: ItemId, name: AttemptName, max_bytes: u64) -> std::io::Result<Self> {
-        let _ = (state_dir, item, name, max_bytes);
-        unimplemented!("flow room")
+    pub fn create(state_dir: &Path, item: ItemId, name: AttemptName, max_bytes: u64) -> io::Result<Self> {
+        let dir = state_dir.join("evidence").join(item.to_string()).join(name.fence.to_string());
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
+        Ok(Self { name, dir, max_bytes })
     }
 }
 
 /// Where a kept file lies; the API serves it from here.
 #[must_use]
-pub fn path_of(state_dir: &Path, item: ItemId, file: &crate::model::EvidenceFile) -> PathBuf {
+pub fn path_of(state_dir: &Path, item: ItemId, file: &EvidenceFile) -> PathBuf {
     state_dir.join("evidence").join(item.to_string()).join(file.fence.to_string()).join(&file.file)
+}
+
+/// Writes into one folder, within its budget.
+pub struct EvidenceWriter<'a> {
+    folder: &'a EvidenceFolder,
+    left_bytes: u64,
+    secrets: Vec<String>,
+    files: Vec<EvidenceFile>,
+    dropped: u32,
+}
+
+impl<'a> EvidenceWriter<'a> {
+    /// `secrets` are the values that must not be seen.
+    pub fn new(folder: &'a EvidenceFolder, secrets: Vec<String>) -> Self {
+        let secrets = secrets.into_iter().filter(|secret| secret.len() >= LEAST_SECRET_BYTES).collect();
+        Self { folder, left_bytes: folder.max_bytes, secrets, files: Vec::new(), dropped: 0 }
+    }
+
+    /// What was kept, and how many files were not.
+    pub fn finish(self) -> (Vec<EvidenceFile>, u32) {
+        (self.files, self.dropped)
+    }
+
+    pub fn masked(&self, text: &str) -> String {
+        self.secrets.iter().fold(text.to_owned(), |text, secret| text.replace(secret, MASK))
+    }
+
+    /// A picture.
+    pub async fn screenshot(&mut self, file: &str, png: &[u8]) -> io::Result<()> {
+        self.write(file, "screenshot", png).await
+    }
+
+    /// Text of the page.
+    pub async fn text(&mut self, file: &str, kind: &str, text: &str) -> io::Result<()> {
+        let masked = self.masked(text);
+        self.write(file, kind, masked.as_bytes()).await
+    }
+
+    /// Adds a line to the trace.
+    pub async fn trace(&mut self, line: &Value) {
+        let mut text = self.masked(&line.to_string());
+        text.push('\n');
+        if let Err(error) = self.append(text.as_bytes()).await {
+            tracing::warn!(%error, folder = %self.folder.dir.display(), "the trace of an attempt is not complete");
+        }
+    }
+
+    async fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.take_room(bytes.len())?;
+        let path = self.folder.dir.join(TRACE);
+        let mut file = tokio::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(path).await?;
+        file.write_all(bytes).await?;
+        file.flush().await?;
+        match self.files.iter_mut().find(|file| file.file == TRACE) {
+            Some(file) => file.bytes += bytes.len() as u64,
+            None => self.keep(TRACE, "trace", bytes.len()),
+        }
+        Ok(())
+    }
+
+    async fn write(&mut self, name: &str, kind: &str, bytes: &[u8]) -> io::Result<()> {
+        self.take_room(bytes.len())?;
+        let path = self.folder.dir.join(name);
+        let mut file =
+            tokio::fs::OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(path).await?;
+        file.write_all(bytes).await?;
+        file.flush().await?;
+        self.files.retain(|file| file.file != name);
+        self.keep(name, kind, bytes.len());
+        Ok(())
+    }
+
+    fn keep(&mut self, file: &str, kind: &str, bytes: usize) {
+        self.files.push(EvidenceFile {
+            fence: self.folder.name.fence,
+            attempt: self.folder.name.attempt,
+            file: file.to_owned(),
+            bytes: bytes as u64,
+            kind: kind.to_owned(),
+        });
+    }
+
+    fn take_room(&mut self, bytes: usize) -> io::Result<()> {
+        match self.left_bytes.checked_sub(bytes as u64) {
+            Some(left) => {
+                self.left_bytes = left;
+                Ok(())
+            }
+            None => {
+                self.dropped += 1;
+                let max = self.folder.max_bytes;
+                Err(io::Error::other(format!("the attempt's evidence has reached its {max} bytes")))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use serde_json::json;
+
+    use super::{AttemptName, EvidenceFolder, EvidenceWriter, path_of};
+    use crate::model::{Fence, ItemId};
+
+    #[tokio::test]
+    async fn a_folder_is_private_bounded_and_without_secrets() {
+        let state = tempfile::tempdir().unwrap();
+        let name = AttemptName { fence: Fence::new(9), attempt: 1 };
+        let folder = EvidenceFolder::create(state.path(), ItemId::new(7), name, 200).unwrap();
+        assert_eq!(std::fs::metadata(&folder.dir).unwrap().permissions().mode() & 0o777, 0o700);
+        let mut writer = EvidenceWriter::new(&folder, vec!["hunter22".to_owned(), "a".to_owned()]);
+        writer.trace(&json!({"step": 0, "value": "hunter22 and a"})).await;
+        writer.trace(&json!({"step": 1})).await;
+        writer.text("failure.txt", "page_text", "the hunter22").await.unwrap();
+        writer.screenshot("before.png", &[0; 50]).await.unwrap();
+        writer.screenshot("after.png", &[0; 500]).await.unwrap_err();
+        let (files, dropped) = writer.finish();
+        assert_eq!(dropped, 1);
+        let kept: Vec<_> = files.iter().map(|file| (file.file.as_str(), file.kind.as_str(), file.bytes)).collect();
+        let trace = "{\"step\":0,\"value\":\"*** and a\"}\n{\"step\":1}\n";
+        let expected = [
+            ("trace.jsonl", "trace", trace.len() as u64),
+            ("failure.txt", "page_text", 7),
+            ("before.png", "screenshot", 50),
+        ];
+        assert_eq!(kept, expected);
+        let path = path_of(state.path(), ItemId::new(7), &files[0]);
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), trace);
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    }
 }

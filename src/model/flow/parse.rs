@@ -161,7 +161,7 @@ fn is_name(name: &str) -> bool {
 }
 
 /// `scheme://host[:port]` of an absolute URL.
-pub(super) fn origin_of(url: &str) -> Option<String> {
+pub fn origin_of(url: &str) -> Option<String> {
     if !is_url(url) {
         return None;
     }

@@ -1,6 +1,6 @@
 //! Selectors as the Recorder writes them: a prefix says the kind, none means CSS.
 //!
-//! The browser is the judge of CSS and XPath; what is checked here is what can be told without one, so
+//! The browser is the judge of CSS and of `XPath`; what is checked here is what can be told without one, so
 //! that a broken selector is found when the flow is stored and not when it runs.
 
 /// One selector, rendered.
@@ -72,8 +72,7 @@ fn balanced(text: String) -> Result<String, String> {
         }
         match (quote, character) {
             (_, '\\') => escaped = true,
-            (Some(mark), _) if mark == character => quote = None,
-            (Some(_), _) => {}
+            (Some(mark), _) => quote = Some(mark).filter(|mark| *mark != character),
             (None, '"' | '\'') => quote = Some(character),
             (None, '(' | '[') => open.push(character),
             (None, ')') if open.pop() != Some('(') => return Err("a `)` without its `(`".to_owned()),

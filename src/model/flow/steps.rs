@@ -36,6 +36,12 @@ pub(super) struct StepReader<'a> {
 
 type Names = Vec<(String, String)>;
 
+/// What a customStep is.
+enum Custom {
+    Commit,
+    Action(Action),
+}
+
 impl StepReader<'_> {
     pub fn read(mut self) -> Option<Parsed> {
         let kind = self.reader.text(self.step, self.at, "type")?;
@@ -45,8 +51,14 @@ impl StepReader<'_> {
         let timeout = self.reader.integer_in(self.step, self.at, "timeout", &range).unwrap_or(self.timeout);
         let mut names = Names::new();
         let asserted = self.asserted(&mut names);
-        let action = if custom { self.custom(&mut names)? } else { Some(self.recorded(&kind, &mut names)?) };
-        let Some(action) = action else { return Some(Parsed::Commit) };
+        let action = if custom {
+            match self.custom(&mut names)? {
+                Custom::Commit => return Some(Parsed::Commit),
+                Custom::Action(action) => action,
+            }
+        } else {
+            self.recorded(&kind, &mut names)?
+        };
         let step = Step { number: self.number, timeout: Duration::from_millis(timeout), action, asserted };
         Some(Parsed::Step(Box::new(step), names))
     }
@@ -102,8 +114,7 @@ impl StepReader<'_> {
         })
     }
 
-    /// `Some(None)` is the commit point.
-    fn custom(&mut self, names: &mut Names) -> Option<Option<Action>> {
+    fn custom(&mut self, names: &mut Names) -> Option<Custom> {
         let name = self.reader.text(self.step, self.at, "name")?;
         let empty = Value::Object(Map::new());
         let parameters = self.step.get("parameters").unwrap_or(&empty);
@@ -114,13 +125,13 @@ impl StepReader<'_> {
         match name.as_str() {
             "commit" => {
                 inner.reader.only(parameters, &at, &[]);
-                Some(None)
+                Some(Custom::Commit)
             }
-            "upload" => inner.upload(names).map(Some),
-            "extract" => inner.extract(names).map(Some),
+            "upload" => inner.upload(names).map(Custom::Action),
+            "extract" => inner.extract(names).map(Custom::Action),
             "screenshot" => {
                 inner.reader.only(parameters, &at, &["name"]);
-                inner.evidence_name().map(|name| Some(Action::Screenshot { name }))
+                inner.evidence_name().map(|name| Custom::Action(Action::Screenshot { name }))
             }
             "optional" | "stopIf" => {
                 self.error("/name", format!("the step `{name}` is not supported by this version"));

@@ -1,0 +1,113 @@
+//! What the page says beside the steps: console errors, failed requests, dialogs.
+//!
+//! Kept bounded, for the evidence. A dialog is accepted (an alert has one answer; a confirm is what the
+//! recorded click asked for; a beforeunload would keep the page), and noted.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use chromiumoxide::Page;
+use chromiumoxide::cdp::browser_protocol::log::{EnableParams as EnableLog, EventEntryAdded, LogEntryLevel};
+use chromiumoxide::cdp::browser_protocol::network::{EventLoadingFailed, EventResponseReceived};
+use chromiumoxide::cdp::browser_protocol::page::{EventJavascriptDialogOpening, HandleJavaScriptDialogParams};
+use chromiumoxide::cdp::js_protocol::runtime::{ConsoleApiCalledType, EventConsoleApiCalled, EventExceptionThrown};
+use chromiumoxide::error::CdpError;
+use futures_util::StreamExt;
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+
+/// Lines kept of one attempt.
+const MAX_LINES: usize = 500;
+const MAX_TEXT_BYTES: usize = 1_000;
+const FIRST_BAD_STATUS: i64 = 400;
+
+/// Lines for `console.jsonl`.
+#[derive(Clone, Default)]
+pub struct Observed(Arc<Mutex<Vec<Value>>>);
+
+impl Observed {
+    fn add(&self, line: Value) {
+        let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if lines.len() < MAX_LINES {
+            lines.push(line);
+        }
+    }
+
+    pub fn take(&self) -> Vec<Value> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// An address without its query, which may hold secrets.
+pub fn without_query(url: &str) -> &str {
+    url.split(['?', '#']).next().unwrap_or_default()
+}
+
+fn bounded(text: &str) -> &str {
+    &text[..text.floor_char_boundary(MAX_TEXT_BYTES.min(text.len()))]
+}
+
+pub(super) async fn start(page: &Page, observed: &Observed, tasks: &mut JoinSet<()>) -> Result<(), CdpError> {
+    page.execute(EnableLog::default()).await?;
+    let mut dialogs = page.event_listener::<EventJavascriptDialogOpening>().await?;
+    let (noted, answering) = (observed.clone(), page.clone());
+    tasks.spawn(async move {
+        while let Some(dialog) = dialogs.next().await {
+            noted.add(json!({"kind": "dialog", "text": bounded(&dialog.message)}));
+            if let Err(error) = answering.execute(HandleJavaScriptDialogParams::new(true)).await {
+                tracing::debug!(%error, "a dialog was not answered");
+            }
+        }
+    });
+    let mut calls = page.event_listener::<EventConsoleApiCalled>().await?;
+    let noted = observed.clone();
+    tasks.spawn(async move {
+        while let Some(call) = calls.next().await {
+            if call.r#type == ConsoleApiCalledType::Error {
+                let parts: Vec<_> = call
+                    .args
+                    .iter()
+                    .filter_map(|part| {
+                        part.value.as_ref().map(ToString::to_string).or_else(|| part.description.clone())
+                    })
+                    .collect();
+                noted.add(json!({"kind": "console", "text": bounded(&parts.join(" "))}));
+            }
+        }
+    });
+    let mut thrown = page.event_listener::<EventExceptionThrown>().await?;
+    let noted = observed.clone();
+    tasks.spawn(async move {
+        while let Some(event) = thrown.next().await {
+            noted.add(json!({"kind": "exception", "text": bounded(&super::thrown(&event.exception_details))}));
+        }
+    });
+    let mut entries = page.event_listener::<EventEntryAdded>().await?;
+    let noted = observed.clone();
+    tasks.spawn(async move {
+        while let Some(event) = entries.next().await {
+            let entry = &event.entry;
+            if entry.level == LogEntryLevel::Error {
+                let url = entry.url.as_deref().map(without_query);
+                noted.add(json!({"kind": "log", "text": bounded(&entry.text), "url": url}));
+            }
+        }
+    });
+    let mut answers = page.event_listener::<EventResponseReceived>().await?;
+    let noted = observed.clone();
+    tasks.spawn(async move {
+        while let Some(event) = answers.next().await {
+            if event.response.status >= FIRST_BAD_STATUS {
+                let url = without_query(&event.response.url);
+                noted.add(json!({"kind": "response", "status": event.response.status, "url": url}));
+            }
+        }
+    });
+    let mut failures = page.event_listener::<EventLoadingFailed>().await?;
+    let noted = observed.clone();
+    tasks.spawn(async move {
+        while let Some(event) = failures.next().await {
+            noted.add(json!({"kind": "request_failed", "text": bounded(&event.error_text)}));
+        }
+    });
+    Ok(())
+}
