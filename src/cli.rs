@@ -1,5 +1,244 @@
-//! The command line. Placeholder in this branch: the command room owns this file.
+//! The command line: one binary, `cove`.
+//!
+//! This file has the tree of commands and says which file carries each out. `local` needs no daemon,
+//! `online` talks to one, `submit` is `cove run`. It uses nothing of the daemon but its HTTP API, as any
+//! user would; `anyhow` is for messages here and nowhere below.
 
 pub mod demo;
+pub mod exit;
+mod follow;
+mod local;
+mod online;
+mod open;
 pub mod practice;
 pub mod remote;
+mod render;
+mod submit;
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::browser::host::HostOptions;
+use crate::config::{Config, Loaded, Sources};
+use remote::{Client, RemoteError};
+
+/// Publishes your own media through your own browser profiles, unattended and never twice.
+#[derive(Parser)]
+#[command(name = "cove", version, after_help = exit::HELP, propagate_version = true)]
+pub struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Args)]
+struct Global {
+    /// Configuration file (default: /etc/cove/cove.toml, or cove/cove.toml in the user's configuration)
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Talk to the daemon at this address instead of its unix socket
+    #[arg(long, global = true, env = "COVE_URL", value_name = "URL")]
+    url: Option<String>,
+    /// The daemon's unix socket
+    #[arg(long, global = true, value_name = "PATH")]
+    socket: Option<PathBuf>,
+    /// File with a bearer token (or the token itself in `COVE_TOKEN`)
+    #[arg(long, global = true, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the daemon
+    Serve {
+        /// Keep all state here, whatever the configuration says
+        #[arg(long, value_name = "DIR")]
+        state_dir: Option<PathBuf>,
+    },
+    /// Publish six files to a practice site on this machine and show the evidence
+    Demo(demo::DemoArgs),
+    /// The only part that starts Chromium; the daemon runs it
+    BrowserHost(HostOptions),
+    #[command(hide = true)]
+    PracticeSite(practice::PracticeArgs),
+    /// Submit one flow, follow it, exit by its outcome
+    #[command(after_help = submit::EXAMPLES)]
+    Run(submit::RunArgs),
+    /// Tasks: what was asked
+    #[command(subcommand)]
+    Tasks(online::TasksCommand),
+    /// Items: one flow, one profile, one set of inputs
+    #[command(subcommand)]
+    Items(online::ItemsCommand),
+    /// Browser profiles
+    #[command(subcommand)]
+    Profiles(online::ProfilesCommand),
+    /// Flows: recordings of Chrome DevTools Recorder
+    #[command(subcommand)]
+    Flows(online::FlowsCommand),
+    /// What the daemon does now
+    Status {
+        #[arg(long)]
+        json: bool,
+    },
+    /// Start nothing more until `cove resume`
+    Pause,
+    /// Go on after a pause
+    Resume {
+        /// After a restore or a damaged ledger: go on although something may be published twice
+        #[arg(long)]
+        accept_duplicates: bool,
+    },
+    /// The configuration
+    #[command(subcommand)]
+    Config(local::ConfigCommand),
+}
+
+impl Command {
+    /// The daemon serves several browsers; everything else waits for one thing at a time.
+    const fn wants_threads(&self) -> bool {
+        matches!(self, Self::Serve { .. } | Self::Demo(_) | Self::BrowserHost(_) | Self::PracticeSite(_))
+    }
+}
+
+/// Parses the command line, carries it out, answers with the exit code.
+#[must_use]
+pub fn main() -> u8 {
+    let cli = Cli::parse();
+    let mut runtime = if cli.command.wants_threads() {
+        tokio::runtime::Builder::new_multi_thread()
+    } else {
+        tokio::runtime::Builder::new_current_thread()
+    };
+    let runtime = match runtime.worker_threads(2).enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("cove: the runtime cannot be started: {error}");
+            return exit::FAILED;
+        }
+    };
+    match runtime.block_on(run(cli)) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("cove: {error:#}");
+            error.downcast_ref::<RemoteError>().map_or(exit::FAILED, RemoteError::exit_code)
+        }
+    }
+}
+
+async fn run(cli: Cli) -> anyhow::Result<u8> {
+    let Cli { global, command } = cli;
+    match command {
+        Command::Serve { state_dir } => Ok(local::serve(global.config, state_dir).await),
+        Command::Demo(args) => demo::run(args).await,
+        Command::BrowserHost(options) => local::browser_host(global.config, options).await,
+        Command::PracticeSite(args) => practice::run(args).await,
+        Command::Config(command) => Ok(local::config(&command, global.config)),
+        Command::Flows(online::FlowsCommand::Check { file, json }) => local::check_flow(&file, json),
+        command => {
+            let client = match connect(&global)? {
+                Ok(client) => client,
+                Err(code) => return Ok(code),
+            };
+            online(&client, &global, command).await
+        }
+    }
+}
+
+async fn online(client: &Client, global: &Global, command: Command) -> anyhow::Result<u8> {
+    match command {
+        Command::Run(args) => submit::run(client, args).await,
+        Command::Tasks(command) => online::tasks(client, command).await,
+        Command::Items(command) => online::items(client, command).await,
+        Command::Flows(command) => online::flows(client, command).await,
+        Command::Profiles(online::ProfilesCommand::Open { name, headless }) => {
+            open::open(client, global, &name, headless).await
+        }
+        Command::Profiles(command) => online::profiles(client, command).await,
+        Command::Status { json } => online::status(client, json).await,
+        Command::Pause => online::pause(client).await,
+        Command::Resume { accept_duplicates } => online::resume(client, accept_duplicates).await,
+        Command::Serve { .. }
+        | Command::Demo(_)
+        | Command::BrowserHost(_)
+        | Command::PracticeSite(_)
+        | Command::Config(_) => unreachable!("carried out without a daemon"),
+    }
+}
+
+/// The settings; every mistake is printed.
+fn load(file: Option<PathBuf>, state_dir: Option<PathBuf>) -> Result<Loaded, u8> {
+    Config::load(&Sources::from_process(file, state_dir)).map_err(|errors| {
+        for error in &errors {
+            eprintln!("cove: {error}");
+        }
+        exit::CONFIG
+    })
+}
+
+/// `--url`, else `--socket`, else the socket of the configuration.
+fn connect(global: &Global) -> anyhow::Result<Result<Client, u8>> {
+    let token = match &global.token_file {
+        Some(file) => Some(std::fs::read_to_string(file)?.trim().to_owned()),
+        None => std::env::var("COVE_TOKEN").ok().filter(|token| !token.is_empty()),
+    };
+    let client = match (&global.url, &global.socket) {
+        (Some(url), _) => Client::url(url)?,
+        (None, Some(socket)) => Client::unix(socket)?,
+        (None, None) => match load(global.config.clone(), None) {
+            Ok(loaded) => Client::unix(&loaded.config.socket_path())?,
+            Err(code) => return Ok(Err(code)),
+        },
+    };
+    Ok(Ok(client.with_token(token)))
+}
+
+/// Prints to stdout; a reader that has gone away (`| head`) ends the command quietly.
+fn print(text: &str) {
+    use std::io::Write;
+    let written = writeln!(std::io::stdout().lock(), "{text}");
+    if written.is_err() {
+        std::process::exit(i32::from(exit::OK));
+    }
+}
+
+fn print_json(value: &serde_json::Value) {
+    print(&serde_json::to_string_pretty(value).unwrap_or_else(|_| value.to_string()));
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, Parser};
+
+    use super::Cli;
+
+    #[test]
+    fn the_tree_of_commands_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn commands_are_understood() {
+        for line in [
+            "cove serve --state-dir /tmp/x --config /etc/cove.toml",
+            "cove run atelier --profile anna --profile boris --input caption=a=b --input video=/x.mp4 --no-follow",
+            "cove tasks list --state running --json",
+            "cove tasks watch t1",
+            "cove items show i1 --json",
+            "cove profiles open anna",
+            "cove flows add atelier flow.json",
+            "cove flows check flow.json --json",
+            "cove config show",
+            "cove --url http://127.0.0.1:8088 status",
+            "cove resume --accept-duplicates",
+            "cove browser-host --profiles-dir /x --socket /y --sandbox false --until-stdin-ends",
+        ] {
+            assert!(Cli::try_parse_from(line.split(' ')).is_ok(), "{line}");
+        }
+        for line in ["cove", "cove run atelier", "cove tasks show", "cove run atelier --profile a --input caption"] {
+            assert_eq!(Cli::try_parse_from(line.split(' ')).err().map(|error| error.exit_code()), Some(2), "{line}");
+        }
+    }
+}

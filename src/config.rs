@@ -1,12 +1,23 @@
-//! The settings of one process. SKELETON: the command room writes the loader and the tests.
+//! The settings of one process.
 //!
-//! Precedence: command line, `COVE_SECTION__KEY`, the original system's names, the file, defaults.
-//! Every mistake is reported at once, with key, value and what is allowed.
+//! Precedence: command line, `COVE_SECTION__KEY`, the original system's names, the file, defaults. Every
+//! mistake is found at once, each with its key, its value, where it stands and what is allowed. The
+//! commented default file `packaging/cove.toml` is embedded, and a test proves that it says the defaults.
+//! Named by every room above the model; it names none and keeps no secret.
 
+mod keys;
+mod load;
+mod original;
+#[cfg(test)]
+mod tests;
+
+use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+
+pub use load::{ConfigError, Loaded, Sources};
 
 #[derive(Clone, Debug, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -16,9 +27,19 @@ pub struct Config {
     pub media: Media,
     pub engine: Engine,
     pub browser: Browser,
+    pub dolphin: Dolphin,
     pub auth: Auth,
     pub limits: Limits,
     pub log: Log,
+    /// Worked out at load from the settings and the user.
+    #[serde(skip)]
+    resolved: Resolved,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+struct Resolved {
+    state_dir: PathBuf,
+    socket: PathBuf,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -85,11 +106,23 @@ pub struct Browser {
     pub host_socket: Option<PathBuf>,
 }
 
+/// Where a Dolphin Anty is. This version drives Chromium alone and does not use these.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Dolphin {
+    pub api_host: String,
+    pub api_token_file: Option<PathBuf>,
+    pub cloud_host: String,
+    pub profiles: Vec<String>,
+}
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Auth {
-    /// Must be false in this version, which has no tokens yet.
+    /// Must be false for `cove serve` in this version, which has no tokens yet.
     pub required: bool,
+    /// Reads that need no token on loopback, once there are tokens.
+    pub open_on_loopback: Vec<String>,
 }
 
 /// Rate limits per window; 0 switches one off.
@@ -158,9 +191,21 @@ impl Default for Browser {
     }
 }
 
+impl Default for Dolphin {
+    fn default() -> Self {
+        Self {
+            api_host: "http://127.0.0.1:3001".to_owned(),
+            api_token_file: None,
+            cloud_host: "https://dolphin-anty-api.com".to_owned(),
+            profiles: Vec::new(),
+        }
+    }
+}
+
 impl Default for Auth {
     fn default() -> Self {
-        Self { required: true }
+        let open = ["health", "metrics", "status", "locks"];
+        Self { required: true, open_on_loopback: open.map(str::to_owned).to_vec() }
     }
 }
 
@@ -177,15 +222,70 @@ impl Default for Log {
 }
 
 impl Config {
-    /// Where everything lives: as configured, else by user.
+    /// Reads every source.
+    ///
+    /// # Errors
+    /// Every mistake at once.
+    pub fn load(sources: &Sources) -> Result<Loaded, Vec<ConfigError>> {
+        load::load(sources)
+    }
+
+    /// What the settings forbid `cove serve`, beside what is no configuration at all.
+    #[must_use]
+    pub fn check_serve(&self) -> Vec<ConfigError> {
+        let mut errors = Vec::new();
+        let mut refuse = |key: &str, value: String, message: &str| {
+            errors.push(ConfigError {
+                key: key.to_owned(),
+                value: Some(value),
+                source: None,
+                message: message.to_owned(),
+            });
+        };
+        if self.auth.required {
+            let message = "this version has no tokens yet; set [auth] required = false, which is allowed on loopback \
+                and the unix socket alone";
+            refuse("auth.required", "true".to_owned(), message);
+        }
+        if !self.server.listen.ip().is_loopback() {
+            let message = "without tokens only a loopback address is allowed, for example 127.0.0.1:8088";
+            refuse("server.listen", self.server.listen.to_string(), message);
+        }
+        if self.browser.provider == ProviderKind::Dolphin {
+            let message = "this version drives chromium only; set [browser] provider = \"chromium\"";
+            refuse("browser.provider", "dolphin".to_owned(), message);
+        }
+        errors
+    }
+
+    /// Where everything lives.
     #[must_use]
     pub fn state_dir(&self) -> PathBuf {
-        self.state.dir.clone().unwrap_or_else(|| PathBuf::from("/var/lib/cove"))
+        self.resolved.state_dir.clone()
     }
 
     /// The unix socket.
     #[must_use]
     pub fn socket_path(&self) -> PathBuf {
-        self.server.socket.clone().unwrap_or_else(|| self.state_dir().join("cove.sock"))
+        self.resolved.socket.clone()
+    }
+
+    /// The effective settings as a file; what is not set stands as an empty text.
+    #[must_use]
+    pub fn to_toml(&self) -> String {
+        let table = toml::Table::try_from(self).unwrap_or_default();
+        let mut text = String::new();
+        let mut section = "";
+        for key in keys::KEYS {
+            if key.section != section {
+                section = key.section;
+                let gap = if text.is_empty() { "" } else { "\n" };
+                writeln!(text, "{gap}[{section}]").expect("writing to a String cannot fail");
+            }
+            let value = table.get(section).and_then(|section| section.get(key.name));
+            let value = value.map_or_else(|| "\"\"".to_owned(), ToString::to_string);
+            writeln!(text, "{} = {value}", key.name).expect("writing to a String cannot fail");
+        }
+        text
     }
 }

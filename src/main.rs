@@ -1,3 +1,7 @@
 //! The `cove` binary: everything is in the library.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cove::cli::main().into()
+}

@@ -1,0 +1,270 @@
+//! Commands that ask a running daemon. Listings follow its pages up to `--limit`; `--json` prints what the
+//! API says.
+
+use std::path::PathBuf;
+
+use clap::Subcommand;
+use serde_json::{Value, json};
+
+use super::remote::{Client, RemoteError, encoded};
+use super::{exit, follow, print, print_json, render};
+
+/// Rows asked for at a time.
+const PAGE: usize = 200;
+
+#[derive(clap::Args)]
+pub struct Listing {
+    /// Rows at most
+    #[arg(long, default_value_t = 50)]
+    limit: usize,
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Subcommand)]
+pub enum TasksCommand {
+    /// Newest first
+    List {
+        #[arg(long)]
+        state: Option<String>,
+        #[arg(long)]
+        flow: Option<String>,
+        #[arg(long)]
+        profile: Option<String>,
+        #[command(flatten)]
+        listing: Listing,
+    },
+    /// A task with its items and its log
+    Show {
+        id: String,
+        #[arg(long)]
+        json: bool,
+    },
+    /// Follow a task to its end; the exit code says how it ended
+    Watch { id: String },
+    /// Cancel what has not passed its commit point
+    Cancel { id: String },
+}
+
+#[derive(Subcommand)]
+pub enum ItemsCommand {
+    /// Newest first
+    List {
+        #[arg(long)]
+        state: Option<String>,
+        #[arg(long)]
+        task: Option<String>,
+        #[arg(long)]
+        profile: Option<String>,
+        #[command(flatten)]
+        listing: Listing,
+    },
+    /// One item with its evidence
+    Show {
+        id: String,
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Subcommand)]
+pub enum ProfilesCommand {
+    /// Profiles and what they are doing
+    List {
+        #[arg(long)]
+        json: bool,
+    },
+    /// Make a profile
+    Add { name: String },
+    /// Show a profile for signing in: its window, or a DevTools link where there is no display
+    Open {
+        name: String,
+        /// No window, also where there is a display
+        #[arg(long)]
+        headless: bool,
+    },
+    /// Close a profile that was opened
+    Close { name: String },
+}
+
+#[derive(Subcommand)]
+pub enum FlowsCommand {
+    /// Store a recording under a name
+    Add {
+        name: String,
+        file: PathBuf,
+    },
+    /// Every problem of a recording at once (needs no daemon)
+    Check {
+        file: PathBuf,
+        #[arg(long)]
+        json: bool,
+    },
+    List {
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print the recording
+    Show {
+        name: String,
+    },
+    Delete {
+        name: String,
+    },
+}
+
+/// Follows the pages of a listing.
+async fn pages(
+    client: &Client,
+    path: &str,
+    filters: &[(&str, &Option<String>)],
+    noun: &str,
+    limit: usize,
+) -> Result<Vec<Value>, RemoteError> {
+    let filters: String = filters
+        .iter()
+        .filter_map(|(name, value)| value.as_ref().map(|value| format!("&{name}={}", encoded(value))))
+        .collect();
+    let mut rows = Vec::new();
+    let mut cursor = String::new();
+    while rows.len() < limit {
+        let page = (limit - rows.len()).min(PAGE);
+        let answer = client.get(&format!("{path}?limit={page}{filters}{cursor}")).await?;
+        rows.extend(answer[noun].as_array().into_iter().flatten().cloned());
+        match answer["next_cursor"].as_str() {
+            Some(next) => cursor = format!("&cursor={}", encoded(next)),
+            None => break,
+        }
+    }
+    Ok(rows)
+}
+
+fn show(rows: Vec<Value>, noun: &str, json: bool, table: fn(&[Value]) -> String) {
+    if json {
+        print_json(&json!({noun: rows}));
+    } else if rows.is_empty() {
+        eprintln!("no {noun}");
+    } else {
+        print(&table(&rows));
+    }
+}
+
+pub async fn tasks(client: &Client, command: TasksCommand) -> anyhow::Result<u8> {
+    match command {
+        TasksCommand::List { state, flow, profile, listing } => {
+            let filters = [("state", &state), ("flow", &flow), ("profile", &profile)];
+            let rows = pages(client, "/api/v1/tasks", &filters, "tasks", listing.limit).await?;
+            show(rows, "tasks", listing.json, render::tasks);
+        }
+        TasksCommand::Show { id, json } => {
+            let path = format!("/api/v1/tasks/{}", encoded(&id));
+            let task = client.get(&path).await?;
+            let items = pages(client, &format!("{path}/items"), &[], "items", usize::MAX).await?;
+            let events = pages(client, &format!("{path}/events"), &[], "events", usize::MAX).await?;
+            if json {
+                print_json(&json!({"task": task, "items": items, "events": events}));
+            } else {
+                print(&render::tasks(std::slice::from_ref(&task)));
+                print(&format!("\n{}", render::items(&items)));
+                print(&format!("\n{}", render::events(&events)));
+            }
+        }
+        TasksCommand::Watch { id } => {
+            let task = follow::follow(client, &id, false).await?;
+            print(&render::tasks(std::slice::from_ref(&task)));
+            return Ok(follow::exit_code(&task));
+        }
+        TasksCommand::Cancel { id } => {
+            let task = client.post(&format!("/api/v1/tasks/{}/cancel", encoded(&id)), &json!({})).await?;
+            print(&render::tasks(std::slice::from_ref(&task)));
+        }
+    }
+    Ok(exit::OK)
+}
+
+pub async fn items(client: &Client, command: ItemsCommand) -> anyhow::Result<u8> {
+    match command {
+        ItemsCommand::List { state, task, profile, listing } => {
+            let filters = [("state", &state), ("task", &task), ("profile", &profile)];
+            let rows = pages(client, "/api/v1/items", &filters, "items", listing.limit).await?;
+            show(rows, "items", listing.json, render::items);
+        }
+        ItemsCommand::Show { id, json } => {
+            let item = client.get(&format!("/api/v1/items/{}", encoded(&id))).await?;
+            if json {
+                print_json(&item);
+            } else {
+                print(&render::item(&item));
+            }
+        }
+    }
+    Ok(exit::OK)
+}
+
+pub async fn profiles(client: &Client, command: ProfilesCommand) -> anyhow::Result<u8> {
+    match command {
+        ProfilesCommand::List { json } => {
+            let answer = client.get("/api/v1/profiles").await?;
+            show(answer["profiles"].as_array().cloned().unwrap_or_default(), "profiles", json, render::profiles);
+        }
+        ProfilesCommand::Add { name } => {
+            let made = client.post("/api/v1/profiles", &json!({"name": name})).await?;
+            print(&format!("{}  {}", render::text(&made, "id"), render::text(&made, "name")));
+        }
+        ProfilesCommand::Close { name } => {
+            client.post(&format!("/api/v1/profiles/{}/close", encoded(&name)), &json!({})).await?;
+            print("closed");
+        }
+        ProfilesCommand::Open { .. } => unreachable!("has a file of its own"),
+    }
+    Ok(exit::OK)
+}
+
+pub async fn flows(client: &Client, command: FlowsCommand) -> anyhow::Result<u8> {
+    match command {
+        FlowsCommand::Add { name, file } => {
+            let recording = std::fs::read(&file).map_err(|error| anyhow::anyhow!("{}: {error}", file.display()))?;
+            let put = client.put_bytes(&format!("/api/v1/flows/{}", encoded(&name)), recording).await?;
+            for warning in put["warnings"].as_array().into_iter().flatten() {
+                let facts = (render::text(warning, "pointer"), render::text(warning, "message"));
+                eprintln!("warning: {}: {}", facts.0, facts.1);
+            }
+            print(&format!("{}  {}", render::text(&put, "name"), render::text(&put, "hash")));
+        }
+        FlowsCommand::List { json } => {
+            let answer = client.get("/api/v1/flows").await?;
+            show(answer["flows"].as_array().cloned().unwrap_or_default(), "flows", json, render::flows);
+        }
+        FlowsCommand::Show { name } => {
+            print_json(&client.get(&format!("/api/v1/flows/{}", encoded(&name))).await?);
+        }
+        FlowsCommand::Delete { name } => {
+            client.delete(&format!("/api/v1/flows/{}", encoded(&name))).await?;
+            print("deleted");
+        }
+        FlowsCommand::Check { .. } => unreachable!("needs no daemon"),
+    }
+    Ok(exit::OK)
+}
+
+pub async fn status(client: &Client, json: bool) -> anyhow::Result<u8> {
+    let status = client.get("/api/v1/status").await?;
+    if json {
+        print_json(&status);
+    } else {
+        print(&render::status(&status));
+    }
+    Ok(exit::OK)
+}
+
+pub async fn pause(client: &Client) -> anyhow::Result<u8> {
+    client.post("/api/v1/pause", &json!({})).await?;
+    print("paused: what runs goes on, nothing more is started");
+    Ok(exit::OK)
+}
+
+pub async fn resume(client: &Client, accept_duplicates: bool) -> anyhow::Result<u8> {
+    client.post("/api/v1/resume", &json!({"accept_duplicates": accept_duplicates})).await?;
+    print("running");
+    Ok(exit::OK)
+}

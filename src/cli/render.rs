@@ -1,0 +1,187 @@
+//! What a person reads: tables and lines made of the API's JSON. With `--json` none of it is used.
+
+use comfy_table::{ContentArrangement, Table, presets};
+use serde_json::Value;
+
+/// A plain table that fits the terminal.
+#[must_use]
+pub fn table(head: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+    table.set_header(head.iter().map(|name| name.to_uppercase()));
+    table.add_rows(rows);
+    table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
+}
+
+/// A member as text; empty where it is missing or null.
+#[must_use]
+pub fn text(value: &Value, name: &str) -> String {
+    match &value[name] {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// A time to the second.
+#[must_use]
+pub fn time(value: &Value, name: &str) -> String {
+    let time = text(value, name);
+    match time.split_once('.') {
+        Some((seconds, _)) => format!("{}Z", seconds.replace('T', " ")),
+        None => time.replace('T', " "),
+    }
+}
+
+/// Why an item is where it is: its reason to wait with the time, or its error.
+#[must_use]
+pub fn why(item: &Value) -> String {
+    let error = &item["error"];
+    let reason = match (text(item, "wait_reason"), time(item, "wait_until")) {
+        (reason, until) if !until.is_empty() => format!("{reason} until {until}"),
+        (reason, _) => reason,
+    };
+    let state = text(item, "state");
+    match (reason.as_str(), error.is_object() && state != "queued") {
+        ("", true) => format!("{}: {}", text(error, "code"), text(error, "message")),
+        (_, true) => format!("{reason}; {}: {}", text(error, "code"), text(error, "message")),
+        _ => reason,
+    }
+}
+
+/// How far a task is, on one line: `3 succeeded, 1 running, 2 queued`.
+#[must_use]
+pub fn counts(task: &Value) -> String {
+    let counts = task["counts"].as_object();
+    let parts = counts.into_iter().flatten().filter(|(_, count)| count.as_u64() != Some(0));
+    parts.map(|(state, count)| format!("{count} {state}")).collect::<Vec<_>>().join(", ")
+}
+
+#[must_use]
+pub fn tasks(tasks: &[Value]) -> String {
+    let rows = tasks.iter().map(|task| {
+        vec![text(task, "id"), text(task, "flow"), text(task, "state"), counts(task), time(task, "created_at")]
+    });
+    table(&["id", "flow", "state", "items", "created"], rows)
+}
+
+#[must_use]
+pub fn items(items: &[Value]) -> String {
+    let rows = items.iter().map(|item| {
+        let url = text(item, "url");
+        let last = if url.is_empty() || text(item, "state") != "succeeded" { why(item) } else { url };
+        vec![text(item, "id"), text(item, "profile"), text(item, "state"), text(item, "attempts"), last]
+    });
+    table(&["id", "profile", "state", "attempts", "why, or where"], rows)
+}
+
+/// One item, all of it that a person wants.
+#[must_use]
+pub fn item(item: &Value) -> String {
+    let mut lines = Vec::new();
+    for name in ["id", "task_id", "profile", "state", "attempts", "key", "url", "started_at", "finished_at"] {
+        let value = text(item, name);
+        if !value.is_empty() {
+            lines.push(format!("{name:<12} {value}"));
+        }
+    }
+    let why = why(item);
+    if !why.is_empty() {
+        lines.push(format!("{:<12} {why}", "why"));
+        let help = text(&item["error"], "help");
+        if !help.is_empty() {
+            lines.push(format!("{:<12} {help}", "what to do"));
+        }
+    }
+    for part in ["inputs", "result"] {
+        for (name, value) in item[part].as_object().into_iter().flatten() {
+            lines.push(format!(
+                "{part:<12} {name} = {}",
+                value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+            ));
+        }
+    }
+    for file in item["evidence"].as_array().into_iter().flatten() {
+        let facts = (text(file, "attempt"), text(file, "bytes"), text(file, "url"));
+        lines.push(format!("{:<12} attempt {} {} bytes {}", "evidence", facts.0, facts.1, facts.2));
+    }
+    lines.join("\n")
+}
+
+#[must_use]
+pub fn events(events: &[Value]) -> String {
+    let rows = events
+        .iter()
+        .map(|event| vec![time(event, "at"), text(event, "item"), text(event, "kind"), text(event, "detail")]);
+    table(&["at", "item", "what", "detail"], rows)
+}
+
+#[must_use]
+pub fn profiles(profiles: &[Value]) -> String {
+    let rows = profiles.iter().map(|profile| {
+        vec![text(profile, "id"), text(profile, "name"), text(profile, "state"), text(profile, "needs_human")]
+    });
+    table(&["id", "name", "state", "needs"], rows)
+}
+
+#[must_use]
+pub fn flows(flows: &[Value]) -> String {
+    let rows = flows.iter().map(|flow| {
+        let hash: String = text(flow, "hash").chars().take(12).collect();
+        vec![text(flow, "name"), hash, text(flow, "bytes"), time(flow, "updated_at")]
+    });
+    table(&["name", "hash", "bytes", "updated"], rows)
+}
+
+#[must_use]
+pub fn status(status: &Value) -> String {
+    let resources = &status["resource_usage"];
+    let slots = &status["slots"];
+    let provider = &status["provider"];
+    let queue = status["queue"].as_object().into_iter().flatten();
+    let queue = queue.map(|(state, count)| format!("{state} {count}")).collect::<Vec<_>>().join(", ");
+    let mut lines = vec![
+        format!("state      {}", text(status, "state")),
+        format!("version    {}, up {} s", text(status, "version"), text(status, "uptime_seconds")),
+        format!("slots      {} of {} busy", text(slots, "busy"), text(slots, "total")),
+        format!("queue      {queue}"),
+        format!("provider   {} {} {}", text(provider, "kind"), text(provider, "status"), text(provider, "reason")),
+        format!(
+            "resources  {} MB memory, {} % cpu, {} MB disk free",
+            text(resources, "memory_mb"),
+            text(resources, "cpu_percent"),
+            text(resources, "disk_free_mb")
+        ),
+    ];
+    for session in resources["sessions"].as_array().into_iter().flatten() {
+        let facts = (text(session, "profile"), text(session, "memory_mb"), text(session, "cpu_percent"));
+        lines.push(format!("session    {} {} MB, {} % cpu", facts.0, facts.1, facts.2));
+    }
+    lines.iter().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::{counts, items, time, why};
+
+    #[test]
+    fn a_waiting_item_says_why_and_until_when() {
+        let item = json!({"state": "retry_wait", "wait_reason": "retry_backoff", "wait_until": "2026-12-01T09:00:00.000Z",
+            "error": {"code": "element_not_found", "message": "no button"}});
+        assert_eq!(why(&item), "retry_backoff until 2026-12-01 09:00:00Z; element_not_found: no button");
+        let handed_back = json!({"state": "queued", "wait_reason": "no_slot", "error": {"code": "daemon_stopped"}});
+        assert_eq!(why(&handed_back), "no_slot");
+        assert_eq!(why(&json!({"state": "failed", "error": {"code": "c", "message": "m"}})), "c: m");
+    }
+
+    #[test]
+    fn only_what_is_there_is_counted() {
+        assert_eq!(counts(&json!({"counts": {"queued": 0, "running": 2, "failed": 1}})), "2 running, 1 failed");
+        assert_eq!(time(&json!({"at": "2026-12-01T09:00:00.250Z"}), "at"), "2026-12-01 09:00:00Z");
+        let table =
+            items(&[json!({"id": "i1", "profile": "anna", "state": "succeeded", "attempts": 1, "url": "http://x"})]);
+        assert!(table.contains("http://x") && table.starts_with(" ID"), "{table}");
+    }
+}
