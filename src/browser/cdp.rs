@@ -27,10 +27,10 @@ use super::Session;
 use crate::model::{Failure, FailureCode};
 pub use watch::{Observed, without_query};
 
-/// For one call that is no navigation; a page that does not answer this long hangs.
+/// For one call; a page that does not answer this long hangs.
 const CALL_DEADLINE: Duration = Duration::from_secs(15);
 const ATTACH_DEADLINE: Duration = Duration::from_secs(20);
-/// chromiumoxide's own limit; ours are shorter, save for a navigation.
+/// chromiumoxide's own limit; ours is shorter.
 const REQUEST_TIMEOUT: Duration = Duration::from_mins(2);
 const BLANK: &str = "about:blank";
 
@@ -129,13 +129,9 @@ impl Tab {
 
     /// One command, sent once.
     pub async fn call<C: Command>(&self, command: C) -> Result<C::Response, Trouble> {
-        self.call_within(command, CALL_DEADLINE).await
-    }
-
-    pub async fn call_within<C: Command>(&self, command: C, within: Duration) -> Result<C::Response, Trouble> {
         let answer = tokio::select! {
             biased;
-            answer = timeout(within, self.page.execute(command)) => answer,
+            answer = timeout(CALL_DEADLINE, self.page.execute(command)) => answer,
             () = self.lost() => return Err(Trouble::Lost("its connection closed".to_owned())),
         };
         match answer {

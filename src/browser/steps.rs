@@ -9,6 +9,7 @@
 mod act;
 mod change;
 mod keys;
+mod navigate;
 mod wait;
 
 use std::collections::BTreeMap;

@@ -139,13 +139,17 @@ async fn pages(
     Ok(rows)
 }
 
-fn show(rows: Vec<Value>, noun: &str, json: bool, table: fn(&[Value]) -> String) {
+fn rows_of<'a>(answer: &'a Value, noun: &str) -> &'a [Value] {
+    answer[noun].as_array().map_or(&[], Vec::as_slice)
+}
+
+fn show(rows: &[Value], noun: &str, json: bool, table: fn(&[Value]) -> String) {
     if json {
         print_json(&json!({noun: rows}));
     } else if rows.is_empty() {
         eprintln!("no {noun}");
     } else {
-        print(&table(&rows));
+        print(&table(rows));
     }
 }
 
@@ -154,7 +158,7 @@ pub async fn tasks(client: &Client, command: TasksCommand) -> anyhow::Result<u8>
         TasksCommand::List { state, flow, profile, listing } => {
             let filters = [("state", &state), ("flow", &flow), ("profile", &profile)];
             let rows = pages(client, "/api/v1/tasks", &filters, "tasks", listing.limit).await?;
-            show(rows, "tasks", listing.json, render::tasks);
+            show(&rows, "tasks", listing.json, render::tasks);
         }
         TasksCommand::Show { id, json } => {
             let path = format!("/api/v1/tasks/{}", encoded(&id));
@@ -187,7 +191,7 @@ pub async fn items(client: &Client, command: ItemsCommand) -> anyhow::Result<u8>
         ItemsCommand::List { state, task, profile, listing } => {
             let filters = [("state", &state), ("task", &task), ("profile", &profile)];
             let rows = pages(client, "/api/v1/items", &filters, "items", listing.limit).await?;
-            show(rows, "items", listing.json, render::items);
+            show(&rows, "items", listing.json, render::items);
         }
         ItemsCommand::Show { id, json } => {
             let item = client.get(&format!("/api/v1/items/{}", encoded(&id))).await?;
@@ -205,7 +209,7 @@ pub async fn profiles(client: &Client, command: ProfilesCommand) -> anyhow::Resu
     match command {
         ProfilesCommand::List { json } => {
             let answer = client.get("/api/v1/profiles").await?;
-            show(answer["profiles"].as_array().cloned().unwrap_or_default(), "profiles", json, render::profiles);
+            show(rows_of(&answer, "profiles"), "profiles", json, render::profiles);
         }
         ProfilesCommand::Add { name } => {
             let made = client.post("/api/v1/profiles", &json!({"name": name})).await?;
@@ -233,7 +237,7 @@ pub async fn flows(client: &Client, command: FlowsCommand) -> anyhow::Result<u8>
         }
         FlowsCommand::List { json } => {
             let answer = client.get("/api/v1/flows").await?;
-            show(answer["flows"].as_array().cloned().unwrap_or_default(), "flows", json, render::flows);
+            show(rows_of(&answer, "flows"), "flows", json, render::flows);
         }
         FlowsCommand::Show { name } => {
             print_json(&client.get(&format!("/api/v1/flows/{}", encoded(&name))).await?);

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use chromiumoxide::Page;
 use chromiumoxide::cdp::browser_protocol::log::{EnableParams as EnableLog, EventEntryAdded, LogEntryLevel};
-use chromiumoxide::cdp::browser_protocol::network::{EventLoadingFailed, EventResponseReceived};
+use chromiumoxide::cdp::browser_protocol::network::{EventLoadingFailed, EventResponseReceived, ResourceType};
 use chromiumoxide::cdp::browser_protocol::page::{EventJavascriptDialogOpening, HandleJavaScriptDialogParams};
 use chromiumoxide::cdp::js_protocol::runtime::{ConsoleApiCalledType, EventConsoleApiCalled, EventExceptionThrown};
 use chromiumoxide::error::CdpError;
@@ -20,20 +20,36 @@ const MAX_LINES: usize = 500;
 const MAX_TEXT_BYTES: usize = 1_000;
 const FIRST_BAD_STATUS: i64 = 400;
 
-/// Lines for `console.jsonl`.
+/// Lines for `console.jsonl`, and why the last document did not load.
 #[derive(Clone, Default)]
-pub struct Observed(Arc<Mutex<Vec<Value>>>);
+pub struct Observed {
+    lines: Arc<Mutex<Vec<Value>>>,
+    failed_document: Arc<Mutex<Option<String>>>,
+}
 
 impl Observed {
     fn add(&self, line: Value) {
-        let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         if lines.len() < MAX_LINES {
             lines.push(line);
         }
     }
 
+    /// The network's word for a document that did not load, such as `net::ERR_CONNECTION_REFUSED`.
+    pub fn failed_document(&self) -> Option<String> {
+        self.failed_document.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub fn forget_failed_document(&self) {
+        self.set_failed_document(None);
+    }
+
+    fn set_failed_document(&self, why: Option<String>) {
+        *self.failed_document.lock().unwrap_or_else(PoisonError::into_inner) = why;
+    }
+
     pub fn take(&self) -> Vec<Value> {
-        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *self.lines.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -107,6 +123,9 @@ pub(super) async fn start(page: &Page, observed: &Observed, tasks: &mut JoinSet<
     tasks.spawn(async move {
         while let Some(event) = failures.next().await {
             noted.add(json!({"kind": "request_failed", "text": bounded(&event.error_text)}));
+            if event.r#type == ResourceType::Document {
+                noted.set_failed_document(Some(bounded(&event.error_text).to_owned()));
+            }
         }
     });
     Ok(())

@@ -8,7 +8,7 @@ use chromiumoxide::cdp::browser_protocol::emulation::{
 use chromiumoxide::cdp::browser_protocol::input::{
     DispatchMouseEventParams, DispatchMouseEventType, MouseButton as CdpButton,
 };
-use chromiumoxide::cdp::browser_protocol::page::{CloseParams, NavigateParams};
+use chromiumoxide::cdp::browser_protocol::page::CloseParams;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -61,7 +61,7 @@ impl Run<'_> {
                 let size = (*width, *height);
                 self.set_viewport(size, *device_scale_factor, *is_mobile, *has_touch, *is_landscape).await
             }
-            Action::Navigate { url } => self.navigate(url, step).await,
+            Action::Navigate { url } => self.navigate(url, until).await,
             Action::Click { selectors, button, offset, count } => {
                 let point = self.find(selectors, *offset, until, selector).await?;
                 self.click(point, *button, *count).await
@@ -124,29 +124,6 @@ impl Run<'_> {
         let refused = |trouble| failed(trouble, FailureCode::FlowInvalid, "the viewport");
         self.tab.call(params).await.map_err(refused)?;
         self.tab.call(SetTouchEmulationEnabledParams::new(touch)).await.map(drop).map_err(refused)
-    }
-
-    /// Loads a page and waits for its load event, never for an idle network.
-    async fn navigate(&self, url: &Template, step: &Step) -> Result<(), Failure> {
-        let url = self.render(url)?;
-        let shown = crate::browser::cdp::without_query(&url).to_owned();
-        let origins = &self.flow.origins;
-        if !origins.is_empty() && !crate::model::flow::origin_of(&url).is_some_and(|origin| origins.contains(&origin)) {
-            let detail = format!("{shown} is not in the flow's origins: {}", origins.join(", "));
-            return Err(Failure::new(FailureCode::OriginBlocked, detail));
-        }
-        let loaded = self.tab.call_within(NavigateParams::new(url), step.timeout).await;
-        match loaded {
-            Ok(answer) => match answer.error_text {
-                Some(error) => Err(Failure::new(FailureCode::NavigationFailed, format!("{shown}: {error}"))),
-                None => Ok(()),
-            },
-            Err(Trouble::Slow) => {
-                let detail = format!("{shown} did not load within {} ms", step.timeout.as_millis());
-                Err(Failure::new(FailureCode::NavigationFailed, detail))
-            }
-            Err(trouble) => Err(failed(trouble, FailureCode::NavigationFailed, &shown)),
-        }
     }
 
     /// Moved, pressed, released: each sent once.

@@ -1,4 +1,4 @@
-//! Waits: for elements, for expressions, for navigations that a step asserts.
+//! Waits: for elements and for expressions.
 
 use std::time::Duration;
 
@@ -8,25 +8,12 @@ use tokio::time::{Instant, sleep};
 use super::Run;
 use crate::browser::cdp::Trouble;
 use crate::browser::locate::{self, Asked, Wanted};
-use crate::model::flow::{Action, Operator, Step, Template};
+use crate::model::flow::{Action, Operator, Template};
 use crate::model::{Failure, FailureCode};
 
 const LOOK_EVERY: Duration = Duration::from_millis(80);
 
-/// Which document the page shows: a number that every new one changes, and the address.
-pub(super) type PageMark = Value;
-
-const MARK: &str = "[performance.timeOrigin, location.href]";
-
 impl Run<'_> {
-    /// Taken before a step that asserts a navigation.
-    pub(super) async fn page_mark(&self, step: &Step) -> PageMark {
-        if step.asserted.is_empty() {
-            return Value::Null;
-        }
-        self.tab.evaluate(MARK).await.unwrap_or_default()
-    }
-
     pub(super) async fn wait_for_element(
         &mut self,
         action: &Action,
@@ -93,53 +80,6 @@ impl Run<'_> {
             }
             if Instant::now() >= until {
                 return Err(Failure::new(FailureCode::WaitTimedOut, format!("{expression}: {why}")));
-            }
-            sleep(LOOK_EVERY).await;
-        }
-    }
-
-    /// Waits for the navigations that a step asserts, each within the step's timeout.
-    pub(super) async fn asserted(&mut self, step: &Step, before: &PageMark) -> Result<(), Failure> {
-        let until = Instant::now() + step.timeout;
-        for asserted in &step.asserted {
-            let url = asserted.url.as_ref().map(|url| self.render(url)).transpose()?;
-            let title = asserted.title.as_ref().map(|title| self.render(title)).transpose()?;
-            self.navigated(before, url.as_deref(), title.as_deref(), until).await?;
-        }
-        Ok(())
-    }
-
-    async fn navigated(
-        &self,
-        before: &PageMark,
-        url: Option<&str>,
-        title: Option<&str>,
-        until: Instant,
-    ) -> Result<(), Failure> {
-        let state = format!("[{MARK}, document.readyState, document.title]");
-        let mut seen = String::new();
-        loop {
-            match self.tab.evaluate(&state).await {
-                Ok(now) => {
-                    let at = now[0][1].as_str().unwrap_or_default();
-                    let arrived = match url {
-                        Some(url) => at == url,
-                        None => &now[0] != before,
-                    };
-                    let titled = title.is_none_or(|title| now[2] == title);
-                    if arrived && titled && now[1] == "complete" {
-                        return Ok(());
-                    }
-                    crate::browser::cdp::without_query(at).clone_into(&mut seen);
-                }
-                Err(Trouble::Lost(why)) => return Err(locate::lost(&why)),
-                // Between two pages there is nothing that could answer.
-                Err(error) => tracing::debug!(%error, "no page to look at"),
-            }
-            if Instant::now() >= until {
-                let wanted = url.map_or("another page", crate::browser::cdp::without_query);
-                let detail = format!("the page should have become {wanted}, it is {seen}");
-                return Err(Failure::new(FailureCode::WaitTimedOut, detail));
             }
             sleep(LOOK_EVERY).await;
         }

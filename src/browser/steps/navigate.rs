@@ -1,0 +1,142 @@
+//! Loading pages, and waiting for navigations that a step asserts.
+//!
+//! A navigation is asked of the page itself, and its end is seen in the page: a new document that is
+//! complete. chromiumoxide's own `Page.navigate` waits for lifecycle events that it sometimes misses, and
+//! holds back every later navigation meanwhile. No step waits for an idle network.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::time::{Instant, sleep};
+
+use super::Run;
+use super::act::failed;
+use crate::browser::cdp::{Trouble, without_query};
+use crate::browser::locate;
+use crate::model::flow::{Step, Template, origin_of};
+use crate::model::{Failure, FailureCode};
+
+const LOOK_EVERY: Duration = Duration::from_millis(40);
+
+/// Which document the page shows: a number that every new one changes, and the address.
+pub(super) type PageMark = Value;
+
+const MARK: &str = "[performance.timeOrigin, location.href]";
+const STATE: &str = "[[performance.timeOrigin, location.href], document.readyState, document.title]";
+
+/// What Chromium shows in place of a page that it could not load.
+const ERROR_PAGE: &str = "chrome-error://";
+
+/// Starts the navigation; answers whether the page stays and only its fragment changes.
+const ASSIGN: &str = "((url) => {
+  const target = new URL(url);
+  const here = new URL(location.href);
+  const stays = target.hash !== '' && target.href.split('#')[0] === here.href.split('#')[0];
+  setTimeout(() => location.assign(target.href), 0);
+  return stays;
+})";
+
+impl Run<'_> {
+    /// Taken before a step that asserts a navigation.
+    pub(super) async fn page_mark(&self, step: &Step) -> PageMark {
+        if step.asserted.is_empty() {
+            return Value::Null;
+        }
+        self.tab.evaluate(MARK).await.unwrap_or_default()
+    }
+
+    pub(super) async fn navigate(&self, url: &Template, until: Instant) -> Result<(), Failure> {
+        let url = self.render(url)?;
+        let shown = without_query(&url).to_owned();
+        let origins = &self.flow.origins;
+        if !origins.is_empty() && !origin_of(&url).is_some_and(|origin| origins.contains(&origin)) {
+            let detail = format!("{shown} is not in the flow's origins: {}", origins.join(", "));
+            return Err(Failure::new(FailureCode::OriginBlocked, detail));
+        }
+        if origin_of(&url).is_none() && url != "about:blank" {
+            let detail = format!("`{shown}` is no absolute http or https URL");
+            return Err(Failure::new(FailureCode::FlowInvalid, detail));
+        }
+        let refused = |trouble| failed(trouble, FailureCode::NavigationFailed, &shown);
+        self.tab.observed.forget_failed_document();
+        let before = self.tab.evaluate(MARK).await.map_err(refused)?;
+        let argument = serde_json::to_string(&url)
+            .map_err(|error| Failure::new(FailureCode::FlowInvalid, format!("the URL: {error}")))?;
+        let stays = self.tab.evaluate(&format!("{ASSIGN}({argument})")).await.map_err(refused)?;
+        if stays == true {
+            return Ok(());
+        }
+        self.loaded(&before, &shown, until).await
+    }
+
+    async fn loaded(&self, before: &PageMark, shown: &str, until: Instant) -> Result<(), Failure> {
+        loop {
+            match self.tab.evaluate(STATE).await {
+                Ok(now) if now[0][0] != before[0] && now[1] == "complete" => {
+                    if !now[0][1].as_str().unwrap_or_default().starts_with(ERROR_PAGE) {
+                        return Ok(());
+                    }
+                    let why = self.tab.observed.failed_document();
+                    let why = why.unwrap_or_else(|| "the browser shows its error page".to_owned());
+                    return Err(Failure::new(FailureCode::NavigationFailed, format!("{shown}: {why}")));
+                }
+                Ok(_) => {}
+                Err(Trouble::Lost(why)) => return Err(locate::lost(&why)),
+                // Between two pages there is nothing that could answer.
+                Err(error) => tracing::debug!(%error, "no page to look at"),
+            }
+            if Instant::now() >= until {
+                let why = self.tab.observed.failed_document();
+                let why = why.unwrap_or_else(|| "it did not load in the step's time".to_owned());
+                return Err(Failure::new(FailureCode::NavigationFailed, format!("{shown}: {why}")));
+            }
+            sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// Waits for the navigations that a step asserts, each within the step's timeout.
+    pub(super) async fn asserted(&mut self, step: &Step, before: &PageMark) -> Result<(), Failure> {
+        let until = Instant::now() + step.timeout;
+        for asserted in &step.asserted {
+            let url = asserted.url.as_ref().map(|url| self.render(url)).transpose()?;
+            let title = asserted.title.as_ref().map(|title| self.render(title)).transpose()?;
+            self.navigated(before, url.as_deref(), title.as_deref(), until).await?;
+        }
+        Ok(())
+    }
+
+    async fn navigated(
+        &self,
+        before: &PageMark,
+        url: Option<&str>,
+        title: Option<&str>,
+        until: Instant,
+    ) -> Result<(), Failure> {
+        let mut seen = String::new();
+        loop {
+            match self.tab.evaluate(STATE).await {
+                Ok(now) => {
+                    let at = now[0][1].as_str().unwrap_or_default();
+                    let arrived = match url {
+                        Some(url) => at == url,
+                        None => &now[0] != before,
+                    };
+                    let titled = title.is_none_or(|title| now[2] == title);
+                    if arrived && titled && now[1] == "complete" {
+                        return Ok(());
+                    }
+                    without_query(at).clone_into(&mut seen);
+                }
+                Err(Trouble::Lost(why)) => return Err(locate::lost(&why)),
+                // Between two pages there is nothing that could answer.
+                Err(error) => tracing::debug!(%error, "no page to look at"),
+            }
+            if Instant::now() >= until {
+                let wanted = url.map_or("another page", without_query);
+                let detail = format!("the page should have become {wanted}, it is {seen}");
+                return Err(Failure::new(FailureCode::WaitTimedOut, detail));
+            }
+            sleep(LOOK_EVERY).await;
+        }
+    }
+}
