@@ -198,8 +198,8 @@ where
     http.max_header_size(MAX_HEAD_BYTES).max_buf_size(MAX_BUFFER_BYTES);
     let mut served = pin!(http.serve_connection(io, service).with_upgrades());
     let ended = tokio::select! {
-        ended = served.as_mut() => ended,
-        () = cut.cancelled() => return id,
+        // The stop first: an answer that becomes ready at the same moment still says `Connection: close`.
+        biased;
         () = stop.cancelled() => {
             // Without a request there is only the end of an answer to flush.
             let bound = if entry.waiting_since().is_some() { FLUSH_TIMEOUT } else { CLOSE_TIMEOUT };
@@ -209,6 +209,8 @@ where
                 Err(_) => return id,
             }
         }
+        () = cut.cancelled() => return id,
+        ended = served.as_mut() => ended,
     };
     if let Err(error) = ended {
         tracing::debug!("a connection ended: {error}");
