@@ -23,7 +23,7 @@ use crate::store::StoreStats;
 /// For each part that has to be asked.
 const PART_DEADLINE: Duration = Duration::from_secs(1);
 /// The engine's loop turns every few seconds even when there is nothing to do.
-const STUCK_AFTER: Duration = Duration::from_secs(60);
+const STUCK_AFTER: Duration = Duration::from_mins(1);
 /// Less free space than this for the state directory is not healthy.
 const LEAST_FREE_MB: u64 = 64;
 
