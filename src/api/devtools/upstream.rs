@@ -35,8 +35,17 @@ pub fn unreachable(why: impl Display) -> ApiError {
     ApiError::internal(Code::BadGateway, format!("the browser of an open profile: {why}"))
 }
 
-/// The connection's own work; whoever waits for an answer polls it.
-type Driver = Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>;
+/// The connection's own work; whoever waits for an answer polls it. None once it has ended.
+struct Driver(Option<Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>>);
+
+impl Driver {
+    async fn run(&mut self) -> hyper::Result<()> {
+        let Some(work) = &mut self.0 else { return Ok(()) };
+        let ended = work.await;
+        self.0 = None;
+        ended
+    }
+}
 
 /// Waits for `exchange` while the connection is driven.
 async fn driven<T>(driver: &mut Driver, exchange: impl Future<Output = hyper::Result<T>>) -> hyper::Result<T> {
@@ -45,7 +54,7 @@ async fn driven<T>(driver: &mut Driver, exchange: impl Future<Output = hyper::Re
         biased;
         answer = exchange.as_mut() => answer,
         // The connection may end first and leave an answer that is whole, or say why there is none.
-        ended = driver.as_mut() => {
+        ended = driver.run() => {
             ended?;
             exchange.await
         }
@@ -55,7 +64,7 @@ async fn driven<T>(driver: &mut Driver, exchange: impl Future<Output = hyper::Re
 async fn ask(port: u16, path: &str, headers: HeaderMap) -> Result<(Driver, Response<Incoming>), ApiError> {
     let stream = TcpStream::connect(("127.0.0.1", port)).await.map_err(unreachable)?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(unreachable)?;
-    let mut driver: Driver = Box::pin(connection.with_upgrades());
+    let mut driver = Driver(Some(Box::pin(connection.with_upgrades())));
     let mut request = Request::new(Empty::<Bytes>::new());
     *request.uri_mut() = path.parse().map_err(unreachable)?;
     *request.headers_mut() = headers;
@@ -112,8 +121,8 @@ pub async fn socket(port: u16, path: &str, mut headers: HeaderMap) -> Result<Soc
 
 impl Socket {
     /// Passes bytes both ways until one side ends.
-    pub async fn join(self, ours: OnUpgrade) {
-        let both = async { tokio::try_join!(self.driver, self.theirs, ours) };
+    pub async fn join(mut self, ours: OnUpgrade) {
+        let both = async { tokio::try_join!(self.driver.run(), self.theirs, ours) };
         match timeout(DEADLINE, both).await {
             Ok(Ok(((), theirs, ours))) => {
                 let ended = copy_bidirectional(&mut TokioIo::new(theirs), &mut TokioIo::new(ours)).await;
@@ -162,6 +171,66 @@ mod tests {
             "{asked}"
         );
         assert!(!asked.contains("origin"));
+    }
+
+    /// A port that agrees to one WebSocket, sends what it gets back, and ends after `done`.
+    async fn echo() -> (u16, JoinSet<()>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let mut set = JoinSet::new();
+        set.spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut asked = Vec::new();
+            while !asked.ends_with(b"\r\n\r\n") {
+                asked.push(stream.read_u8().await.unwrap());
+            }
+            let agreed =
+                "HTTP/1.1 101 Yes\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: k\r\n\r\n";
+            stream.write_all(agreed.as_bytes()).await.unwrap();
+            let mut heard = [0; 4];
+            while heard != *b"done" {
+                stream.read_exact(&mut heard).await.unwrap();
+                stream.write_all(&heard).await.unwrap();
+            }
+        });
+        (port, set)
+    }
+
+    #[tokio::test]
+    async fn bytes_go_both_ways_until_one_side_ends() {
+        let (port, _browser) = echo().await;
+        let (mut person, served) = tokio::io::duplex(1024);
+        let tunnels = std::sync::Arc::new(std::sync::Mutex::new(JoinSet::new()));
+        let kept = std::sync::Arc::clone(&tunnels);
+        let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
+            let (ours, tunnels) = (hyper::upgrade::on(&mut request), std::sync::Arc::clone(&kept));
+            async move {
+                let socket = socket(port, "/devtools/page/1", HeaderMap::new()).await.unwrap();
+                let mut answer = Response::new(Empty::<Bytes>::new());
+                *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+                *answer.headers_mut() = socket.headers.clone();
+                tunnels.lock().unwrap().spawn(socket.join(ours));
+                Ok::<_, std::convert::Infallible>(answer)
+            }
+        });
+        let http = hyper::server::conn::http1::Builder::new();
+        let mut serving = JoinSet::new();
+        serving.spawn(http.serve_connection(TokioIo::new(served), service).with_upgrades());
+        let ask = b"GET /x HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+        person.write_all(ask).await.unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(person.read_u8().await.unwrap());
+        }
+        let head = String::from_utf8(head).unwrap().to_ascii_lowercase();
+        assert!(head.starts_with("http/1.1 101 ") && head.contains("sec-websocket-accept: k"), "{head}");
+        for text in [b"ping", b"done"] {
+            person.write_all(text).await.unwrap();
+            let mut back = [0; 4];
+            person.read_exact(&mut back).await.unwrap();
+            assert_eq!(&back, text);
+        }
+        assert_eq!(person.read(&mut [0; 1]).await.unwrap(), 0, "the browser's end is passed on");
     }
 
     #[tokio::test]
