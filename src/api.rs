@@ -12,6 +12,7 @@ mod admin;
 mod body;
 mod cache;
 mod connection;
+mod devtools;
 pub mod error;
 mod evidence;
 mod flows;
@@ -47,6 +48,7 @@ use crate::model::flow::{Flow, Problem};
 use crate::store::Store;
 use crate::store::media::MediaStore;
 use cache::Cache;
+use devtools::Tunnels;
 use error::{ApiError, Code};
 use usage::Usage;
 
@@ -64,6 +66,7 @@ pub struct Context {
     pub media: MediaStore,
     flows: Cache<String, Arc<Flow>>,
     usage: Usage,
+    tunnels: Tunnels,
     started: Instant,
 }
 
@@ -82,7 +85,8 @@ impl Context {
     ) -> io::Result<Self> {
         let media = MediaStore::new(&state_dir, config.media.roots.clone(), config.media.max_bytes)?;
         let (flows, usage, started) = (Cache::new(CACHED_FLOWS), Usage::default(), Instant::now());
-        Ok(Self { config, state_dir, store, engine, provider, clock, media, flows, usage, started })
+        let tunnels = Tunnels::default();
+        Ok(Self { config, state_dir, store, engine, provider, clock, media, flows, usage, tunnels, started })
     }
 
     /// A flow by its content; parsed once as long as it is remembered.
@@ -117,6 +121,11 @@ async fn off_runtime<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'stati
 pub async fn serve(context: Arc<Context>, tcp: TcpListener, unix: Option<UnixListener>, stop: CancellationToken) {
     let port = tcp.local_addr().map_or(context.config.server.listen.port(), |address| address.port());
     let max_connections = usize::try_from(context.config.server.max_connections).unwrap_or(usize::MAX);
-    let front = Arc::new(front::Front::new(context, port));
-    server::run(front, tcp, unix, max_connections, stop).await;
+    let front = Arc::new(front::Front::new(Arc::clone(&context), port));
+    // A DevTools connection has no end of its own that a stop could wait for.
+    let close_tunnels = async {
+        stop.cancelled().await;
+        context.tunnels.close().await;
+    };
+    tokio::join!(server::run(front, tcp, unix, max_connections, stop.clone()), close_tunnels);
 }

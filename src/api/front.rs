@@ -26,6 +26,7 @@ use super::guard::{OwnNames, X_REQUEST_ID, request_id};
 use super::limit::{Allowance, Class, Client, Limiter};
 use super::routes::{Found, Params, Route, Router, Takes};
 use super::server::App;
+use crate::model::Timestamp;
 
 /// For a handler that reads no large body. Hashing media is the longest that one may do.
 const HANDLER_DEADLINE: Duration = Duration::from_mins(15);
@@ -139,8 +140,7 @@ impl App for Front {
         }
         let milliseconds = begun.elapsed().as_millis();
         tracing::debug!(request_id = %id, %method, ?class, status = response.status().as_u16(), milliseconds);
-        let now = self.context.clock.now().as_millis() / 1_000;
-        decorate(response.headers_mut(), &id, allowance, now);
+        decorate(response.headers_mut(), &id, allowance, self.context.clock.now());
         response
     }
 }
@@ -190,14 +190,14 @@ fn whole_seconds(duration: Duration) -> u64 {
 }
 
 /// What every answer carries. A handler's own choice of these stays.
-fn decorate(headers: &mut HeaderMap, id: &str, allowance: Option<Allowance>, now_seconds: u64) {
+fn decorate(headers: &mut HeaderMap, id: &str, allowance: Option<Allowance>, now: Timestamp) {
     if let Ok(id) = HeaderValue::from_str(id) {
         headers.insert(X_REQUEST_ID, id);
     }
     if let Some(allowance) = allowance {
         headers.insert(HeaderName::from_static("x-ratelimit-limit"), allowance.limit.into());
         headers.insert(HeaderName::from_static("x-ratelimit-remaining"), allowance.remaining.into());
-        let reset = now_seconds + whole_seconds(allowance.reset_in);
+        let reset = now.plus(allowance.reset_in).as_millis().div_ceil(1_000);
         headers.insert(HeaderName::from_static("x-ratelimit-reset"), reset.into());
     }
     let fixed = [
@@ -257,7 +257,7 @@ mod tests {
         let mut answer = headers(&[(header::CACHE_CONTROL, "max-age=60")]);
         let reset_in = Duration::from_millis(1_500);
         let allowance = Allowance { limit: 5, remaining: 4, reset_in, granted: true };
-        decorate(&mut answer, "r1", Some(allowance), 1_000);
+        decorate(&mut answer, "r1", Some(allowance), Timestamp::from_millis(1_000_000));
         let get = |name: &str| answer[name].to_str().unwrap().to_owned();
         assert_eq!(get("x-request-id"), "r1");
         assert_eq!([get("x-ratelimit-limit"), get("x-ratelimit-remaining")], ["5", "4"]);
@@ -265,7 +265,7 @@ mod tests {
         assert_eq!(get("x-content-type-options"), "nosniff");
         assert_eq!(get("cache-control"), "max-age=60", "the handler's own");
         let mut off = HeaderMap::new();
-        decorate(&mut off, "r1", None, 1_000);
+        decorate(&mut off, "r1", None, Timestamp::from_millis(1_000_000));
         assert!(!off.contains_key("x-ratelimit-limit"), "no limit, nothing to show");
     }
 

@@ -17,11 +17,13 @@ use super::front::Call;
 use super::{Context, usage};
 use crate::config::ProviderKind;
 use crate::engine::View;
-use crate::model::ItemState;
+use crate::model::{ItemState, Timestamp};
 use crate::store::{Pause, StoreStats};
 
 /// For each part that has to be asked.
 const PART_DEADLINE: Duration = Duration::from_secs(1);
+/// The engine's loop turns every few seconds even when there is nothing to do.
+const STUCK_AFTER: Duration = Duration::from_mins(1);
 /// Less free space than this for the state directory is not healthy.
 const LEAST_FREE_MB: u64 = 64;
 
@@ -54,7 +56,7 @@ fn part(problem: Option<&str>) -> Value {
 }
 
 /// The parts, and the status of the whole.
-fn judge(findings: &Findings) -> (&'static str, Value) {
+fn judge(findings: &Findings, now: Timestamp) -> (&'static str, Value) {
     let view = &findings.view;
     let disk = match findings.free_mb {
         Some(free) if free < LEAST_FREE_MB => Some(format!("{free} MB free, at least {LEAST_FREE_MB} are needed")),
@@ -63,8 +65,11 @@ fn judge(findings: &Findings) -> (&'static str, Value) {
     };
     let engine = if view.draining {
         Some("draining: the daemon stops".to_owned())
+    } else if view.ready {
+        let still = now.since(view.turned_at);
+        (still > STUCK_AFTER).then(|| format!("the engine has not turned for {} s", still.as_secs()))
     } else {
-        (!view.ready).then(|| "recovery has not finished".to_owned())
+        Some("recovery has not finished".to_owned())
     };
     let mut parts = Map::new();
     parts.insert("store".to_owned(), part(findings.store.as_ref().err().map(String::as_str)));
@@ -86,7 +91,7 @@ fn judge(findings: &Findings) -> (&'static str, Value) {
 }
 
 pub async fn health(context: Arc<Context>, _: Call) -> Result<Response<Reply>, ApiError> {
-    let (status, parts) = judge(&look(&context).await);
+    let (status, parts) = judge(&look(&context).await, context.clock.now());
     let ok = status != "unhealthy";
     let json = json!({
         "ok": ok,
@@ -153,16 +158,21 @@ mod tests {
 
     #[test]
     fn only_what_stops_cove_itself_is_unhealthy() {
-        assert_eq!(judge(&findings(|_| {})).0, "healthy");
-        assert_eq!(judge(&findings(|view| view.provider_down = Some("no host".to_owned()))).0, "degraded");
-        assert_eq!(judge(&findings(|view| view.ready = false)).0, "unhealthy");
-        assert_eq!(judge(&findings(|view| view.draining = true)).0, "unhealthy");
+        assert_eq!(judge(&findings(|_| {}), Timestamp::ZERO).0, "healthy");
+        assert_eq!(
+            judge(&findings(|view| view.provider_down = Some("no host".to_owned())), Timestamp::ZERO).0,
+            "degraded"
+        );
+        assert_eq!(judge(&findings(|view| view.ready = false), Timestamp::ZERO).0, "unhealthy");
+        assert_eq!(judge(&findings(|view| view.draining = true), Timestamp::ZERO).0, "unhealthy");
+        let stuck = Timestamp::ZERO.plus(STUCK_AFTER + Duration::from_secs(1));
+        assert_eq!(judge(&findings(|_| {}), stuck).0, "unhealthy");
         let full = Findings { free_mb: Some(LEAST_FREE_MB - 1), ..findings(|_| {}) };
-        assert_eq!(judge(&full).0, "unhealthy");
+        assert_eq!(judge(&full, Timestamp::ZERO).0, "unhealthy");
         let unknown = Findings { free_mb: None, ..findings(|_| {}) };
-        assert_eq!(judge(&unknown).0, "unhealthy");
+        assert_eq!(judge(&unknown, Timestamp::ZERO).0, "unhealthy");
         let failed = Findings { store: Err("gone".to_owned()), ..findings(|_| {}) };
-        let (status, parts) = judge(&failed);
+        let (status, parts) = judge(&failed, Timestamp::ZERO);
         assert_eq!((status, &parts["store"]["reason"]), ("unhealthy", &json!("gone")));
         assert_eq!(parts["disk"], json!({"status": "healthy", "reason": null, "free_mb": 1_000}));
     }

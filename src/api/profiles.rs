@@ -12,13 +12,13 @@ use hyper::{Response, StatusCode};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
-use super::Context;
 use super::body::{self, Reply};
 use super::error::{ApiError, Code, FieldError};
 use super::form::Walk;
 use super::front::Call;
+use super::{Context, devtools};
 use crate::config::ProviderKind;
-use crate::engine::View;
+use crate::engine::{OperatorView, View};
 use crate::model::profile::MAX_PROFILE_NAME_BYTES;
 use crate::model::{Profile, ProfileId, ProfileState};
 use crate::store::CreateProfileError;
@@ -128,6 +128,10 @@ fn profile_json(profile: &Profile, view: &View) -> Value {
         "created_at": profile.created_at,
         "last_armed_at": profile.last_armed_at,
     });
+    let link = |operator: &OperatorView| devtools::url(&operator.token, operator.session.is_some());
+    if let Some(link) = view.operators.get(&profile.id).and_then(link) {
+        json["devtools_url"] = json!(link);
+    }
     if let Some(operator) = view.operators.get(&profile.id) {
         json["opened"] = json!({"ready": operator.session.is_some()});
     } else if let Some(error) = view.open_errors.get(&profile.id) {

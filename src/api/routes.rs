@@ -14,7 +14,7 @@ use super::body::Reply;
 use super::error::ApiError;
 use super::front::Call;
 use super::limit::Class;
-use super::{Context, admin, evidence, flows, health, page, profiles, start, tasks, uploads};
+use super::{Context, admin, devtools, evidence, flows, health, page, profiles, start, tasks, uploads};
 
 type Answer = Pin<Box<dyn Future<Output = Result<Response<Reply>, ApiError>> + Send>>;
 type Handler = fn(Arc<Context>, Call) -> Answer;
@@ -57,6 +57,8 @@ macro_rules! routes {
 
 routes! {
     GET "/" Nothing Requests page::home;
+    GET "/devtools/{token}/" Nothing Unlimited devtools::enter;
+    GET "/devtools/{token}/{*rest}" Nothing Unlimited devtools::pass;
     HEAD "/api/v1/bulk-upload/start" Nothing TaskStarts start::limits;
     POST "/api/v1/bulk-upload/start" Json TaskStarts start::start;
     GET "/api/v1/tasks" Nothing Requests tasks::list_tasks;
@@ -164,7 +166,8 @@ mod tests {
     #[test]
     fn every_route_is_found_by_its_own_path() {
         for route in ROUTES {
-            let path = route.path.replace("{id}", "x1").replace("{name}", "x1").replace("{file}", "x1");
+            let variable = ["{id}", "{name}", "{file}", "{token}", "{*rest}"];
+            let path = variable.iter().fold(route.path.to_owned(), |path, part| path.replace(part, "x1"));
             assert_eq!(found(&route.method, &path).map(|(path, _)| path), Some(route.path));
             let Found::WrongMethod(allow) = Router::new().find(&Method::PATCH, &path) else { panic!("{path}") };
             assert!(allow.split(", ").any(|method| method == route.method.as_str()), "{allow}");
