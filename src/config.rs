@@ -1,12 +1,31 @@
-//! The settings of one process. SKELETON: the command room writes the loader and the tests.
+//! The settings of one process: what they are, their defaults, and what `serve` refuses.
 //!
-//! Precedence: command line, `COVE_SECTION__KEY`, the original system's names, the file, defaults.
-//! Every mistake is reported at once, with key, value and what is allowed.
+//! [`Config::load`] is the way in for the command line; every other room reads the plain structs. What is read
+//! wins in this order: command line, `COVE_SECTION__KEY`, the original system's names, the file, defaults.
+//! Invariants: a loaded configuration is complete (state directory and socket are resolved) and within
+//! the ranges of `keys`; all mistakes are reported at once; no value that may be a secret is in a message.
+//! Not here: telling a daemon's settings from a client's (`COVE_URL`, `COVE_TOKEN` belong to the command
+//! line), and reloading, which this version does not do.
+
+mod environment;
+mod error;
+mod file;
+mod keys;
+mod load;
+mod places;
+#[cfg(test)]
+mod tests;
+
+pub use error::ConfigError;
+pub use load::{Loaded, Sources};
+
+/// The commented default file, as it is installed.
+pub const DEFAULT_FILE: &str = include_str!("../packaging/cove.toml");
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 #[derive(Clone, Debug, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -16,6 +35,7 @@ pub struct Config {
     pub media: Media,
     pub engine: Engine,
     pub browser: Browser,
+    pub dolphin: Dolphin,
     pub auth: Auth,
     pub limits: Limits,
     pub log: Log,
@@ -26,7 +46,8 @@ pub struct Config {
 pub struct Server {
     /// Loopback only in this version. Port 0: any free port.
     pub listen: SocketAddr,
-    /// Unix socket; empty: `$XDG_RUNTIME_DIR/cove.sock`, or `/run/cove/cove.sock` for root.
+    /// Unix socket. None: see [`Config::socket_path`].
+    #[serde(with = "empty_is_none")]
     pub socket: Option<PathBuf>,
     /// Largest JSON body, in bytes.
     pub max_body_bytes: u64,
@@ -37,6 +58,7 @@ pub struct Server {
 #[serde(default, deny_unknown_fields)]
 pub struct State {
     /// None: `$XDG_STATE_HOME/cove`, or `/var/lib/cove` for root.
+    #[serde(with = "empty_is_none")]
     pub dir: Option<PathBuf>,
 }
 
@@ -77,19 +99,38 @@ pub enum ProviderKind {
 pub struct Browser {
     pub provider: ProviderKind,
     /// The browser's binary; None: look for chromium, chromium-browser, google-chrome.
+    #[serde(with = "empty_is_none")]
     pub chromium: Option<PathBuf>,
     pub headless: bool,
     /// Chromium's own sandbox.
     pub sandbox: bool,
     /// Socket of a browser host that runs as its own service; None: the daemon starts one as its child.
+    #[serde(with = "empty_is_none")]
     pub host_socket: Option<PathBuf>,
+}
+
+/// Read and checked, and not used by this version, which drives chromium only.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Dolphin {
+    /// Base address of the application's local API.
+    pub api_host: String,
+    /// File whose first line is the token; None: no token.
+    #[serde(with = "empty_is_none")]
+    pub api_token_file: Option<PathBuf>,
+    /// Base address of the vendor's API.
+    pub cloud_host: String,
+    /// Ids of the profiles that may be used; empty: all that the token can see.
+    pub profiles: Vec<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Auth {
-    /// Must be false in this version, which has no tokens yet.
+    /// `serve` wants it false in this version, which has no tokens yet.
     pub required: bool,
+    /// Reads that need no token on loopback. Of no effect while `required` is false.
+    pub open_on_loopback: Vec<String>,
 }
 
 /// Rate limits per window; 0 switches one off.
@@ -158,9 +199,20 @@ impl Default for Browser {
     }
 }
 
+impl Default for Dolphin {
+    fn default() -> Self {
+        Self {
+            api_host: "http://127.0.0.1:3001".to_owned(),
+            api_token_file: None,
+            cloud_host: "https://dolphin-anty-api.com".to_owned(),
+            profiles: Vec::new(),
+        }
+    }
+}
+
 impl Default for Auth {
     fn default() -> Self {
-        Self { required: true }
+        Self { required: true, open_on_loopback: keys::OPEN_ON_LOOPBACK.iter().map(ToString::to_string).collect() }
     }
 }
 
@@ -177,15 +229,59 @@ impl Default for Log {
 }
 
 impl Config {
-    /// Where everything lives: as configured, else by user.
+    /// The state directory. A loaded configuration always names it; a default one is root's.
     #[must_use]
     pub fn state_dir(&self) -> PathBuf {
-        self.state.dir.clone().unwrap_or_else(|| PathBuf::from("/var/lib/cove"))
+        self.state.dir.clone().unwrap_or_else(|| PathBuf::from(places::ROOT_STATE_DIR))
     }
 
-    /// The unix socket.
+    /// The unix socket. A loaded configuration always names it; a default one is in the state directory.
     #[must_use]
     pub fn socket_path(&self) -> PathBuf {
-        self.server.socket.clone().unwrap_or_else(|| self.state_dir().join("cove.sock"))
+        self.server.socket.clone().unwrap_or_else(|| self.state_dir().join(places::SOCKET_NAME))
+    }
+
+    /// The effective configuration as a file that loads to the same.
+    #[must_use]
+    pub fn to_toml(&self) -> String {
+        toml::to_string(self).expect("sections of numbers, texts and lists of texts are always TOML; paths are UTF-8")
+    }
+
+    /// What `serve` alone refuses; every other command works with it.
+    #[must_use]
+    pub fn check_serve(&self) -> Vec<ConfigError> {
+        let mut errors = Vec::new();
+        let mut refuse = |key: &str, value: String, message: &str| {
+            errors.push(ConfigError::new(key, "in effect", message).with_value(value));
+        };
+        if self.auth.required {
+            let message = "this version has no tokens yet; set [auth] required = false, which is allowed on loopback \
+                           and the unix socket alone";
+            refuse("auth.required", "true".to_owned(), message);
+        }
+        if self.browser.provider == ProviderKind::Dolphin {
+            let message = "this version drives chromium only; set [browser] provider = \"chromium\"";
+            refuse("browser.provider", "\"dolphin\"".to_owned(), message);
+        }
+        if !self.server.listen.ip().to_canonical().is_loopback() {
+            let message = "allowed is a loopback address, such as 127.0.0.1:8088: this version has no tokens yet";
+            refuse("server.listen", format!("\"{}\"", self.server.listen), message);
+        }
+        errors
+    }
+}
+
+/// A path that is not set is written as the empty text, so that a printed configuration shows every key.
+mod empty_is_none {
+    use super::{Deserialize, Deserializer, PathBuf, Serialize, Serializer};
+
+    #[expect(clippy::ref_option, reason = "serde gives a reference to the field")]
+    pub fn serialize<S: Serializer>(path: &Option<PathBuf>, serializer: S) -> Result<S::Ok, S::Error> {
+        path.as_deref().unwrap_or_else(|| std::path::Path::new("")).serialize(serializer)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PathBuf>, D::Error> {
+        let path = PathBuf::deserialize(deserializer)?;
+        Ok((!path.as_os_str().is_empty()).then_some(path))
     }
 }
