@@ -46,10 +46,10 @@ impl fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
-/// The allowed names, the most similar one first.
+/// The allowed names, the most similar one first: one that only goes on longer, then by edits.
 pub(super) fn nearest_first<'a>(name: &str, allowed: impl IntoIterator<Item = &'a str>) -> String {
     let mut names: Vec<&str> = allowed.into_iter().collect();
-    names.sort_by_key(|candidate| distance(name, candidate));
+    names.sort_by_key(|candidate| (name.is_empty() || !candidate.starts_with(name), distance(name, candidate)));
     names.join(", ")
 }
 
@@ -90,6 +90,7 @@ mod tests {
     fn the_most_similar_name_comes_first() {
         assert_eq!((distance("slot", "slots"), distance("kitten", "sitting"), distance("", "abc")), (1, 3, 3));
         assert_eq!(nearest_first("slot", ["roots", "max", "slots"]), "slots, roots, max");
+        assert_eq!(nearest_first("api_token", ["api_host", "api_token_file"]), "api_token_file, api_host");
         assert_eq!(nearest_first(&"x".repeat(5_000), ["b", "a"]), "b, a");
     }
 }

@@ -3,7 +3,6 @@
 //! Reads on after a mistake, so that one run tells them all, syntax errors included. Invariant: nothing
 //! of the file's text is in an error but the value of a known key that holds no secret.
 
-use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::path::Path;
 
@@ -42,32 +41,37 @@ fn text_of(path: &Path) -> Result<String, String> {
 
 fn parse(text: &str, name: &str, errors: &mut Vec<ConfigError>) -> Entries {
     let place = |offset: usize| format!("{name} line {}", line_of(text, offset));
-    let (document, mistakes) = DeTable::parse_recoverable(text);
-    for mistake in mistakes {
-        let source = mistake.span().map_or_else(|| name.to_owned(), |span| place(span.start));
+    // With their offsets: the parser sorts by name, and a human reads from the top.
+    let mut mistakes: Vec<(usize, ConfigError)> = Vec::new();
+    let (document, syntax) = DeTable::parse_recoverable(text);
+    for error in syntax {
+        let offset = error.span().map_or(0, |span| span.start);
         // The message alone: the parser's own display quotes the line, which may hold a secret.
-        errors.push(ConfigError::new("syntax", source, mistake.message()));
+        mistakes.push((offset, ConfigError::new("syntax", place(offset), error.message())));
     }
-    let mut entries = BTreeMap::new();
+    let mut entries = Entries::new();
     for (section, content) in document.into_inner() {
-        let source = place(section.span().start);
+        let offset = section.span().start;
         let section = section.into_inner();
         if !keys::sections().contains(&&*section) {
-            errors.push(ConfigError::new(section.as_ref(), source, unknown_section(&section)));
+            mistakes.push((offset, ConfigError::new(&*section, place(offset), unknown_section(&section))));
             continue;
         }
         let DeValue::Table(table) = content.into_inner() else {
-            errors.push(ConfigError::new(section.as_ref(), source, format!("must be a section: [{section}]")));
+            let message = format!("must be a section: [{section}]");
+            mistakes.push((offset, ConfigError::new(&*section, place(offset), message)));
             continue;
         };
         for (key, value) in table {
-            let source = place(key.span().start);
-            match checked(&section, &key.into_inner(), value, &source) {
+            let offset = key.span().start;
+            match checked(&section, &key.into_inner(), value, &place(offset)) {
                 Ok((key, entry)) => drop(entries.insert(key, entry)),
-                Err(error) => errors.push(error),
+                Err(error) => mistakes.push((offset, error)),
             }
         }
     }
+    mistakes.sort_by_key(|(offset, _)| *offset);
+    errors.extend(mistakes.into_iter().map(|(_, error)| error));
     entries
 }
 
@@ -126,20 +130,20 @@ mod tests {
              drain_seconds = 99999999999999999999\n[browser]\nprovider = \"firefox\"\n",
         );
         let expected = [
-            "browser.provider = \"firefox\" (f line 12): allowed is chromium, dolphin",
-            "engin (f line 4): unknown section; allowed is engine, server, ",
+            "port (f line 1): unknown section; allowed is ",
+            "slots (f line 2): unknown section; a key of this name belongs under [engine]",
+            "log (f line 3): must be a section: [log]",
+            "engin (f line 4): unknown section; allowed is engine, ",
             "engine.slot (f line 7): unknown key; allowed in [engine] is slots, ",
             "engine.slots = 0 (f line 8): allowed is 1 to 256",
             "engine.max_attempts = \"3\" (f line 9): allowed is 1 to 100, not a string in TOML",
             "engine.drain_seconds (f line 10): allowed is 0 to 86400",
-            "log (f line 3): must be a section: [log]",
-            "port (f line 1): unknown section; allowed is ",
-            "slots (f line 2): unknown section; a key of this name belongs under [engine]",
+            "browser.provider = \"firefox\" (f line 12): allowed is chromium, dolphin",
         ];
-        for start in expected {
-            assert!(errors.iter().any(|error| error.starts_with(start)), "{start}\nnot in\n{}", errors.join("\n"));
-        }
         assert_eq!(errors.len(), expected.len(), "{}", errors.join("\n"));
+        for (error, start) in errors.iter().zip(expected) {
+            assert!(error.starts_with(start), "{error}\ndoes not start with\n{start}");
+        }
     }
 
     #[test]

@@ -153,7 +153,7 @@ fn all_mistakes_of_all_sources_come_at_once() {
         "nosuch (",
         "engine.slots = many (COVE_ENGINE__SLOTS): allowed is 1 to 256",
         "engine.slot (COVE_ENGINE__SLOT): unknown key; allowed in [engine] is slots, ",
-        "engin.slots (COVE_ENGIN__SLOTS): unknown section; a key of this name belongs under",
+        "engin.slots (COVE_ENGIN__SLOTS): unknown section; allowed is engine, ",
         "log.level (COVE_Log__Level): unknown variable; it is written COVE_LOG__LEVEL",
         "browser.headless = yes (COVE_BROWSER__HEADLESS): allowed is true or false",
         "log.level = \"verbose\" (COVE_LOG__LEVEL): allowed is off, error, ",
