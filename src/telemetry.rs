@@ -47,11 +47,10 @@ fn choose(format: LogFormat, standard_error: &StandardError, no_colour: bool) ->
     let text = Output::Text { colour: standard_error.is_terminal && !no_colour };
     match format {
         LogFormat::Text => text,
-        LogFormat::Json => Output::Json,
         LogFormat::Journald => Output::Journal,
         LogFormat::Auto if standard_error.is_terminal => text,
         LogFormat::Auto if standard_error.is_journal => Output::Journal,
-        LogFormat::Auto => Output::Json,
+        LogFormat::Json | LogFormat::Auto => Output::Json,
     }
 }
 

@@ -32,12 +32,9 @@ impl ConfigError {
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut line = self.key.clone();
-        if let Some(value) = &self.value {
-            line.push_str(" = ");
-            line.push_str(value);
-        }
-        line.push_str(&format!(" ({}): {}", self.source, self.message));
+        let Self { key, value, source, message } = self;
+        let value = value.as_ref().map_or_else(String::new, |value| format!(" = {value}"));
+        let line = format!("{key}{value} ({source}): {message}");
         // A value may hold any character; the report keeps to one line per mistake and moves no cursor.
         line.chars()
             .try_for_each(|c| if c.is_control() { write!(f, "{}", c.escape_default()) } else { write!(f, "{c}") })

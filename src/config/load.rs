@@ -13,7 +13,7 @@ use toml::Value;
 
 use super::error::ConfigError;
 use super::places::{Places, SYSTEM_FILE};
-use super::{Config, environment, file, keys};
+use super::{Config, environment, file};
 
 /// The kernel's limit of a unix socket's path, without the closing zero.
 const MAX_SOCKET_PATH_BYTES: usize = 107;
@@ -179,7 +179,7 @@ fn resolve(config: &mut Config, places: Places<'_>, entries: &Entries, errors: &
         let source = source.map_or_else(|| "the default".to_owned(), |entry| entry.source.clone());
         let message =
             format!("allowed is a path of at most {MAX_SOCKET_PATH_BYTES} bytes: set [server] socket to a shorter one");
-        errors.push(ConfigError::new("server.socket", source, message).with_value(format!("{socket:?}")));
+        errors.push(ConfigError::new("server.socket", source, message).with_value(socket.display().to_string()));
     }
     config.state.dir = Some(state_dir);
     config.server.socket = Some(socket);
@@ -201,6 +201,5 @@ fn origins(entries: &Entries) -> BTreeMap<String, String> {
     };
     let differing =
         entries.iter().filter(|(path, entry)| entry.value.as_ref().is_some_and(|value| !is_default(path, value)));
-    debug_assert!(entries.keys().all(|path| path.split_once('.').is_some_and(|(s, n)| keys::find(s, n).is_some())));
     differing.map(|(path, entry)| (path.clone(), entry.source.clone())).collect()
 }

@@ -21,7 +21,9 @@ pub(super) struct Places<'a> {
 
 impl Places<'_> {
     fn absolute(&self, variable: &str) -> Option<PathBuf> {
-        self.env.get(variable).map(PathBuf::from).filter(|path| path.is_absolute())
+        // The mark stands for what is not UTF-8: that folder's real name is not known here.
+        let named = self.env.get(variable).filter(|path| !path.contains('\u{fffd}'));
+        named.map(PathBuf::from).filter(|path| path.is_absolute())
     }
 
     fn in_home(&self, folder: &str) -> Option<PathBuf> {
