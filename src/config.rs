@@ -1,9 +1,26 @@
-//! The settings of one process.
+//! The settings of one process: what they are, their defaults, and what `serve` refuses.
 //!
-//! Precedence: command line, `COVE_SECTION__KEY`, the original system's names, the file, defaults. Every
-//! mistake is found at once, each with its key, its value, where it stands and what is allowed. The
-//! commented default file `packaging/cove.toml` is embedded, and a test proves that it says the defaults.
-//! Named by every room above the model; it names none and keeps no secret.
+//! [`Config::load`] is the way in for the command line; every other room reads the plain structs. What is read
+//! wins in this order: command line, `COVE_SECTION__KEY`, the original system's names, the file, defaults.
+//! Invariants: a loaded configuration is complete (state directory and socket are resolved) and within
+//! the ranges of `keys`; all mistakes are reported at once; no value that may be a secret is in a message.
+//! Not here: telling a daemon's settings from a client's (`COVE_URL`, `COVE_TOKEN` belong to the command
+//! line), and reloading, which this version does not do.
+
+mod environment;
+mod error;
+mod file;
+mod keys;
+mod load;
+mod places;
+#[cfg(test)]
+mod tests;
+
+pub use error::ConfigError;
+pub use load::{Loaded, Sources};
+
+/// The commented default file, as it is installed.
+pub const DEFAULT_FILE: &str = include_str!("../packaging/cove.toml");
 
 mod keys;
 mod load;
@@ -15,7 +32,7 @@ use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 pub use load::{ConfigError, Loaded, Sources};
 
@@ -47,7 +64,8 @@ struct Resolved {
 pub struct Server {
     /// Loopback only in this version. Port 0: any free port.
     pub listen: SocketAddr,
-    /// Unix socket; empty: `$XDG_RUNTIME_DIR/cove.sock`, or `/run/cove/cove.sock` for root.
+    /// Unix socket. None: see [`Config::socket_path`].
+    #[serde(with = "empty_is_none")]
     pub socket: Option<PathBuf>,
     /// Largest JSON body, in bytes.
     pub max_body_bytes: u64,
@@ -58,6 +76,7 @@ pub struct Server {
 #[serde(default, deny_unknown_fields)]
 pub struct State {
     /// None: `$XDG_STATE_HOME/cove`, or `/var/lib/cove` for root.
+    #[serde(with = "empty_is_none")]
     pub dir: Option<PathBuf>,
 }
 
@@ -98,30 +117,37 @@ pub enum ProviderKind {
 pub struct Browser {
     pub provider: ProviderKind,
     /// The browser's binary; None: look for chromium, chromium-browser, google-chrome.
+    #[serde(with = "empty_is_none")]
     pub chromium: Option<PathBuf>,
     pub headless: bool,
     /// Chromium's own sandbox.
     pub sandbox: bool,
     /// Socket of a browser host that runs as its own service; None: the daemon starts one as its child.
+    #[serde(with = "empty_is_none")]
     pub host_socket: Option<PathBuf>,
 }
 
-/// Where a Dolphin Anty is. This version drives Chromium alone and does not use these.
+/// Read and checked, and not used by this version, which drives chromium only.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Dolphin {
+    /// Base address of the application's local API.
     pub api_host: String,
+    /// File whose first line is the token; None: no token.
+    #[serde(with = "empty_is_none")]
     pub api_token_file: Option<PathBuf>,
+    /// Base address of the vendor's API.
     pub cloud_host: String,
+    /// Ids of the profiles that may be used; empty: all that the token can see.
     pub profiles: Vec<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Auth {
-    /// Must be false for `cove serve` in this version, which has no tokens yet.
+    /// `serve` wants it false in this version, which has no tokens yet.
     pub required: bool,
-    /// Reads that need no token on loopback, once there are tokens.
+    /// Reads that need no token on loopback. Of no effect while `required` is false.
     pub open_on_loopback: Vec<String>,
 }
 
@@ -204,8 +230,7 @@ impl Default for Dolphin {
 
 impl Default for Auth {
     fn default() -> Self {
-        let open = ["health", "metrics", "status", "locks"];
-        Self { required: true, open_on_loopback: open.map(str::to_owned).to_vec() }
+        Self { required: true, open_on_loopback: keys::OPEN_ON_LOOPBACK.iter().map(ToString::to_string).collect() }
     }
 }
 
@@ -222,70 +247,59 @@ impl Default for Log {
 }
 
 impl Config {
-    /// Reads every source.
-    ///
-    /// # Errors
-    /// Every mistake at once.
-    pub fn load(sources: &Sources) -> Result<Loaded, Vec<ConfigError>> {
-        load::load(sources)
+    /// The state directory. A loaded configuration always names it; a default one is root's.
+    #[must_use]
+    pub fn state_dir(&self) -> PathBuf {
+        self.state.dir.clone().unwrap_or_else(|| PathBuf::from(places::ROOT_STATE_DIR))
     }
 
-    /// What the settings forbid `cove serve`, beside what is no configuration at all.
+    /// The unix socket. A loaded configuration always names it; a default one is in the state directory.
+    #[must_use]
+    pub fn socket_path(&self) -> PathBuf {
+        self.server.socket.clone().unwrap_or_else(|| self.state_dir().join(places::SOCKET_NAME))
+    }
+
+    /// The effective configuration as a file that loads to the same.
+    #[must_use]
+    pub fn to_toml(&self) -> String {
+        toml::to_string(self).expect("sections of numbers, texts and lists of texts are always TOML; paths are UTF-8")
+    }
+
+    /// What `serve` alone refuses; every other command works with it.
     #[must_use]
     pub fn check_serve(&self) -> Vec<ConfigError> {
         let mut errors = Vec::new();
         let mut refuse = |key: &str, value: String, message: &str| {
-            errors.push(ConfigError {
-                key: key.to_owned(),
-                value: Some(value),
-                source: None,
-                message: message.to_owned(),
-            });
+            errors.push(ConfigError::new(key, "in effect", message).with_value(value));
         };
         if self.auth.required {
             let message = "this version has no tokens yet; set [auth] required = false, which is allowed on loopback \
-                and the unix socket alone";
+                           and the unix socket alone";
             refuse("auth.required", "true".to_owned(), message);
-        }
-        if !self.server.listen.ip().is_loopback() {
-            let message = "without tokens only a loopback address is allowed, for example 127.0.0.1:8088";
-            refuse("server.listen", self.server.listen.to_string(), message);
         }
         if self.browser.provider == ProviderKind::Dolphin {
             let message = "this version drives chromium only; set [browser] provider = \"chromium\"";
-            refuse("browser.provider", "dolphin".to_owned(), message);
+            refuse("browser.provider", "\"dolphin\"".to_owned(), message);
+        }
+        if !self.server.listen.ip().to_canonical().is_loopback() {
+            let message = "allowed is a loopback address, such as 127.0.0.1:8088: this version has no tokens yet";
+            refuse("server.listen", format!("\"{}\"", self.server.listen), message);
         }
         errors
     }
+}
 
-    /// Where everything lives.
-    #[must_use]
-    pub fn state_dir(&self) -> PathBuf {
-        self.resolved.state_dir.clone()
+/// A path that is not set is written as the empty text, so that a printed configuration shows every key.
+mod empty_is_none {
+    use super::{Deserialize, Deserializer, PathBuf, Serialize, Serializer};
+
+    #[expect(clippy::ref_option, reason = "serde gives a reference to the field")]
+    pub fn serialize<S: Serializer>(path: &Option<PathBuf>, serializer: S) -> Result<S::Ok, S::Error> {
+        path.as_deref().unwrap_or_else(|| std::path::Path::new("")).serialize(serializer)
     }
 
-    /// The unix socket.
-    #[must_use]
-    pub fn socket_path(&self) -> PathBuf {
-        self.resolved.socket.clone()
-    }
-
-    /// The effective settings as a file; what is not set stands as an empty text.
-    #[must_use]
-    pub fn to_toml(&self) -> String {
-        let table = toml::Table::try_from(self).unwrap_or_default();
-        let mut text = String::new();
-        let mut section = "";
-        for key in keys::KEYS {
-            if key.section != section {
-                section = key.section;
-                let gap = if text.is_empty() { "" } else { "\n" };
-                writeln!(text, "{gap}[{section}]").expect("writing to a String cannot fail");
-            }
-            let value = table.get(section).and_then(|section| section.get(key.name));
-            let value = value.map_or_else(|| "\"\"".to_owned(), ToString::to_string);
-            writeln!(text, "{} = {value}", key.name).expect("writing to a String cannot fail");
-        }
-        text
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PathBuf>, D::Error> {
+        let path = PathBuf::deserialize(deserializer)?;
+        Ok((!path.as_os_str().is_empty()).then_some(path))
     }
 }

@@ -1,61 +1,164 @@
-//! The log of one process: set up once, at the start of a long-running command.
+//! The log of one process: one subscriber, on standard error, set once.
 //!
-//! `auto` is human text on a terminal, journald under systemd, JSON otherwise. Everything goes to stderr
-//! (or the journal); nothing secret is logged anywhere, so nothing is filtered here.
+//! Called by the command line before anything else runs. `auto` is text for a human on a terminal, the
+//! journal where systemd connected standard error to it, and JSON lines otherwise. Invariant: nothing of
+//! chromiumoxide is logged, whatever the filter says: its messages quote whole commands, and those hold what
+//! was typed into pages. What fails there is told by the rooms that use it.
+//! Not here: files and their rotation (the journal's task), and metrics.
 
-use std::io::IsTerminal;
-use std::os::unix::fs::MetadataExt;
+use std::io::IsTerminal as _;
 
-use tracing_subscriber::filter::{EnvFilter, LevelFilter};
-use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{Layer, Registry};
+use tracing::Metadata;
+use tracing_subscriber::filter::{EnvFilter, FilterFn, filter_fn};
+use tracing_subscriber::layer::{Layer, SubscriberExt as _};
+use tracing_subscriber::{Registry, fmt};
 
 use crate::config::{Log, LogFormat};
 
-/// Chatter of libraries that says nothing about cove.
-const QUIET: [&str; 3] = ["chromiumoxide=off", "tungstenite=off", "hyper=info"];
+/// Targets that begin with this are never logged.
+const SILENCED: &str = "chromiumoxide";
 
-/// # Errors
-/// When the level is no filter, the journal cannot be reached, or a log is set up already.
+/// Where and how lines are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Output {
+    Text { colour: bool },
+    Json,
+    Journal,
+}
+
+/// What is known of standard error.
+struct StandardError {
+    is_terminal: bool,
+    is_journal: bool,
+}
+
+/// Sets the log of this process. The message says what is wrong and what to do.
 pub fn init(log: &Log) -> Result<(), String> {
-    let mut filter = EnvFilter::builder()
-        .with_default_directive(LevelFilter::INFO.into())
-        .parse(&log.level)
-        .map_err(|error| format!("log.level = {}: {error}", log.level))?;
-    for directive in QUIET {
-        filter = filter.add_directive(directive.parse().map_err(|error| format!("{directive}: {error}"))?);
+    let filter = EnvFilter::builder().parse(&log.level).map_err(|error| format!("[log] level: {error}"))?;
+    let standard_error =
+        StandardError { is_terminal: std::io::stderr().is_terminal(), is_journal: standard_error_is_the_journal() };
+    let no_colour = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let output = choose(log.format, &standard_error, no_colour);
+    let subscriber = Registry::default().with(layer(output, log.format)?).with(filter).with(silence());
+    tracing::subscriber::set_global_default(subscriber).map_err(|_| "the log of this process is set already".to_owned())
+}
+
+fn choose(format: LogFormat, standard_error: &StandardError, no_colour: bool) -> Output {
+    let text = Output::Text { colour: standard_error.is_terminal && !no_colour };
+    match format {
+        LogFormat::Text => text,
+        LogFormat::Journald => Output::Journal,
+        LogFormat::Auto if standard_error.is_terminal => text,
+        LogFormat::Auto if standard_error.is_journal => Output::Journal,
+        LogFormat::Json | LogFormat::Auto => Output::Json,
     }
-    let registry = tracing_subscriber::registry().with(layer(log.format)?.with_filter(filter));
-    registry.try_init().map_err(|error| format!("the log cannot be set up: {error}"))
 }
 
-fn layer(format: LogFormat) -> Result<Box<dyn Layer<Registry> + Send + Sync>, String> {
-    let terminal = std::io::stderr().is_terminal();
-    Ok(match format {
-        LogFormat::Journald => journal()?,
-        LogFormat::Auto if is_journal() => journal()?,
-        LogFormat::Text => text(terminal),
-        LogFormat::Auto if terminal => text(true),
-        LogFormat::Auto | LogFormat::Json => {
-            tracing_subscriber::fmt::layer().json().flatten_event(true).with_writer(std::io::stderr).boxed()
-        }
-    })
+/// A journal that cannot be reached is an error where it was asked for by name; `auto` then writes JSON
+/// lines, which reach the journal by standard error all the same.
+fn layer(output: Output, format: LogFormat) -> Result<Box<dyn Layer<Registry> + Send + Sync>, String> {
+    match output {
+        Output::Text { colour } => Ok(fmt::layer().with_writer(std::io::stderr).with_ansi(colour).boxed()),
+        Output::Json => Ok(json()),
+        Output::Journal => match tracing_journald::layer() {
+            Ok(journal) => Ok(journal.with_syslog_identifier("cove".to_owned()).boxed()),
+            Err(_) if format == LogFormat::Auto => Ok(json()),
+            Err(error) => Err(format!(
+                "[log] format = \"journald\": the journal cannot be reached ({error}); use \"auto\", \"text\" or \"json\""
+            )),
+        },
+    }
 }
 
-fn text(colour: bool) -> Box<dyn Layer<Registry> + Send + Sync> {
-    tracing_subscriber::fmt::layer().with_ansi(colour).with_writer(std::io::stderr).boxed()
+fn json() -> Box<dyn Layer<Registry> + Send + Sync> {
+    fmt::layer().json().flatten_event(true).with_writer(std::io::stderr).boxed()
 }
 
-fn journal() -> Result<Box<dyn Layer<Registry> + Send + Sync>, String> {
-    let layer = tracing_journald::layer().map_err(|error| format!("the journal cannot be reached: {error}"))?;
-    Ok(layer.with_syslog_identifier("cove".to_owned()).boxed())
+fn silence() -> FilterFn {
+    fn is_heard(metadata: &Metadata<'_>) -> bool {
+        !metadata.target().starts_with(SILENCED)
+    }
+    filter_fn(is_heard as fn(&Metadata<'_>) -> bool)
 }
 
-/// Whether stderr is the stream that systemd connected to the journal: its device and inode are in the
-/// environment.
-fn is_journal() -> bool {
+fn standard_error_is_the_journal() -> bool {
     let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
-    let Ok(stderr) = std::fs::metadata("/proc/self/fd/2") else { return false };
-    stream == format!("{}:{}", stderr.dev(), stderr.ino())
+    rustix::fs::fstat(std::io::stderr()).is_ok_and(|stat| names(&stream, stat.st_dev, stat.st_ino))
+}
+
+/// systemd writes `device:inode`, both decimal, of the stream it connected; a shell that was started
+/// below a service inherits the variable and not the stream.
+fn names(stream: &str, device: u64, inode: u64) -> bool {
+    let parsed = stream.split_once(':').and_then(|(device, inode)| Some((device.parse().ok()?, inode.parse().ok()?)));
+    parsed == Some((device, inode))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::sync::{Arc, Mutex};
+
+    use tracing_subscriber::layer::SubscriberExt as _;
+    use tracing_subscriber::{EnvFilter, Registry, fmt};
+
+    use super::{Output, StandardError, choose, init, names, silence};
+    use crate::config::{Log, LogFormat};
+
+    #[test]
+    fn auto_is_text_on_a_terminal_the_journal_under_systemd_and_json_otherwise() {
+        let chosen = |format, is_terminal, is_journal, no_colour| {
+            choose(format, &StandardError { is_terminal, is_journal }, no_colour)
+        };
+        assert_eq!(chosen(LogFormat::Auto, true, false, false), Output::Text { colour: true });
+        assert_eq!(chosen(LogFormat::Auto, true, false, true), Output::Text { colour: false });
+        assert_eq!(chosen(LogFormat::Auto, false, true, false), Output::Journal);
+        assert_eq!(chosen(LogFormat::Auto, false, false, false), Output::Json);
+        assert_eq!(chosen(LogFormat::Text, false, true, false), Output::Text { colour: false });
+        assert_eq!(chosen(LogFormat::Json, true, true, false), Output::Json);
+        assert_eq!(chosen(LogFormat::Journald, true, false, false), Output::Journal);
+    }
+
+    #[test]
+    fn the_journals_stream_is_told_by_device_and_inode() {
+        assert!(names("8:1234", 8, 1234));
+        for other in ["8:1235", "9:1234", "8", "", "8:", "a:b", "8:1234:5"] {
+            assert!(!names(other, 8, 1234), "{other}");
+        }
+    }
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_chromiumoxide_says_is_never_logged_whatever_the_filter_says() {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let filter = EnvFilter::builder().parse("trace,chromiumoxide=trace").unwrap();
+        let layer = fmt::layer().with_writer(move || writer.clone());
+        tracing::subscriber::with_default(Registry::default().with(layer).with(filter).with(silence()), || {
+            tracing::error!(target: "chromiumoxide::cmd", "Command typed-password exceeded deadline");
+            tracing::trace!(target: "cove::engine", "heard");
+        });
+        let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        assert!(text.contains("heard") && !text.contains("typed-password"), "{text}");
+    }
+
+    #[test]
+    fn a_second_call_and_a_broken_filter_are_errors() {
+        let quiet = Log { level: "off".to_owned(), format: LogFormat::Text };
+        assert_eq!(init(&quiet), Ok(()));
+        assert!(init(&quiet).unwrap_err().contains("set already"));
+        let broken = Log { level: "cove=loud".to_owned(), ..quiet };
+        assert!(init(&broken).unwrap_err().starts_with("[log] level"));
+    }
 }

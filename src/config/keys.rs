@@ -1,177 +1,285 @@
-//! Every key: its section, its name, what it may be. One table, which the loader, the messages and the
-//! test of the default file read.
+//! Every key of the configuration and what it may hold: the one table that checks and messages read.
+//!
+//! A value of any source becomes a [`toml::Value`] and passes [`Key::check`] before it is used. A test
+//! proves that this table and the structs of [`Config`](super::Config) name the same keys.
+//! Not here: where a value comes from (`file`, `environment`) and what needs two keys at once (`load`).
 
 use std::net::SocketAddr;
-use std::ops::RangeInclusive;
 use std::path::Path;
 
 use toml::Value;
 
-/// What a value may be.
-#[derive(Clone, Debug)]
-pub(super) enum Kind {
+use super::error::ConfigError;
+
+const DAY_SECONDS: u64 = 24 * 60 * 60;
+const KIB: u64 = 1 << 10;
+const GIB: u64 = 1 << 30;
+
+/// What a key may hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Rule {
+    /// From the first to the second, both included.
+    Integer(u64, u64),
     Bool,
-    Integer(RangeInclusive<i64>),
-    /// An address with a port.
+    Choice(&'static [&'static str]),
+    /// `address:port`.
     Address,
-    /// An absolute path; an empty text is "not set".
+    /// An absolute path; empty is the default.
     Path,
-    /// Absolute paths.
     Paths,
-    /// An http or https URL.
+    /// An `http` or `https` address without a user and a password in it; empty is the default.
     Url,
     Texts,
-    OneOf(&'static [&'static str]),
-    ListOf(&'static [&'static str]),
-    /// A level or tracing's filter syntax.
-    Filter,
+    /// Any of these words.
+    Words(&'static [&'static str]),
+    LogFilter,
 }
 
+#[derive(Debug, PartialEq, Eq)]
 pub(super) struct Key {
     pub section: &'static str,
     pub name: &'static str,
-    pub kind: Kind,
+    pub rule: Rule,
+    /// Somebody may write a secret here, even if only by mistake: its value is never shown in an error.
+    pub secret: bool,
+}
+
+const fn key(section: &'static str, name: &'static str, rule: Rule) -> Key {
+    Key { section, name, rule, secret: false }
+}
+
+pub(super) const OPEN_ON_LOOPBACK: &[&str] = &["health", "metrics", "status", "locks"];
+
+pub(super) static KEYS: &[Key] = &[
+    key("server", "listen", Rule::Address),
+    key("server", "socket", Rule::Path),
+    key("server", "max_body_bytes", Rule::Integer(KIB, GIB)),
+    key("server", "max_connections", Rule::Integer(8, 65_536)),
+    key("state", "dir", Rule::Path),
+    key("media", "roots", Rule::Paths),
+    key("media", "max_bytes", Rule::Integer(KIB, 1024 * GIB)),
+    key("engine", "slots", Rule::Integer(1, 256)),
+    key("engine", "max_attempts", Rule::Integer(1, 100)),
+    key("engine", "retry_base_seconds", Rule::Integer(1, DAY_SECONDS)),
+    key("engine", "retry_max_seconds", Rule::Integer(1, 7 * DAY_SECONDS)),
+    key("engine", "max_items_per_task", Rule::Integer(1, 100_000)),
+    key("engine", "drain_seconds", Rule::Integer(0, DAY_SECONDS)),
+    key("engine", "evidence_max_bytes", Rule::Integer(64 * KIB, 16 * GIB)),
+    key("browser", "provider", Rule::Choice(&["chromium", "dolphin"])),
+    key("browser", "chromium", Rule::Path),
+    key("browser", "headless", Rule::Bool),
+    key("browser", "sandbox", Rule::Bool),
+    key("browser", "host_socket", Rule::Path),
+    key("dolphin", "api_host", Rule::Url),
+    Key { secret: true, ..key("dolphin", "api_token_file", Rule::Path) },
+    key("dolphin", "cloud_host", Rule::Url),
+    key("dolphin", "profiles", Rule::Texts),
+    key("auth", "required", Rule::Bool),
+    key("auth", "open_on_loopback", Rule::Words(OPEN_ON_LOOPBACK)),
+    key("limits", "window_seconds", Rule::Integer(1, DAY_SECONDS)),
+    key("limits", "task_starts", Rule::Integer(0, 1_000_000)),
+    key("limits", "health", Rule::Integer(0, 1_000_000)),
+    key("limits", "metrics", Rule::Integer(0, 1_000_000)),
+    key("limits", "requests", Rule::Integer(0, 1_000_000)),
+    key("log", "level", Rule::LogFilter),
+    key("log", "format", Rule::Choice(&["auto", "text", "json", "journald"])),
+];
+
+/// The sections, in the order of the table.
+pub(super) fn sections() -> Vec<&'static str> {
+    let mut sections: Vec<&str> = KEYS.iter().map(|key| key.section).collect();
+    sections.dedup();
+    sections
+}
+
+pub(super) fn find(section: &str, name: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.section == section && key.name == name)
 }
 
 impl Key {
+    /// `section.name`.
     pub fn path(&self) -> String {
         format!("{}.{}", self.section, self.name)
     }
+
+    /// The environment variable of this key.
+    pub fn variable(&self) -> String {
+        format!("COVE_{}__{}", self.section.to_uppercase(), self.name.to_uppercase())
+    }
+
+    /// An error about this key's value, which is shown unless it may be a secret.
+    pub fn error(&self, value: &str, source: &str, message: impl Into<String>) -> ConfigError {
+        let error = ConfigError::new(self.path(), source, message);
+        let may_be_secret = self.secret || (self.rule == Rule::Url && value.contains('@'));
+        if may_be_secret { error } else { error.with_value(value) }
+    }
+
+    /// The value as it can be used; `None` is an empty value that means the default.
+    pub fn check(&self, value: Value, source: &str) -> Result<Option<Value>, ConfigError> {
+        if matches!(self.rule, Rule::Path | Rule::Url) && value.as_str() == Some("") {
+            return Ok(None);
+        }
+        match self.rule.objection(&value) {
+            None => Ok(Some(value)),
+            Some(message) => Err(self.error(&value.to_string(), source, message)),
+        }
+    }
 }
 
-const SECONDS_A_DAY: i64 = 86_400;
-const MEBIBYTE: i64 = 1024 * 1024;
-const OPEN: &[&str] = &["health", "metrics", "status", "locks"];
-
-macro_rules! keys {
-    ($($section:ident . $name:ident $kind:expr;)+) => {
-        pub(super) static KEYS: &[Key] = &[$(Key {
-            section: stringify!($section),
-            name: stringify!($name),
-            kind: $kind,
-        }),+];
-    };
-}
-
-keys! {
-    server.listen Kind::Address;
-    server.socket Kind::Path;
-    server.max_body_bytes Kind::Integer(1024..=1024 * MEBIBYTE);
-    server.max_connections Kind::Integer(8..=65_536);
-    state.dir Kind::Path;
-    media.roots Kind::Paths;
-    media.max_bytes Kind::Integer(1..=1024 * 1024 * MEBIBYTE);
-    engine.slots Kind::Integer(1..=256);
-    engine.max_attempts Kind::Integer(1..=100);
-    engine.retry_base_seconds Kind::Integer(0..=SECONDS_A_DAY);
-    engine.retry_max_seconds Kind::Integer(0..=SECONDS_A_DAY);
-    engine.max_items_per_task Kind::Integer(1..=100_000);
-    engine.drain_seconds Kind::Integer(0..=3_600);
-    engine.evidence_max_bytes Kind::Integer(MEBIBYTE..=16 * 1024 * MEBIBYTE);
-    browser.provider Kind::OneOf(&["chromium", "dolphin"]);
-    browser.chromium Kind::Path;
-    browser.headless Kind::Bool;
-    browser.sandbox Kind::Bool;
-    browser.host_socket Kind::Path;
-    dolphin.api_host Kind::Url;
-    dolphin.api_token_file Kind::Path;
-    dolphin.cloud_host Kind::Url;
-    dolphin.profiles Kind::Texts;
-    auth.required Kind::Bool;
-    auth.open_on_loopback Kind::ListOf(OPEN);
-    limits.window_seconds Kind::Integer(1..=SECONDS_A_DAY);
-    limits.task_starts Kind::Integer(0..=1_000_000);
-    limits.health Kind::Integer(0..=1_000_000);
-    limits.metrics Kind::Integer(0..=1_000_000);
-    limits.requests Kind::Integer(0..=1_000_000);
-    log.level Kind::Filter;
-    log.format Kind::OneOf(&["auto", "text", "json", "journald"]);
-}
-
-impl Kind {
-    /// What is allowed, for a message.
-    pub fn allowed(&self) -> String {
+impl Rule {
+    /// What is allowed, for a message that begins with "allowed is".
+    pub fn allowed(self) -> String {
         match self {
-            Self::Bool => "allowed is true or false".to_owned(),
-            Self::Integer(range) => format!("allowed is a whole number from {} to {}", range.start(), range.end()),
-            Self::Address => "allowed is an address with a port, for example \"127.0.0.1:8088\"".to_owned(),
-            Self::Path => "allowed is an absolute path, or \"\" for the default".to_owned(),
-            Self::Paths => "allowed is a list of absolute paths, for example [\"/srv/media\"]".to_owned(),
-            Self::Url => "allowed is an http or https URL, for example \"http://127.0.0.1:3001\"".to_owned(),
-            Self::Texts => "allowed is a list of texts".to_owned(),
-            Self::OneOf(words) => format!("allowed is one of: {}", words.join(", ")),
-            Self::ListOf(words) => format!("allowed is a list of: {}", words.join(", ")),
-            Self::Filter => {
-                "allowed is error, warn, info, debug, trace, or a filter such as \"info,cove=debug\"".to_owned()
+            Self::Integer(min, max) => format!("{min} to {max}"),
+            Self::Bool => "true or false".to_owned(),
+            Self::Choice(words) => words.join(", "),
+            Self::Address => "an address with a port, such as 127.0.0.1:8088 or [::1]:8088".to_owned(),
+            Self::Path => "an absolute path as text".to_owned(),
+            Self::Paths => "a list of absolute paths".to_owned(),
+            Self::Url => "an http:// or https:// address as text, without a user and password in it".to_owned(),
+            Self::Texts => "a list of texts, none of them empty".to_owned(),
+            Self::Words(words) => format!("a list of any of {}", words.join(", ")),
+            Self::LogFilter => {
+                "off, error, warn, info, debug, trace, or a filter such as info,cove::engine=debug".to_owned()
             }
         }
     }
 
-    pub fn fits(&self, value: &Value) -> bool {
-        let texts = |fits: &dyn Fn(&str) -> bool| {
-            value.as_array().is_some_and(|list| list.iter().all(|entry| entry.as_str().is_some_and(fits)))
+    fn objection(self, value: &Value) -> Option<String> {
+        let list = |accepts: &dyn Fn(&str) -> bool| {
+            value.as_array().is_some_and(|list| list.iter().all(|entry| entry.as_str().is_some_and(accepts)))
         };
-        let text = |fits: &dyn Fn(&str) -> bool| value.as_str().is_some_and(fits);
-        match self {
+        let text = value.as_str();
+        let fits = match self {
+            Self::Integer(min, max) => {
+                value.as_integer().is_some_and(|n| u64::try_from(n).is_ok_and(|n| (min..=max).contains(&n)))
+            }
             Self::Bool => value.is_bool(),
-            Self::Integer(range) => value.as_integer().is_some_and(|number| range.contains(&number)),
-            Self::Address => text(&|text| text.parse::<SocketAddr>().is_ok()),
-            Self::Path => text(&|text| text.is_empty() || Path::new(text).is_absolute()),
-            Self::Paths => texts(&|text| Path::new(text).is_absolute()),
-            Self::Url => text(&|text| text.starts_with("http://") || text.starts_with("https://")),
-            Self::Texts => texts(&|_| true),
-            Self::OneOf(words) => text(&|text| words.contains(&text)),
-            Self::ListOf(words) => texts(&|text| words.contains(&text)),
-            Self::Filter => {
-                text(&|text| !text.trim().is_empty() && tracing_subscriber::EnvFilter::try_new(text).is_ok())
-            }
-        }
+            Self::Choice(words) => text.is_some_and(|text| words.contains(&text)),
+            Self::Address => text.is_some_and(|text| text.parse::<SocketAddr>().is_ok()),
+            Self::Path => text.is_some_and(is_absolute_path),
+            Self::Paths => list(&is_absolute_path),
+            Self::Url => text.is_some_and(is_url),
+            Self::Texts => list(&|text| !text.trim().is_empty()),
+            Self::Words(words) => list(&|text| words.contains(&text)),
+            Self::LogFilter => text.is_some_and(is_log_filter),
+        };
+        (!fits).then(|| {
+            let wrong_type = value.type_str() != self.type_name();
+            let hint =
+                if wrong_type { format!(", not {} in TOML", with_article(value.type_str())) } else { String::new() };
+            format!("allowed is {}{hint}", self.allowed())
+        })
     }
 
-    /// A value from an environment variable: lists as TOML or with commas.
-    pub fn read(&self, text: &str) -> Value {
+    /// TOML's name of the type.
+    const fn type_name(self) -> &'static str {
         match self {
-            Self::Bool => match text {
-                "true" | "1" | "yes" | "on" => true.into(),
-                "false" | "0" | "no" | "off" => false.into(),
-                other => other.into(),
-            },
-            Self::Integer(_) => text.trim().parse::<i64>().map_or_else(|_| text.into(), Value::from),
-            Self::Paths | Self::Texts | Self::ListOf(_) => {
-                let table = toml::from_str::<toml::Table>(&format!("list = {text}"));
-                match table.ok().and_then(|mut table| table.remove("list")).filter(Value::is_array) {
-                    Some(list) => list,
-                    None => {
-                        let entries = text.split(',').map(str::trim).filter(|entry| !entry.is_empty());
-                        Value::Array(entries.map(Value::from).collect())
-                    }
-                }
-            }
-            Self::Address | Self::Path | Self::Url | Self::OneOf(_) | Self::Filter => text.into(),
+            Self::Integer(..) => "integer",
+            Self::Bool => "boolean",
+            Self::Choice(_) | Self::Address | Self::Path | Self::Url | Self::LogFilter => "string",
+            Self::Paths | Self::Texts | Self::Words(_) => "array",
         }
     }
 }
 
-/// The key of a name, or the names that come nearest.
-pub(super) fn find(section: &str, name: &str) -> Result<&'static Key, String> {
-    let known = |key: &&Key| key.section == section && key.name == name;
-    if let Some(key) = KEYS.iter().find(known) {
-        return Ok(key);
-    }
-    let mut names: Vec<&str> = KEYS.iter().filter(|key| key.section == section).map(|key| key.name).collect();
-    if names.is_empty() {
-        names = KEYS.iter().map(|key| key.section).collect();
-        names.dedup();
-        nearest_first(&mut names, section);
-        return Err(format!("there is no section [{section}]; there are: {}", names.join(", ")));
-    }
-    nearest_first(&mut names, name);
-    Err(format!("there is no such key; [{section}] has: {}", names.join(", ")))
+fn with_article(type_name: &str) -> String {
+    let article = if type_name.starts_with(['a', 'i']) { "an" } else { "a" };
+    format!("{article} {type_name}")
 }
 
-/// Orders names by how much they share with what was written.
-fn nearest_first(names: &mut [&str], written: &str) {
-    let pairs = |text: &str| -> Vec<(char, char)> { text.chars().zip(text.chars().skip(1)).collect() };
-    let wanted = pairs(written);
-    names.sort_by_key(|name| std::cmp::Reverse(pairs(name).iter().filter(|pair| wanted.contains(pair)).count()));
+fn is_absolute_path(text: &str) -> bool {
+    Path::new(text).is_absolute() && !text.contains('\0')
+}
+
+fn is_url(text: &str) -> bool {
+    let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
+    rest.is_some_and(|rest| {
+        !rest.is_empty()
+            && !rest.starts_with('/')
+            && !rest.contains(|c: char| c == '@' || c.is_whitespace() || c.is_control())
+    })
+}
+
+/// The filter's parser takes a lone word that is no level for a target's name and so silences everything
+/// else: `verbose` would be an empty log. Such a word is refused.
+fn is_log_filter(text: &str) -> bool {
+    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+    let lone_word = |directive: &str| {
+        let word = directive.trim();
+        !word.contains(['=', '[']) && !LEVELS.contains(&word.to_ascii_lowercase().as_str())
+    };
+    !text.trim().is_empty()
+        && (text.contains('[') || !text.split(',').any(lone_word))
+        && tracing_subscriber::EnvFilter::builder().parse(text).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use toml::Value;
+
+    use super::{KEYS, Key, Rule, find, is_log_filter, is_url};
+
+    fn key(path: &str) -> &'static Key {
+        let (section, name) = path.split_once('.').unwrap();
+        find(section, name).unwrap()
+    }
+
+    #[test]
+    fn both_ends_of_every_range_are_allowed_and_their_neighbours_refused() {
+        let mut ranges = 0;
+        for key in KEYS {
+            let Rule::Integer(min, max) = key.rule else { continue };
+            ranges += 1;
+            let (min, max) = (i64::try_from(min).unwrap(), i64::try_from(max).unwrap());
+            for good in [min, max] {
+                assert_eq!(key.check(Value::Integer(good), "x").unwrap(), Some(Value::Integer(good)), "{}", key.path());
+            }
+            for bad in [min - 1, max + 1, i64::MIN] {
+                let error = key.check(Value::Integer(bad), "x").unwrap_err();
+                assert_eq!(error.message, format!("allowed is {min} to {max}"), "{}", key.path());
+                assert_eq!(error.value, Some(bad.to_string()));
+            }
+        }
+        assert_eq!(ranges, 15);
+    }
+
+    #[test]
+    fn a_wrong_type_is_named_as_toml_names_it() {
+        let error = key("engine.slots").check(Value::String("4".into()), "x").unwrap_err();
+        assert_eq!(error.to_string(), "engine.slots = \"4\" (x): allowed is 1 to 256, not a string in TOML");
+        let error = key("media.roots").check(Value::Integer(1), "x").unwrap_err();
+        assert!(error.message.ends_with("not an integer in TOML"), "{error}");
+    }
+
+    #[test]
+    fn paths_are_absolute_and_empty_is_the_default() {
+        assert_eq!(key("server.socket").check(Value::String(String::new()), "x").unwrap(), None);
+        assert!(key("server.socket").check(Value::String("run/cove.sock".into()), "x").is_err());
+        let roots = |list: &[&str]| key("media.roots").check(Value::from(list.to_vec()), "x");
+        assert!(roots(&["/srv", "/media/a b"]).is_ok() && roots(&[]).is_ok());
+        assert!(roots(&["/srv", "media"]).is_err() && roots(&[""]).is_err());
+    }
+
+    #[test]
+    fn what_may_be_a_secret_is_not_shown() {
+        let error = key("dolphin.api_token_file").check(Value::String("ey-the-token".into()), "x").unwrap_err();
+        assert!(error.value.is_none() && !error.to_string().contains("ey-the"), "{error}");
+        let error = key("dolphin.api_host").check(Value::String("http://me:pass@host".into()), "x").unwrap_err();
+        assert!(error.value.is_none() && !error.to_string().contains("pass@"), "{error}");
+    }
+
+    #[test]
+    fn urls_words_and_log_filters() {
+        assert!(is_url("http://127.0.0.1:3001") && is_url("https://host/v1.0"));
+        assert!(!is_url("127.0.0.1:3001") && !is_url("http://") && !is_url("ftp://host") && !is_url("http://a b"));
+        for good in ["info", "WARN", "info,hyper=off", "cove[attempt{item}]=trace", "cove::engine=debug"] {
+            assert!(is_log_filter(good), "{good}");
+        }
+        for bad in ["", " ", "verbose", "info,verbose", "cove=loud", "cove[=x"] {
+            assert!(!is_log_filter(bad), "{bad}");
+        }
+        let words = |list: &[&str]| key("auth.open_on_loopback").check(Value::from(list.to_vec()), "x");
+        assert!(words(&["health", "locks"]).is_ok() && words(&["tasks"]).is_err());
+    }
 }

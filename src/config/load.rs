@@ -1,268 +1,205 @@
-//! The layers, one over the other, and what is wrong in each.
+//! Puts the sources together: each layer covers the one below, and all mistakes come out at once.
 //!
-//! Values are gathered as TOML with the place each came from, checked against the table of keys, and
-//! only then turned into a [`Config`]. A value that is wrong is never shown when its key is secret; of
-//! environment variables only names are told where the value may be one.
+//! A mistake in a lower layer is told even where a higher one covers it: it would bite on the day the
+//! upper one goes away. Invariant: what comes out has passed every check, and names its state directory
+//! and its socket. Reads nothing of the process but through [`Sources`], and the files it names.
 
 use std::collections::BTreeMap;
-use std::fmt;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use toml::{Table, Value};
+use serde::Deserialize as _;
+use toml::Value;
 
-use super::keys::{KEYS, Key, Kind, find};
-use super::{Config, Resolved, original};
+use super::error::ConfigError;
+use super::places::{Places, SYSTEM_FILE};
+use super::{Config, environment, file};
 
-const SYSTEM_FILE: &str = "/etc/cove/cove.toml";
-const PREFIX: &str = "COVE_";
-/// Between section and key of an environment variable.
-const SEPARATOR: &str = "__";
-/// A value in a message is cut here.
-const SHOWN_CHARACTERS: usize = 120;
+/// The kernel's limit of a unix socket's path, without the closing zero.
+const MAX_SOCKET_PATH_BYTES: usize = 107;
 
-/// One mistake, on one line.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ConfigError {
-    /// `section.key`, or what stands in its place.
-    pub key: String,
-    /// As written; None for what may be secret or is not a value.
-    pub value: Option<String>,
-    /// File and line, or the environment variable.
-    pub source: Option<String>,
-    pub message: String,
+/// A checked value; `None` was written empty and stands for the default.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Entry {
+    pub value: Option<Value>,
+    pub source: String,
 }
 
-impl fmt::Display for ConfigError {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(&self.key)?;
-        if let Some(value) = &self.value {
-            write!(out, " = {}", value.chars().take(SHOWN_CHARACTERS).collect::<String>())?;
-        }
-        if let Some(source) = &self.source {
-            write!(out, " ({source})")?;
-        }
-        write!(out, ": {}", self.message)
-    }
-}
+/// By `section.key`.
+pub(super) type Entries = BTreeMap<String, Entry>;
 
-/// Where settings come from.
-#[derive(Clone, Debug, Default)]
+/// What a configuration is made of.
+#[derive(Clone, Default)]
 pub struct Sources {
-    /// `--config`: must exist.
+    /// `--config`: this file and no other.
     pub file: Option<PathBuf>,
-    /// `--state-dir`.
+    /// `--state-dir`; relative to the working directory.
     pub state_dir: Option<PathBuf>,
     pub env: BTreeMap<String, String>,
     pub is_root: bool,
 }
 
 impl Sources {
+    /// This process' environment and user. What is not UTF-8 in it is refused where a key reads it.
     #[must_use]
     pub fn from_process(file: Option<PathBuf>, state_dir: Option<PathBuf>) -> Self {
-        // A name or value that is not text cannot be one of ours.
-        let env = std::env::vars_os()
-            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-            .collect();
+        let text = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
+        let env = std::env::vars_os().map(|(name, value)| (text(name), text(value))).collect();
         Self { file, state_dir, env, is_root: rustix::process::geteuid().is_root() }
-    }
-
-    fn var(&self, name: &str) -> Option<&str> {
-        self.env.get(name).map(String::as_str).filter(|value| !value.is_empty())
-    }
-
-    fn under(&self, variable: &str, otherwise: &str) -> Option<PathBuf> {
-        let base = self.var(variable).map(PathBuf::from);
-        base.or_else(|| self.var("HOME").map(|home| Path::new(home).join(otherwise)))
     }
 }
 
-/// The settings, and how they came about.
-#[derive(Clone, Debug)]
+/// A configuration, and how it came about.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Loaded {
     pub config: Config,
     pub warnings: Vec<String>,
-    /// `section.key` → where a value came from that is not the default.
+    /// `section.key` to where its value came from, for every value that is not the default.
     pub origins: BTreeMap<String, String>,
+    /// The file that was read.
     pub file: Option<PathBuf>,
 }
 
-/// What the layers below have said so far.
-#[derive(Default)]
-pub(super) struct Gathered {
-    /// `section.key` → value and place.
-    values: BTreeMap<String, (Value, String)>,
-    pub errors: Vec<ConfigError>,
-    pub warnings: Vec<String>,
-}
-
-impl Gathered {
-    /// Takes a value for a known key, or says what is wrong with it.
-    pub fn take(&mut self, key: &Key, value: Value, source: &str) {
-        if key.kind.fits(&value) {
-            self.values.insert(key.path(), (value, source.to_owned()));
-        } else {
-            self.errors.push(ConfigError {
-                key: key.path(),
-                value: Some(value.to_string()),
-                source: Some(source.to_owned()),
-                message: key.kind.allowed(),
-            });
+impl Loaded {
+    /// [`Config::check_serve`], with the place that each value came from.
+    #[must_use]
+    pub fn check_serve(&self) -> Vec<ConfigError> {
+        let mut errors = self.config.check_serve();
+        for error in &mut errors {
+            error.source = self.origins.get(&error.key).map_or_else(|| "the default".to_owned(), Clone::clone);
         }
-    }
-
-    pub fn wrong(&mut self, key: &str, source: &str, message: String) {
-        let (key, source) = (key.to_owned(), Some(source.to_owned()));
-        self.errors.push(ConfigError { key, value: None, source, message });
+        errors
     }
 }
 
-pub(super) fn load(sources: &Sources) -> Result<Loaded, Vec<ConfigError>> {
-    let mut gathered = Gathered::default();
-    let file = find_file(sources);
-    if let Some(file) = &file {
-        read_file(file, &mut gathered);
+impl Config {
+    /// Reads all sources. The errors are every mistake there is, none of them with a secret in it.
+    pub fn load(sources: &Sources) -> Result<Loaded, Vec<ConfigError>> {
+        load_with(sources, Path::new(SYSTEM_FILE))
     }
-    original::read(&sources.env, &mut gathered);
-    read_env(sources, &mut gathered);
-    if let Some(dir) = &sources.state_dir {
-        let dir = std::path::absolute(dir).unwrap_or_else(|_| dir.clone());
-        if let Ok(key) = find("state", "dir") {
-            gathered.take(key, dir.display().to_string().into(), "--state-dir");
+}
+
+pub(super) fn load_with(sources: &Sources, system_file: &Path) -> Result<Loaded, Vec<ConfigError>> {
+    let places = Places { env: &sources.env, is_root: sources.is_root };
+    let mut errors = Vec::new();
+    let mut warnings = Vec::new();
+    let file = sources.file.clone().or_else(|| default_file(places, system_file));
+    let mut entries = file.as_deref().map_or_else(Entries::new, |path| file::read(path, &mut errors));
+    entries.extend(environment::read_original(&sources.env, &entries, &mut errors, &mut warnings));
+    entries.extend(environment::read_own(&sources.env, &mut errors));
+    if let Some(path) = &sources.state_dir {
+        match command_line_state_dir(path) {
+            Ok(entry) => drop(entries.insert("state.dir".to_owned(), entry)),
+            Err(error) => errors.push(error),
         }
     }
-    let Gathered { values, mut errors, mut warnings } = gathered;
-    let mut config = build(&values, &mut errors);
-    resolve(&mut config, sources, &mut errors);
-    check_whole(&config, &mut errors, &mut warnings);
+    let config = match assemble(&entries) {
+        Ok(mut config) => {
+            check_together(&config, &entries, &mut errors);
+            resolve(&mut config, places, &entries, &mut errors);
+            config
+        }
+        Err(error) => {
+            errors.push(error);
+            return Err(errors);
+        }
+    };
     if !errors.is_empty() {
         return Err(errors);
     }
-    let origins = values.into_iter().map(|(key, (_, source))| (key, source)).collect();
+    warnings.extend(config.media.roots.iter().filter_map(|root| root_warning(root)));
+    let origins = origins(&entries);
     Ok(Loaded { config, warnings, origins, file })
 }
 
-fn find_file(sources: &Sources) -> Option<PathBuf> {
-    if sources.file.is_some() {
-        return sources.file.clone();
-    }
-    let own = sources.under("XDG_CONFIG_HOME", ".config").filter(|_| !sources.is_root);
-    let candidates = [Some(PathBuf::from(SYSTEM_FILE)), own.map(|folder| folder.join("cove/cove.toml"))];
-    candidates.into_iter().flatten().find(|path| path.exists())
+/// A file that is there but cannot be read is chosen all the same, and is an error then: running
+/// with other settings than the machine's would be worse.
+fn default_file(places: Places<'_>, system_file: &Path) -> Option<PathBuf> {
+    let there = |path: &Path| !matches!(path.try_exists(), Ok(false));
+    let user_file = places.user_file();
+    [Some(system_file.to_owned()), user_file].into_iter().flatten().find(|path| there(path))
 }
 
-fn read_file(path: &Path, gathered: &mut Gathered) {
-    let shown = path.display().to_string();
-    let text = match std::fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(error) => return gathered.wrong("--config", &shown, format!("the file cannot be read: {error}")),
-    };
-    let line_of = |offset: usize| text[..offset.min(text.len())].matches('\n').count() + 1;
-    let table: Table = match text.parse() {
-        Ok(table) => table,
-        Err(error) => {
-            let error: toml::de::Error = error;
-            let line = error.span().map_or(1, |span| line_of(span.start));
-            return gathered.wrong("the file", &format!("{shown} line {line}"), error.message().to_owned());
-        }
-    };
-    // Parsed again for the places of keys; it parsed once already.
-    let Ok(spans) = toml::de::DeTable::parse(&text) else { return };
-    for (section, entry) in &table {
-        let section_spans = spans.get_ref().iter().find(|(name, _)| name.get_ref() == section);
-        let at = section_spans.map_or(1, |(name, _)| line_of(name.span().start));
-        let Some(entries) = entry.as_table() else {
-            let message = find(section, "").err().unwrap_or_else(|| "a section is expected".to_owned());
-            gathered.wrong(section, &format!("{shown} line {at}"), message);
-            continue;
-        };
-        if !KEYS.iter().any(|key| key.section == section) {
-            let message = find(section, "").err().unwrap_or_default();
-            gathered.wrong(&format!("[{section}]"), &format!("{shown} line {at}"), message);
-            continue;
-        }
-        for (name, value) in entries {
-            let spans = section_spans.and_then(|(_, entry)| entry.get_ref().as_table());
-            let span = spans.and_then(|spans| spans.iter().find(|(key, _)| key.get_ref() == name));
-            let source = format!("{shown} line {}", span.map_or(at, |(key, _)| line_of(key.span().start)));
-            match find(section, name) {
-                Ok(key) => gathered.take(key, value.clone(), &source),
-                Err(message) => gathered.wrong(&format!("{section}.{name}"), &source, message),
-            }
-        }
-    }
+fn command_line_state_dir(path: &Path) -> Result<Entry, ConfigError> {
+    let source = "--state-dir";
+    let error = |message: String| ConfigError::new("state.dir", source, message);
+    let absolute = std::path::absolute(path).map_err(|why| error(format!("is not a folder's path: {why}")))?;
+    let text = absolute.to_str().ok_or_else(|| error("is not UTF-8 text".to_owned()))?;
+    Ok(Entry { value: Some(Value::String(text.to_owned())), source: source.to_owned() })
 }
 
-fn read_env(sources: &Sources, gathered: &mut Gathered) {
-    for (name, text) in &sources.env {
-        let Some((section, key)) = name.strip_prefix(PREFIX).and_then(|rest| rest.split_once(SEPARATOR)) else {
-            continue;
-        };
-        let source = format!("environment variable {name}");
-        match find(&section.to_ascii_lowercase(), &key.to_ascii_lowercase()) {
-            Ok(key) => gathered.take(key, key.kind.read(text), &source),
-            Err(message) => gathered.wrong(name, &source, message),
+fn assemble(entries: &Entries) -> Result<Config, ConfigError> {
+    let mut document = toml::Table::new();
+    for (path, entry) in entries {
+        let (Some((section, name)), Some(value)) = (path.split_once('.'), &entry.value) else { continue };
+        let section = document.entry(section).or_insert_with(|| Value::Table(toml::Table::new()));
+        if let Value::Table(section) = section {
+            section.insert(name.to_owned(), value.clone());
         }
     }
-}
-
-/// The checked values over the defaults.
-fn build(values: &BTreeMap<String, (Value, String)>, errors: &mut Vec<ConfigError>) -> Config {
-    let mut table = Table::new();
-    for key in KEYS {
-        let Some((value, _)) = values.get(&key.path()) else { continue };
-        if matches!(key.kind, Kind::Path) && value.as_str() == Some("") {
-            continue;
-        }
-        let section = table.entry(key.section).or_insert_with(|| Value::Table(Table::new()));
-        if let Some(section) = section.as_table_mut() {
-            section.insert(key.name.to_owned(), value.clone());
-        }
-    }
-    table.try_into().unwrap_or_else(|error: toml::de::Error| {
-        // The table of keys let through what the types refuse: a defect that must not be silent.
-        let message = format!("a defect of cove: {}", error.message());
-        errors.push(ConfigError { key: "the settings".to_owned(), value: None, source: None, message });
-        Config::default()
+    // Every value has passed its key's check. Should a check ever allow what a struct does not, the
+    // error must not quote the value, which may be a secret.
+    Config::deserialize(document).map_err(|_| {
+        let message = "the checks allowed a value that no setting can hold; this is a defect of cove";
+        ConfigError::new("the configuration", "all sources together", message)
     })
 }
 
-/// An explicit state directory moves the default socket into it, so that two daemons never collide.
-fn resolve(config: &mut Config, sources: &Sources, errors: &mut Vec<ConfigError>) {
-    let own = || sources.under("XDG_STATE_HOME", ".local/state").map(|folder| folder.join("cove"));
-    let state_dir = match (&config.state.dir, sources.is_root) {
-        (Some(dir), _) => Some(dir.clone()),
-        (None, true) => Some(PathBuf::from("/var/lib/cove")),
-        (None, false) => own(),
-    };
-    let Some(state_dir) = state_dir else {
-        let message = "HOME is not set either: say where the state lives".to_owned();
-        errors.push(ConfigError { key: "state.dir".to_owned(), value: None, source: None, message });
-        return;
-    };
-    let socket = match (&config.server.socket, &config.state.dir, sources.is_root) {
-        (Some(socket), _, _) => socket.clone(),
-        (None, Some(dir), _) => dir.join("cove.sock"),
-        (None, None, true) => PathBuf::from("/run/cove/cove.sock"),
-        (None, None, false) => match sources.var("XDG_RUNTIME_DIR") {
-            Some(folder) => Path::new(folder).join("cove.sock"),
-            None => state_dir.join("cove.sock"),
-        },
-    };
-    config.resolved = Resolved { state_dir, socket };
+/// What needs two keys at once.
+fn check_together(config: &Config, entries: &Entries, errors: &mut Vec<ConfigError>) {
+    let (base, max) = (config.engine.retry_base_seconds, config.engine.retry_max_seconds);
+    if base > max {
+        let place = |key: &str| entries.get(key).map(|entry| entry.source.clone());
+        let at_fault = if place("engine.retry_max_seconds").is_some() || place("engine.retry_base_seconds").is_none() {
+            ("engine.retry_max_seconds", max, format!("allowed is {base} (engine.retry_base_seconds) or more"))
+        } else {
+            ("engine.retry_base_seconds", base, format!("allowed is {max} (engine.retry_max_seconds) or less"))
+        };
+        let (key, value, message) = at_fault;
+        let source = place(key).unwrap_or_else(|| "the default".to_owned());
+        errors.push(ConfigError::new(key, source, message).with_value(value.to_string()));
+    }
 }
 
-fn check_whole(config: &Config, errors: &mut Vec<ConfigError>, warnings: &mut Vec<String>) {
-    if config.engine.retry_base_seconds > config.engine.retry_max_seconds {
-        errors.push(ConfigError {
-            key: "engine.retry_base_seconds".to_owned(),
-            value: Some(config.engine.retry_base_seconds.to_string()),
-            source: None,
-            message: format!("allowed is at most engine.retry_max_seconds = {}", config.engine.retry_max_seconds),
-        });
-    }
-    for root in &config.media.roots {
-        if !root.is_dir() {
-            warnings.push(format!("media.roots: {} is not a folder (yet)", root.display()));
+/// Fills in the state directory and the socket.
+fn resolve(config: &mut Config, places: Places<'_>, entries: &Entries, errors: &mut Vec<ConfigError>) {
+    let chosen = config.state.dir.is_some();
+    let Some(state_dir) = config.state.dir.clone().or_else(|| places.state_dir()) else {
+        // A `--state-dir` with a mistake of its own has been told already.
+        if !errors.iter().any(|error| error.key == "state.dir") {
+            let message = "neither XDG_STATE_HOME nor HOME names a folder: set [state] dir, or give --state-dir";
+            errors.push(ConfigError::new("state.dir", "the environment", message));
         }
+        return;
+    };
+    let socket = config.server.socket.clone().unwrap_or_else(|| places.socket(&state_dir, chosen));
+    if socket.as_os_str().as_bytes().len() > MAX_SOCKET_PATH_BYTES {
+        let source_of = |key: &str| entries.get(key).filter(|entry| entry.value.is_some());
+        let source = source_of("server.socket").or_else(|| source_of("state.dir"));
+        let source = source.map_or_else(|| "the default".to_owned(), |entry| entry.source.clone());
+        let message =
+            format!("allowed is a path of at most {MAX_SOCKET_PATH_BYTES} bytes: set [server] socket to a shorter one");
+        errors.push(ConfigError::new("server.socket", source, message).with_value(socket.display().to_string()));
     }
+    config.state.dir = Some(state_dir);
+    config.server.socket = Some(socket);
+}
+
+fn root_warning(root: &Path) -> Option<String> {
+    let shown = root.display();
+    match std::fs::metadata(root) {
+        Ok(metadata) if metadata.is_dir() => None,
+        Ok(_) => Some(format!("media.roots: {shown} is not a folder; no item can name a file in it")),
+        Err(error) => Some(format!("media.roots: {shown} cannot be used now: {error}")),
+    }
+}
+
+fn origins(entries: &Entries) -> BTreeMap<String, String> {
+    let defaults = toml::Table::try_from(Config::default()).expect("the defaults are always TOML");
+    let is_default = |path: &str, value: &Value| {
+        path.split_once('.').and_then(|(section, name)| defaults.get(section)?.get(name)) == Some(value)
+    };
+    let differing =
+        entries.iter().filter(|(path, entry)| entry.value.as_ref().is_some_and(|value| !is_default(path, value)));
+    differing.map(|(path, entry)| (path.clone(), entry.source.clone())).collect()
 }

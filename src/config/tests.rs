@@ -1,155 +1,316 @@
-//! Precedence, mistakes all at once, and the default file.
+//! The room as a whole: precedence, all mistakes at once, the default file, the original's names, secrets.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::{Config, ConfigError, Loaded, Sources, keys};
+use super::load::load_with;
+use super::{Config, ConfigError, DEFAULT_FILE, Loaded, ProviderKind, Sources, keys};
 
-const DEFAULT_FILE: &str = include_str!("../../packaging/cove.toml");
-
-fn sources(folder: &Path, text: &str, env: &[(&str, &str)]) -> Sources {
-    let file = folder.join("cove.toml");
-    std::fs::write(&file, text).unwrap();
-    let env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-    Sources { file: Some(file), state_dir: None, env, is_root: true }
+/// A user with a home, and the variables given.
+fn sources(variables: &[(&str, &str)]) -> Sources {
+    let all = [("HOME", "/home/a")].iter().chain(variables);
+    let env = all.map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    Sources { file: None, state_dir: None, env, is_root: false }
 }
 
-fn load(text: &str, env: &[(&str, &str)]) -> Result<Loaded, Vec<ConfigError>> {
-    let folder = tempfile::tempdir().unwrap();
-    Config::load(&sources(folder.path(), text, env))
+/// Without the machine's own file.
+fn load(sources: &Sources) -> Result<Loaded, Vec<ConfigError>> {
+    load_with(sources, Path::new("/nonexistent/cove.toml"))
 }
 
 fn lines(errors: &[ConfigError]) -> Vec<String> {
-    errors.iter().map(|error| error.to_string().replace(error.source.as_deref().unwrap_or("-"), "-")).collect()
+    errors.iter().map(ToString::to_string).collect()
+}
+
+fn written(text: &str) -> (tempfile::TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("cove.toml");
+    std::fs::write(&path, text).unwrap();
+    (dir, path)
 }
 
 #[test]
-fn the_default_file_says_the_defaults_and_every_key() {
-    let uncommented: String = DEFAULT_FILE
-        .lines()
-        .map(|line| match line.strip_prefix('#') {
-            Some(rest) if rest.starts_with(|c: char| c.is_ascii_lowercase()) && rest.contains(" = ") => rest,
-            _ => line,
-        })
-        .flat_map(|line| [line, "\n"])
-        .collect();
-    let loaded = load(&uncommented, &[]).unwrap();
-    let defaults = load("", &[]).unwrap().config;
-    assert_eq!(loaded.config, defaults);
-    assert_eq!(loaded.origins.len(), keys::KEYS.len(), "a key is missing in the default file");
-    assert_eq!(load(DEFAULT_FILE, &[]).unwrap().config, defaults);
-    // And the table of keys knows every field of the settings.
-    let fields = toml::Table::try_from(Config::default()).unwrap();
-    for (section, entries) in &fields {
-        for name in entries.as_table().unwrap().keys() {
-            assert!(keys::find(section, name).is_ok(), "{section}.{name}");
-        }
+fn the_table_names_the_same_keys_as_the_structs() {
+    let defaults = toml::Table::try_from(Config::default()).unwrap();
+    let mut of_structs: Vec<String> = Vec::new();
+    for (section, content) in &defaults {
+        of_structs.extend(content.as_table().unwrap().keys().map(|name| format!("{section}.{name}")));
+    }
+    let mut of_table: Vec<String> = keys::KEYS.iter().map(keys::Key::path).collect();
+    of_structs.sort();
+    of_table.sort();
+    assert_eq!(of_structs, of_table);
+    assert_eq!(keys::sections().len(), defaults.len(), "the keys of a section stand together");
+}
+
+#[test]
+fn every_default_passes_its_own_check() {
+    let defaults = toml::Table::try_from(Config::default()).unwrap();
+    for key in keys::KEYS {
+        key.check(defaults[key.section][key.name].clone(), "default").unwrap();
     }
 }
 
 #[test]
-fn the_stronger_source_wins() {
-    let file = "[engine]\nslots = 2\nmax_attempts = 7\n[log]\nlevel = \"debug\"\n[limits]\nrequests = 9\n";
-    let env = [("COVE_ENGINE__SLOTS", "4"), ("WORKERS_COUNT", "3"), ("LOG_LEVEL", "WARNING"), ("HOME", "/root")];
-    let loaded = load(file, &env).unwrap();
-    let config = &loaded.config;
-    assert_eq!((config.engine.slots, config.engine.max_attempts), (4, 7));
-    assert_eq!((config.log.level.as_str(), config.limits.requests, config.limits.health), ("warn", 9, 200));
-    assert_eq!(loaded.origins["engine.slots"], "environment variable COVE_ENGINE__SLOTS");
-    assert_eq!(loaded.origins["log.level"], "environment variable LOG_LEVEL");
-    assert!(loaded.origins["engine.max_attempts"].ends_with("cove.toml line 3"), "{:?}", loaded.origins);
-    assert!(!loaded.origins.contains_key("limits.health"));
+fn the_default_file_shows_every_key_with_its_default() {
+    let is_key = |line: &&str| line.starts_with('#') && !line.starts_with("# ");
+    let uncommented: Vec<&str> =
+        DEFAULT_FILE.lines().map(|line| if is_key(&line) { &line[1..] } else { line }).collect();
+    let text = uncommented.join("\n");
+    assert_eq!(toml::from_str::<Config>(&text).unwrap(), Config::default());
+    let document: toml::Table = toml::from_str(&text).unwrap();
+    for key in keys::KEYS {
+        assert!(document[key.section].get(key.name).is_some(), "{} is not in the file", key.path());
+    }
+    let (_dir, path) = written(&text);
+    let loaded = load(&Sources { file: Some(path), ..sources(&[]) }).unwrap();
+    assert_eq!(loaded.config, load(&sources(&[])).unwrap().config);
+    assert_eq!(loaded.origins, BTreeMap::new());
+    // As installed, nothing is set.
+    assert_eq!(toml::from_str::<Config>(DEFAULT_FILE).unwrap(), Config::default());
 }
 
 #[test]
-fn the_originals_names_are_understood() {
-    let env = [
+fn each_layer_covers_the_one_below() {
+    let (_dir, path) =
+        written("[engine]\nslots = 2\nmax_attempts = 7\n[limits]\nrequests = 1\n[state]\ndir = \"/file\"\n");
+    let mut sources = sources(&[]);
+    sources.file = Some(path.clone());
+    let slots = |sources: &Sources| {
+        let loaded = load(sources).unwrap();
+        (loaded.config.engine.slots, loaded.origins["engine.slots"].clone())
+    };
+    assert_eq!(slots(&sources), (2, format!("{} line 2", path.display())));
+    sources.env.insert("WORKERS_COUNT".into(), "2".into());
+    assert_eq!(slots(&sources), (6, "WORKERS_COUNT".to_owned()));
+    sources.env.insert("COVE_ENGINE__SLOTS".into(), "9".into());
+    assert_eq!(slots(&sources), (9, "COVE_ENGINE__SLOTS".to_owned()));
+
+    let state = |sources: &Sources| load(sources).unwrap().config.state_dir();
+    assert_eq!(state(&sources), Path::new("/file"));
+    sources.env.insert("COVE_STATE__DIR".into(), "/env".into());
+    assert_eq!(state(&sources), Path::new("/env"));
+    sources.state_dir = Some("/line".into());
+    let loaded = load(&sources).unwrap();
+    assert_eq!((loaded.config.state_dir(), loaded.config.socket_path()), ("/line".into(), "/line/cove.sock".into()));
+    assert_eq!((loaded.origins["state.dir"].as_str(), loaded.config.engine.max_attempts), ("--state-dir", 7));
+    assert_eq!(loaded.file, Some(path));
+    // Empty in the environment is the default again, whatever the file says.
+    sources.state_dir = None;
+    sources.env.insert("COVE_STATE__DIR".into(), String::new());
+    assert_eq!(state(&sources), Path::new("/home/a/.local/state/cove"));
+}
+
+#[test]
+fn the_file_is_the_one_named_else_the_systems_else_the_users() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str, slots: u32| {
+        let path = dir.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, format!("engine.slots = {slots}\n")).unwrap();
+        path
+    };
+    let mut sources = sources(&[("XDG_CONFIG_HOME", dir.path().to_str().unwrap())]);
+    let system = dir.path().join("etc.toml");
+    assert_eq!(load_with(&sources, &system).unwrap().file, None);
+    let user = file("cove/cove.toml", 1);
+    assert_eq!(load_with(&sources, &system).unwrap().file, Some(user));
+    let system = file("etc.toml", 2);
+    assert_eq!(load_with(&sources, &system).unwrap().file, Some(system.clone()));
+    let named = file("named.toml", 3);
+    sources.file = Some(named.clone());
+    let loaded = load_with(&sources, &system).unwrap();
+    assert_eq!((loaded.file, loaded.config.engine.slots), (Some(named), 3));
+    sources.file = Some(dir.path().join("none.toml"));
+    let errors = lines(&load_with(&sources, &system).unwrap_err());
+    assert!(errors.len() == 1 && errors[0].contains("none.toml") && errors[0].contains("cannot be read"), "{errors:?}");
+}
+
+#[test]
+fn all_mistakes_of_all_sources_come_at_once() {
+    let (_dir, path) = written("[engine]\nslots = 0\nslot = 1\n[media]\nroots = [\"videos\"]\n[nosuch]\na = 1\n");
+    let mut sources = sources(&[
+        ("COVE_ENGINE__SLOTS", "many"),
+        ("COVE_ENGINE__SLOT", "1"),
+        ("COVE_ENGIN__SLOTS", "1"),
+        ("COVE_Log__Level", "info"),
+        ("COVE_BROWSER__HEADLESS", "yes"),
+        ("COVE_LOG__LEVEL", "verbose"),
+        ("COVE_MEDIA__ROOTS", "[\"/a\", 3]"),
+        ("COVE_SERVER__LISTEN", "localhost"),
+        ("WORKER_BASE_PORT", "70000"),
+        ("WORKERS_COUNT", "0"),
+        ("MAX_CONCURRENT_TASKS", "-1"),
+        ("COVE_CONFIG", "x"),
+        ("COVE_URL", "y"),
+    ]);
+    sources.file = Some(path);
+    let errors = lines(&load(&sources).unwrap_err());
+    let expected = [
+        "engine.slots = 0 (",
+        "engine.slot (",
+        "media.roots = [\"videos\"] (",
+        "nosuch (",
+        "engine.slots = many (COVE_ENGINE__SLOTS): allowed is 1 to 256",
+        "engine.slot (COVE_ENGINE__SLOT): unknown key; allowed in [engine] is slots, ",
+        "engin.slots (COVE_ENGIN__SLOTS): unknown section; allowed is engine, ",
+        "log.level (COVE_Log__Level): unknown variable; it is written COVE_LOG__LEVEL",
+        "browser.headless = yes (COVE_BROWSER__HEADLESS): allowed is true or false",
+        "log.level = \"verbose\" (COVE_LOG__LEVEL): allowed is off, error, ",
+        "media.roots = [\"/a\", 3] (COVE_MEDIA__ROOTS): allowed is a list of absolute paths",
+        "server.listen = \"localhost\" (COVE_SERVER__LISTEN): allowed is an address with a port",
+        "server.listen = 70000 (WORKER_BASE_PORT): allowed is a port, 0 to 65535",
+        "engine.slots = 0 (WORKERS_COUNT): allowed is a number from 1",
+        "engine.slots = -1 (MAX_CONCURRENT_TASKS): allowed is a number from 1",
+    ];
+    for start in expected {
+        assert!(errors.iter().any(|error| error.starts_with(start)), "{start}\nnot in\n{}", errors.join("\n"));
+    }
+    assert_eq!(errors.len(), expected.len(), "{}", errors.join("\n"));
+}
+
+#[test]
+fn every_key_can_come_from_the_environment() {
+    let defaults = toml::Table::try_from(Config::default()).unwrap();
+    for key in keys::KEYS {
+        let text = match &defaults[key.section][key.name] {
+            toml::Value::String(text) => text.clone(),
+            other => other.to_string(),
+        };
+        load(&sources(&[(&key.variable(), &text)])).unwrap();
+    }
+    for roots in ["/srv/a, /srv/b,", "[\"/srv/a\", \"/srv/b\"]"] {
+        let loaded = load(&sources(&[("COVE_MEDIA__ROOTS", roots)])).unwrap();
+        assert_eq!(loaded.config.media.roots, [Path::new("/srv/a"), Path::new("/srv/b")]);
+        assert_eq!(loaded.warnings.len(), 2, "{:?}", loaded.warnings);
+    }
+    assert_eq!(load(&sources(&[("COVE_MEDIA__ROOTS", "")])).unwrap().config.media.roots, [] as [PathBuf; 0]);
+}
+
+#[test]
+fn the_originals_names_set_their_keys() {
+    let loaded = load(&sources(&[
         ("WORKERS_COUNT", "4"),
-        ("MAX_CONCURRENT_TASKS", "6"),
+        ("MAX_CONCURRENT_TASKS", " 8 "),
         ("WORKER_BASE_PORT", "9000"),
         ("RATE_LIMIT_REQUESTS", "50"),
         ("RATE_LIMIT_WINDOW", "30"),
-        ("DOLPHIN_API_TOKEN", "hush-hush"),
-        ("DB_PASSWORD", "hush-too"),
+        ("LOG_LEVEL", "WARNING"),
+    ]));
+    let loaded = loaded.unwrap();
+    let config = &loaded.config;
+    assert_eq!((config.engine.slots, config.limits.requests, config.limits.window_seconds), (32, 50, 30));
+    assert_eq!((config.server.listen.to_string().as_str(), config.log.level.as_str()), ("127.0.0.1:9000", "warn"));
+    assert_eq!(loaded.origins["engine.slots"], "WORKERS_COUNT × MAX_CONCURRENT_TASKS");
+    assert_eq!(loaded.warnings, [] as [String; 0]);
+
+    let slots = |name: &str, value: &str| load(&sources(&[(name, value)])).map(|loaded| loaded.config.engine.slots);
+    assert_eq!((slots("MAX_CONCURRENT_TASKS", "2"), slots("WORKERS_COUNT", "1")), (Ok(10), Ok(3)));
+    assert_eq!(slots("WORKERS_COUNT", ""), Ok(15), "empty is not set");
+    let errors = lines(&slots("WORKERS_COUNT", "86").unwrap_err());
+    assert_eq!(errors, ["engine.slots = 258 (WORKERS_COUNT): allowed is 1 to 256"]);
+    assert!(slots("WORKERS_COUNT", "18446744073709551615").is_err());
+
+    let (_dir, path) = written("server.listen = \"[::1]:1\"\n");
+    let ported = load(&Sources { file: Some(path), ..sources(&[("WORKER_BASE_PORT", "9001")]) }).unwrap();
+    assert_eq!(ported.config.server.listen.to_string(), "[::1]:9001");
+}
+
+#[test]
+fn what_is_not_used_is_named_without_its_value() {
+    let names = [
+        "MEMORY_LIMIT_MB",
+        "DB_MIN_CONNECTIONS",
+        "DB_MAX_CONNECTIONS",
+        "HEARTBEAT_INTERVAL_SECS",
+        "DOLPHIN_API_HOST",
+        "DOLPHIN_API_TOKEN",
+        "WORKER_API_TOKEN",
+        "DB_PASSWORD",
+        "SECRET_KEY",
+        "DATABASE_URL",
+        "WEB_UI_PORT",
+        "UI_API_BASE",
+        "UI_API_TOKEN",
     ];
-    let loaded = load("", &env).unwrap();
-    assert_eq!(loaded.config.engine.slots, 24);
-    assert_eq!(loaded.config.server.listen.port(), 9000);
-    assert_eq!((loaded.config.limits.requests, loaded.config.limits.window_seconds), (50, 30));
+    let variables: Vec<(&str, &str)> = names.iter().map(|name| (*name, "s3cret")).collect();
+    let loaded = load(&sources(&variables)).unwrap();
     assert_eq!(loaded.warnings.len(), 2);
-    assert!(!format!("{loaded:?}").contains("hush"), "a secret is shown");
-    let wrong = load("", &[("WORKERS_COUNT", "many"), ("WORKER_BASE_PORT", "99999")]).unwrap_err();
-    assert_eq!(wrong.len(), 2);
+    assert!(loaded.warnings[0].ends_with(&format!(": {}", names[..7].join(", "))), "{}", loaded.warnings[0]);
+    assert!(loaded.warnings[1].ends_with(&format!(": {}", names[7..].join(", "))), "{}", loaded.warnings[1]);
+    assert!(!format!("{loaded:?}").contains("s3cret"));
+    assert_eq!(loaded.config, load(&sources(&[])).unwrap().config);
 }
 
 #[test]
-fn every_mistake_is_told_at_once_with_its_place() {
-    let file = "[server]\nlisten = \"8088\"\nsokcet = \"/x\"\n[engine]\nslots = 0\nmax_attempts = \"3\"\n\
-        [media]\nroots = [\"relative\"]\n[browser]\nprovider = \"firefox\"\n[limit]\nrequests = 1\n\
-        [auth]\nrequired = \"no\"\n[log]\nlevel = \"cove=loud\"\n";
-    let errors = load(file, &[("COVE_ENGINE__SLOT", "3"), ("COVE_URL", "x")]).unwrap_err();
-    let told = lines(&errors);
-    for expected in [
-        "server.listen = \"8088\" (-): allowed is an address with a port",
-        "server.sokcet (-): there is no such key; [server] has: socket, ",
-        "engine.slots = 0 (-): allowed is a whole number from 1 to 256",
-        "engine.max_attempts = \"3\" (-): allowed is a whole number",
-        "media.roots = [\"relative\"] (-): allowed is a list of absolute paths",
-        "browser.provider = \"firefox\" (-): allowed is one of: chromium, dolphin",
-        "[limit] (-): there is no section [limit]; there are: limits, ",
-        "auth.required = \"no\" (-): allowed is true or false",
-        "log.level = \"cove=loud\" (-): allowed is error, warn",
-        "COVE_ENGINE__SLOT (-): there is no such key; [engine] has: slots, ",
-    ] {
-        assert!(told.iter().any(|line| line.starts_with(expected)), "{expected}\n{told:#?}");
+fn no_secret_is_ever_in_an_error() {
+    let errors = load(&sources(&[
+        ("COVE_DOLPHIN__API_TOKEN", "s3cret"),
+        ("COVE_DOLPHIN__API_TOKEN_FILE", "s3cret"),
+        ("COVE_DOLPHIN__API_HOST", "http://a:s3cret@host"),
+        ("COVE_TOKENS__ADMIN", "s3cret"),
+        ("SECRET_KEY", "s3cret"),
+    ]));
+    let errors = errors.unwrap_err();
+    assert_eq!(errors.len(), 4);
+    assert!(!format!("{errors:?}\n{}", lines(&errors).join("\n")).contains("s3cret"), "{errors:?}");
+}
+
+#[test]
+fn serve_refuses_what_the_other_commands_accept() {
+    assert_eq!(lines(&Config::default().check_serve()).len(), 1, "the default asks for tokens");
+    let loaded = load(&sources(&[
+        ("COVE_AUTH__REQUIRED", "true"),
+        ("COVE_BROWSER__PROVIDER", "dolphin"),
+        ("COVE_SERVER__LISTEN", "0.0.0.0:8088"),
+    ]));
+    let loaded = loaded.unwrap();
+    assert_eq!(loaded.config.browser.provider, ProviderKind::Dolphin);
+    let errors = lines(&loaded.check_serve());
+    assert_eq!(errors.len(), 3);
+    assert!(errors[0].starts_with("auth.required = true (the default): this version has no tokens yet"), "{errors:?}");
+    assert!(errors[1].starts_with("browser.provider = \"dolphin\" (COVE_BROWSER__PROVIDER): "), "{errors:?}");
+    assert!(errors[2].starts_with("server.listen = \"0.0.0.0:8088\" (COVE_SERVER__LISTEN): "), "{errors:?}");
+    for listen in ["127.9.0.1:0", "[::1]:0", "[::ffff:127.0.0.1]:0"] {
+        let loaded = load(&sources(&[("COVE_AUTH__REQUIRED", "false"), ("COVE_SERVER__LISTEN", listen)])).unwrap();
+        assert_eq!(loaded.config.check_serve(), []);
     }
-    assert_eq!(errors.len(), 10, "{told:#?}");
-    assert!(errors.iter().filter(|error| error.to_string().contains("cove.toml line ")).count() == 9, "{errors:#?}");
 }
 
 #[test]
-fn a_file_that_is_no_toml_or_not_there_is_one_mistake() {
-    let errors = load("[server\nlisten = 1", &[]).unwrap_err();
-    assert!(errors.len() == 1 && errors[0].to_string().contains("line 1"), "{errors:?}");
-    let missing = Sources { file: Some("/nonexistent/cove.toml".into()), is_root: true, ..Sources::default() };
-    assert!(Config::load(&missing).unwrap_err()[0].to_string().contains("cannot be read"));
+fn what_needs_two_keys_is_told_where_it_was_written() {
+    let errors_of = |variables| lines(&load(&sources(variables)).unwrap_err());
+    let errors = errors_of(&[("COVE_ENGINE__RETRY_BASE_SECONDS", "3600")]);
+    let expected = "engine.retry_base_seconds = 3600 (COVE_ENGINE__RETRY_BASE_SECONDS): allowed is 1800 \
+                    (engine.retry_max_seconds) or less";
+    assert_eq!(errors, [expected]);
+    let errors = errors_of(&[("COVE_ENGINE__RETRY_MAX_SECONDS", "5")]);
+    assert!(errors.len() == 1 && errors[0].starts_with("engine.retry_max_seconds = 5 ("), "{errors:?}");
+
+    let long = format!("/{}", "x".repeat(110));
+    let errors = errors_of(&[("COVE_STATE__DIR", &long)]);
+    assert!(errors.len() == 1 && errors[0].contains("(COVE_STATE__DIR)") && errors[0].contains("107"), "{errors:?}");
+    assert!(load(&sources(&[("COVE_STATE__DIR", &long), ("COVE_SERVER__SOCKET", "/run/c.sock")])).is_ok());
 }
 
 #[test]
-fn lists_and_flags_come_from_the_environment_too() {
-    let env = [("COVE_MEDIA__ROOTS", "/a, /b"), ("COVE_BROWSER__SANDBOX", "0"), ("COVE_DOLPHIN__PROFILES", "[\"1\"]")];
-    let config = load("", &env).unwrap().config;
-    assert_eq!(config.media.roots, [PathBuf::from("/a"), PathBuf::from("/b")]);
-    assert!(!config.browser.sandbox);
-    assert_eq!(config.dolphin.profiles, ["1"]);
+fn without_a_home_a_user_must_name_the_state_directory() {
+    let mut sources = Sources { env: BTreeMap::new(), ..sources(&[]) };
+    let errors = lines(&load(&sources).unwrap_err());
+    assert!(errors.len() == 1 && errors[0].starts_with("state.dir ("), "{errors:?}");
+    sources.state_dir = Some("relative".into());
+    let state = load(&sources).unwrap().config.state_dir();
+    assert!(state.is_absolute() && state.ends_with("relative"), "{}", state.display());
 }
 
 #[test]
-fn places_follow_the_user_and_an_explicit_directory_takes_the_socket_along() {
-    let home = |env: &[(&str, &str)], is_root| {
-        let env: BTreeMap<_, _> = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        let config = Config::load(&Sources { env, is_root, ..Sources::default() }).unwrap().config;
-        (config.state_dir().display().to_string(), config.socket_path().display().to_string())
-    };
-    let pair = |dir: &str, socket: &str| (dir.to_owned(), socket.to_owned());
-    assert_eq!(home(&[], true), pair("/var/lib/cove", "/run/cove/cove.sock"));
-    let user = [("HOME", "/home/u"), ("XDG_RUNTIME_DIR", "/run/user/1")];
-    assert_eq!(home(&user, false), pair("/home/u/.local/state/cove", "/run/user/1/cove.sock"));
-    let moved = [("HOME", "/home/u"), ("COVE_STATE__DIR", "/srv/cove"), ("XDG_RUNTIME_DIR", "/run/user/1")];
-    assert_eq!(home(&moved, false), pair("/srv/cove", "/srv/cove/cove.sock"));
-    assert!(Config::load(&Sources::default()).is_err(), "no HOME and not root");
-}
-
-#[test]
-fn serve_refuses_what_this_version_cannot_keep() {
-    let loaded = load("[server]\nlisten = \"0.0.0.0:80\"\n[browser]\nprovider = \"dolphin\"\n", &[]).unwrap();
-    let keys: Vec<_> = loaded.config.check_serve().into_iter().map(|error| error.key).collect();
-    assert_eq!(keys, ["auth.required", "server.listen", "browser.provider"]);
-    assert!(load("[auth]\nrequired = false\n", &[]).unwrap().config.check_serve().is_empty());
-}
-
-#[test]
-fn what_is_shown_can_be_read_again() {
-    let loaded = load("[engine]\nslots = 3\n[media]\nroots = [\"/srv\"]\n", &[]).unwrap();
-    assert_eq!(load(&loaded.config.to_toml(), &[]).unwrap().config, loaded.config);
+fn the_effective_configuration_loads_to_itself_and_shows_every_key() {
+    let loaded = load(&sources(&[("COVE_MEDIA__ROOTS", "/srv/a \"b\""), ("COVE_ENGINE__SLOTS", "3")])).unwrap();
+    let text = loaded.config.to_toml();
+    let (_dir, path) = written(&text);
+    let again = load(&Sources { file: Some(path), ..sources(&[]) }).unwrap();
+    assert_eq!(again.config, loaded.config);
+    for key in keys::KEYS {
+        assert!(text.lines().any(|line| line.starts_with(&format!("{} = ", key.name))), "{}", key.path());
+    }
 }
