@@ -22,19 +22,10 @@ pub use load::{Loaded, Sources};
 /// The commented default file, as it is installed.
 pub const DEFAULT_FILE: &str = include_str!("../packaging/cove.toml");
 
-mod keys;
-mod load;
-mod original;
-#[cfg(test)]
-mod tests;
-
-use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-pub use load::{ConfigError, Loaded, Sources};
 
 #[derive(Clone, Debug, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -48,15 +39,6 @@ pub struct Config {
     pub auth: Auth,
     pub limits: Limits,
     pub log: Log,
-    /// Worked out at load from the settings and the user.
-    #[serde(skip)]
-    resolved: Resolved,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
-struct Resolved {
-    state_dir: PathBuf,
-    socket: PathBuf,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

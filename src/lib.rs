@@ -8,13 +8,14 @@
 //! | rank | room | what it owns |
 //! |---|---|---|
 //! | 0 | [`model`] | pure words: tasks, items, locks, profiles, flows, failures, time |
-//! | 1 | [`config`], [`telemetry`] | the settings of one process; its log |
+//! | 1 | [`config`] | the settings of one process |
 //! | 2 | [`store`] | the state file, the ledger, the media folder: the only place that knows redb and bincode |
 //! | 2 | [`browser`] | profiles, sessions, replay, evidence: the only place that knows chromiumoxide |
+//! | 2 | [`telemetry`] | the log of one process |
 //! | 3 | [`engine`] | decides: a pure state machine, and the loop around it |
-//! | 5 | [`api`] | the only place of the daemon that knows hyper |
+//! | 5 | [`api`] | the only place that knows hyper, save the practice site |
 //! | 6 | [`daemon`] | composes, spawns, drains |
-//! | 7 | [`cli`] | the command line, the demo, and the demo's practice site |
+//! | 7 | [`cli`] | the command line, the demo, and the demo's practice site, which is a hyper server of its own |
 //!
 //! Rank 4 (`ops`: resources, health, maintenance, snapshots) is not built yet; its room is kept.
 //!

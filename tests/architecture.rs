@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 const RANKS: [(&str, u8); 10] = [
     ("model", 0),
     ("config", 1),
-    ("telemetry", 1),
+    ("telemetry", 2),
     ("store", 2),
     ("browser", 2),
     ("engine", 3),

@@ -30,7 +30,7 @@ pub async fn serve(file: Option<PathBuf>, state_dir: Option<PathBuf>) -> u8 {
         Ok(loaded) => loaded,
         Err(code) => return code,
     };
-    let refused = loaded.config.check_serve();
+    let refused = loaded.check_serve();
     if !refused.is_empty() {
         for error in refused {
             eprintln!("cove: {error}");
@@ -73,7 +73,7 @@ pub fn config(command: &ConfigCommand, file: Option<PathBuf>) -> u8 {
             for warning in &loaded.warnings {
                 eprintln!("cove: warning: {warning}");
             }
-            let refused = loaded.config.check_serve();
+            let refused = loaded.check_serve();
             for error in &refused {
                 eprintln!("cove: {error}");
             }
