@@ -1,4 +1,4 @@
-//! The media folder, `<state dir>/media/<first two hex digits>/<sha256>`, and the files that items name.
+//! The media folder, `<state dir>/media/<first two hex digits>/<sha256>[.<kind>]`, and the files that items name.
 //!
 //! The API resolves the file inputs of a request here and streams uploads into it ([`upload`]); the
 //! engine looks at a file again before a start and when arming ([`unchanged`], fence.md rule 3).
@@ -10,6 +10,7 @@
 //! Deliberately not here: retention, and whether the browser's user can read a file (the provider knows).
 
 mod hashing;
+mod kind;
 pub mod upload;
 
 use std::collections::{HashMap, VecDeque};
@@ -178,14 +179,22 @@ impl MediaStore {
         found.map_err(|join| MediaError::Io(io::Error::other(join)))?
     }
 
-    fn path_of(&self, sha256: &str) -> PathBuf {
-        self.shared.path_of(sha256)
+    fn path_for(&self, sha256: &str, ending: Option<&str>) -> PathBuf {
+        self.shared.path_for(sha256, ending)
     }
 }
 
 impl Shared {
+    /// The hash, with the ending of its kind where that is known: sites look at names.
+    fn path_for(&self, sha256: &str, ending: Option<&str>) -> PathBuf {
+        let name = ending.map_or_else(|| sha256.to_owned(), |ending| format!("{sha256}.{ending}"));
+        self.folder.join(&sha256[..2]).join(name)
+    }
+
+    /// Where an upload lies, whatever its kind.
     fn path_of(&self, sha256: &str) -> PathBuf {
-        self.folder.join(&sha256[..2]).join(sha256)
+        let mut named = kind::ENDINGS.iter().map(|ending| self.path_for(sha256, Some(ending)));
+        named.find(|path| path.exists()).unwrap_or_else(|| self.path_for(sha256, None))
     }
 
     fn resolve(&self, name: &str, canceled: &Canceled) -> Result<FileInput, MediaError> {

@@ -16,7 +16,7 @@ use futures_util::{Stream, StreamExt};
 use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
 
-use super::{MediaStore, UPLOAD_PREFIX, hex, make_folder};
+use super::{MediaStore, UPLOAD_PREFIX, hex, kind, make_folder};
 
 /// Bytes collected before one trip to a blocking thread.
 const GATHER_BYTES: usize = 1024 * 1024;
@@ -49,6 +49,8 @@ struct Upload {
     file: NamedTempFile,
     hasher: Sha256,
     bytes: u64,
+    /// The first bytes, which say what it is.
+    head: Vec<u8>,
 }
 
 impl MediaStore {
@@ -91,11 +93,13 @@ impl MediaStore {
 impl Upload {
     fn begin(folder: &Path) -> io::Result<Self> {
         let file = tempfile::Builder::new().prefix(UPLOAD_PREFIX).tempfile_in(folder)?;
-        Ok(Self { file, hasher: Sha256::new(), bytes: 0 })
+        Ok(Self { file, hasher: Sha256::new(), bytes: 0, head: Vec::new() })
     }
 
     fn append(mut self, chunks: &[Bytes]) -> io::Result<Self> {
         for chunk in chunks {
+            let missing = kind::HEAD_BYTES.saturating_sub(self.head.len()).min(chunk.len());
+            self.head.extend_from_slice(&chunk[..missing]);
             self.hasher.update(chunk);
             self.file.write_all(chunk)?;
             self.bytes += u64::try_from(chunk.len()).expect("a chunk's length fits");
@@ -104,9 +108,9 @@ impl Upload {
     }
 
     fn finish(self, store: &MediaStore) -> io::Result<Stored> {
-        let Self { file, hasher, bytes } = self;
+        let Self { file, hasher, bytes, head } = self;
         let sha256 = hex(&hasher.finalize());
-        let path = store.path_of(&sha256);
+        let path = store.path_for(&sha256, kind::of(&head));
         let folder = path.parent().expect("the path of a hash has a folder");
         file.as_file().set_permissions(Permissions::from_mode(0o640))?;
         file.as_file().sync_all()?;
