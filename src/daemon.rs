@@ -29,6 +29,9 @@ use listen::{ListenFile, Listeners};
 /// A configuration or a state file that a restart cannot mend (sysexits `EX_CONFIG`).
 const EXIT_CONFIG: u8 = 78;
 const EXIT_FAILED: u8 = 1;
+/// The browser host of this daemon listens on `browser-host-<pid>.sock` in the state directory.
+const HOST_SOCKET: &str = "browser-host-";
+const SOCKET_ENDING: &str = ".sock";
 /// How long the API may take to close its connections.
 const CLOSE_WITHIN: Duration = Duration::from_secs(12);
 
@@ -235,14 +238,32 @@ fn start_provider(config: &Config, state_dir: &Path) -> Result<ChromiumProvider,
         return Ok(ChromiumProvider::connect(socket.clone()));
     }
     let executable = std::env::current_exe().map_err(ServeError::Executable)?;
+    remove_old_host_sockets(state_dir);
     let options = HostOptions {
-        socket: Some(state_dir.join("browser-host.sock")),
+        // A name of its own: the host of a daemon that was killed may still be closing its browsers, and
+        // must not be taken for the new one.
+        socket: Some(state_dir.join(format!("{HOST_SOCKET}{}{SOCKET_ENDING}", std::process::id()))),
         profiles_dir: state_dir.join("profiles"),
         chromium: config.browser.chromium.clone(),
         sandbox: config.browser.sandbox,
         until_stdin_ends: true,
     };
     ChromiumProvider::spawn_child(&executable, options).map_err(ServeError::Provider)
+}
+
+/// Sockets of hosts whose daemon is gone; a host that still closes its browsers needs its own no more.
+fn remove_old_host_sockets(state_dir: &Path) {
+    let Ok(entries) = std::fs::read_dir(state_dir) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with(HOST_SOCKET)
+            && name.ends_with(SOCKET_ENDING)
+            && let Err(error) = std::fs::remove_file(entry.path())
+        {
+            tracing::warn!(path = %entry.path().display(), %error, "an old socket stays behind");
+        }
+    }
 }
 
 fn log_boot(state_dir: &Path, report: &BootReport) {

@@ -53,7 +53,9 @@ struct Aim {
 pub async fn run(session: &Session, replay: Replay<'_>, gate: &dyn CommitGate) -> Replayed {
     let Replay { flow, inputs, mode, evidence: folder, deadline, cancel } = replay;
     let until = Instant::now() + deadline;
-    let values = inputs.iter().map(|(name, input)| (name.clone(), input.render())).collect();
+    // What is optional and left out renders as nothing.
+    let mut values: BTreeMap<_, _> = flow.inputs.keys().map(|name| (name.clone(), String::new())).collect();
+    values.extend(inputs.iter().map(|(name, input)| (name.clone(), input.render())));
     let evidence = EvidenceWriter::new(folder, secrets(flow, inputs));
     let surviving = mode == Mode::ConfirmOnly;
     let attached = tokio::select! {

@@ -10,7 +10,8 @@ use serde_json::Value;
 use super::remote::{Client, RemoteError, encoded};
 use super::{exit, render};
 
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// Over TCP the daemon's own limit is 100 requests a minute.
+const LOOK_EVERY: Duration = Duration::from_millis(1_000);
 /// States after which nothing happens by itself.
 const ENDS: [&str; 5] = ["succeeded", "partially_succeeded", "failed", "canceled", "needs_attention"];
 
@@ -63,6 +64,7 @@ pub async fn follow(client: &Client, task: &str, quiet: bool) -> Result<Value, R
     });
     let mut items = BTreeMap::new();
     let mut said = String::new();
+    let mut counted = Value::Null;
     loop {
         let task = client.get(&path).await?;
         let line = line(&task);
@@ -78,8 +80,9 @@ pub async fn follow(client: &Client, task: &str, quiet: bool) -> Result<Value, R
             }
             None => {}
         }
-        if !quiet {
+        if !quiet && task["counts"] != counted {
             tell_changes(client, &path, &mut items, bar.as_ref()).await?;
+            counted = task["counts"].clone();
         }
         if is_over(&task) {
             if let Some(bar) = bar {

@@ -118,7 +118,11 @@ async fn confirm(child: &Child, item: &Item, task: &Task) -> Outcome {
         Err(failure) => return unknown(failure.to_string()),
     };
     let gate = Gate { child, inputs: &item.inputs };
-    replay(child, &session, &flow, &item.inputs, &evidence, Mode::ConfirmOnly, &gate).await
+    let mut outcome = replay(child, &session, &flow, &item.inputs, &evidence, Mode::ConfirmOnly, &gate).await;
+    if let AttemptEnd::Unknown(failure) | AttemptEnd::Unarmed(failure) = outcome.end {
+        outcome.end = AttemptEnd::Unknown(Failure::new(FailureCode::RestartedAfterCommit, failure.to_string()));
+    }
+    outcome
 }
 
 /// The browser of an attempt that was going on when the daemon stopped. The provider may still be

@@ -408,7 +408,7 @@ fn verdict(limits: &Limits, running: &Running, phase: Phase, end: AttemptEnd, ro
         AttemptEnd::Confirmed { url, result } if armed => return Verdict::Succeeded { url, result },
         AttemptEnd::Done { url, result } if !armed => return Verdict::Succeeded { url, result },
         AttemptEnd::Unknown(failure) | AttemptEnd::Unarmed(failure) if armed => {
-            return Verdict::OutcomeUnknown(failure);
+            return Verdict::OutcomeUnknown(as_unknown(failure));
         }
         AttemptEnd::Unarmed(failure) => failure,
         AttemptEnd::Done { .. } => {
@@ -439,6 +439,15 @@ fn verdict(limits: &Limits, running: &Running, phase: Phase, end: AttemptEnd, ro
             let due_at = now.plus(admission::back_off(limits, attempts, roll));
             Verdict::TryAgain { failure, due_at, counted: true }
         }
+    }
+}
+
+/// What an attempt met after its commit point, under a code that says what a person has to do.
+fn as_unknown(failure: Failure) -> Failure {
+    use FailureCode::{ConfirmationMissing, Internal, LostAfterCommit, RestartedAfterCommit};
+    match failure.code {
+        ConfirmationMissing | LostAfterCommit | RestartedAfterCommit | Internal => failure,
+        _ => Failure::new(LostAfterCommit, failure.to_string()),
     }
 }
 

@@ -19,7 +19,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use inputs::{InputProblem, InputSpec, InputType, RawInput};
-pub use parse::origin_of;
+pub use parse::{is_new_tab, origin_of};
 pub use selector::Selector;
 pub use template::Template;
 

@@ -65,7 +65,7 @@ async fn kill_9_in_the_middle_of_a_task_posts_nothing_twice() {
 #[tokio::test(flavor = "multi_thread")]
 async fn rule_15_killed_after_the_click_is_unknown_or_confirmed_and_never_clicked_again() {
     let mut daemon = Daemon::start().await;
-    let practice = PracticeSite::start(json!({"slow": 3_000})).await;
+    let practice = PracticeSite::start(json!({"cut_after_store": true})).await;
     daemon.furnish(&["anna"]).await;
     let task = daemon.submit(&practice.site, &[("anna", "armed")]).await;
     daemon.until(&task, |_| !practice.posts().is_empty()).await;
@@ -98,7 +98,7 @@ async fn a_stop_hands_back_what_is_not_armed_without_costing_an_attempt() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_signal_stops_at_once() {
     let daemon = Daemon::start_with("drain_seconds = 300").await;
-    let practice = PracticeSite::start(json!({"slow": 20_000})).await;
+    let practice = PracticeSite::start(json!({"cut_after_store": true})).await;
     daemon.furnish(&["anna"]).await;
     let task = daemon.submit(&practice.site, &[("anna", "slow")]).await;
     daemon.until(&task, |_| !practice.posts().is_empty()).await;

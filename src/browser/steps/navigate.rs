@@ -13,7 +13,7 @@ use super::Run;
 use super::act::failed;
 use crate::browser::cdp::{Trouble, without_query};
 use crate::browser::locate;
-use crate::model::flow::{Step, Template, origin_of};
+use crate::model::flow::{Step, Template, is_new_tab, origin_of};
 use crate::model::{Failure, FailureCode};
 
 const LOOK_EVERY: Duration = Duration::from_millis(40);
@@ -47,13 +47,16 @@ impl Run<'_> {
 
     pub(super) async fn navigate(&self, url: &Template, until: Instant) -> Result<(), Failure> {
         let url = self.render(url)?;
+        if is_new_tab(&url) {
+            return Ok(());
+        }
         let shown = without_query(&url).to_owned();
         let origins = &self.flow.origins;
         if !origins.is_empty() && !origin_of(&url).is_some_and(|origin| origins.contains(&origin)) {
             let detail = format!("{shown} is not in the flow's origins: {}", origins.join(", "));
             return Err(Failure::new(FailureCode::OriginBlocked, detail));
         }
-        if origin_of(&url).is_none() && url != "about:blank" {
+        if origin_of(&url).is_none() {
             let detail = format!("`{shown}` is no absolute http or https URL");
             return Err(Failure::new(FailureCode::FlowInvalid, detail));
         }

@@ -23,8 +23,10 @@ const DEFAULT_TIMEOUT_MS: u64 = 5_000;
 pub(super) const TIMEOUT_MS: std::ops::RangeInclusive<u64> = 1..=30_000;
 const MAX_DURATION_SECONDS: std::ops::RangeInclusive<u64> = 1..=7_200;
 const DEFAULT_DURATION_SECONDS: u64 = 600;
-/// Known to every template beside the declared inputs.
-const BUILT_IN_NAMES: [&str; 1] = ["armed_at"];
+/// Kept free for what every template will know beside the declared inputs.
+const RESERVED_NAMES: [&str; 1] = ["armed_at"];
+/// Where a recording begins when it was started in a new tab: the replay's tab is as new.
+const NEW_TAB: [&str; 3] = ["about:blank", "chrome://newtab/", "chrome://new-tab-page/"];
 
 pub(super) fn parse(json: &[u8]) -> Result<(Flow, Vec<Problem>), Vec<Problem>> {
     let mut reader = Reader::default();
@@ -60,6 +62,7 @@ fn read_document(reader: &mut Reader, json: &[u8]) -> Option<Flow> {
     check_names(reader, &settings.inputs, &names);
     check_whole(reader, &steps, commit);
     check_origins(reader, &settings.origins, &steps);
+    check_uploads(reader, &settings.inputs, &steps);
     Some(Flow {
         title,
         inputs: settings.inputs,
@@ -157,20 +160,36 @@ fn read_spec(reader: &mut Reader, name: &str, spec: &Value) -> Option<InputSpec>
 fn is_name(name: &str) -> bool {
     name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
-        && !BUILT_IN_NAMES.contains(&name)
+        && !RESERVED_NAMES.contains(&name)
 }
 
-/// `scheme://host[:port]` of an absolute URL.
+/// `scheme://host[:port]` of an absolute URL, without the scheme's own port.
 pub fn origin_of(url: &str) -> Option<String> {
     if !is_url(url) {
         return None;
     }
     let (scheme, rest) = url.split_once("://")?;
-    let authority = rest.split(['/', '?', '#']).next()?;
+    let authority = rest.split(['/', '?', '#']).next()?.to_ascii_lowercase();
     if authority.is_empty() || authority.contains('@') {
         return None;
     }
-    Some(format!("{scheme}://{}", authority.to_ascii_lowercase()))
+    let own_port = if scheme == "https" { ":443" } else { ":80" };
+    Some(format!("{scheme}://{}", authority.strip_suffix(own_port).unwrap_or(&authority)))
+}
+
+/// Whether a navigation to it changes nothing in a new tab.
+pub fn is_new_tab(url: &str) -> bool {
+    NEW_TAB.contains(&url)
+}
+
+/// The part of a URL that no value can change, if it reaches beyond the host.
+fn fixed_part(url: &Template) -> Option<&str> {
+    let text = url.as_written();
+    match text.find("{{") {
+        None => Some(text),
+        Some(end) => Some(&text[..end])
+            .filter(|part| part.split_once("://").is_some_and(|(_, rest)| rest.contains(['/', '?', '#']))),
+    }
 }
 
 fn read_steps(reader: &mut Reader, document: &Map<String, Value>, timeout: u64) -> Vec<(usize, Parsed)> {
@@ -237,8 +256,8 @@ fn assemble(reader: &mut Reader, parsed: Vec<(usize, Parsed)>) -> (Vec<Step>, Op
 
 fn check_names(reader: &mut Reader, inputs: &BTreeMap<String, InputSpec>, names: &Names) {
     for (number, pointer, name) in names {
-        if !inputs.contains_key(name) && !BUILT_IN_NAMES.contains(&name.as_str()) {
-            let known: Vec<_> = inputs.keys().map(String::as_str).chain(BUILT_IN_NAMES).collect();
+        if !inputs.contains_key(name) {
+            let known: Vec<_> = inputs.keys().map(String::as_str).collect();
             reader.step = Some(*number);
             reader.error(pointer, format!("no input is called `{name}`; known are: {}", known.join(", ")));
             reader.step = None;
@@ -284,25 +303,39 @@ fn check_whole(reader: &mut Reader, steps: &[Step], commit: Option<usize>) {
     }
 }
 
-/// A fixed URL outside the list is found now; one with a template when it is rendered.
+/// A fixed host outside the list is found now; one with a template when it is rendered.
 fn check_origins(reader: &mut Reader, origins: &[String], steps: &[Step]) {
     for step in steps {
         let Action::Navigate { url } = &step.action else { continue };
-        if !url.names().is_empty() {
-            continue;
-        }
-        reader.step = Some(step.number);
-        let pointer = format!("/steps/{}/url", step.number);
-        match origin_of(url.as_written()) {
+        let Some(fixed) = fixed_part(url).filter(|fixed| !is_new_tab(fixed)) else { continue };
+        let message = match origin_of(fixed) {
             Some(origin) if !origins.is_empty() && !origins.contains(&origin) => {
-                reader.error(&pointer, format!("{origin} is not in `cove.origins`"));
+                format!("{origin} is not in `cove.origins`")
             }
-            None if url.as_written() != "about:blank" => {
-                reader.error(&pointer, "an absolute http or https URL is expected");
-            }
-            _ => {}
-        }
+            Some(_) => continue,
+            None => "an absolute http or https URL is expected".to_owned(),
+        };
+        reader.step = Some(step.number);
+        reader.error(&format!("/steps/{}/url", step.number), message);
         reader.step = None;
+    }
+}
+
+/// A recording says which input goes into the page and never which file: otherwise whoever writes a
+/// recording could publish any file that the browser's user can read.
+fn check_uploads(reader: &mut Reader, inputs: &BTreeMap<String, InputSpec>, steps: &[Step]) {
+    for step in steps {
+        let Action::Upload { files, .. } = &step.action else { continue };
+        for (number, file) in files.iter().enumerate() {
+            let declared = file.sole_name().and_then(|name| inputs.get(name));
+            if declared.is_some_and(|spec| spec.kind == InputType::File) {
+                continue;
+            }
+            reader.step = Some(step.number);
+            let pointer = format!("/steps/{}/parameters/files/{number}", step.number);
+            reader.error(&pointer, "exactly `{{ name }}` of an input of type file is allowed, no path");
+            reader.step = None;
+        }
     }
 }
 

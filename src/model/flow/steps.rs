@@ -17,6 +17,22 @@ const CUSTOM_TIMEOUT_MS: std::ops::RangeInclusive<u64> = 1..=600_000;
 /// What stands for a value when a selector is checked before any value is known.
 const PLACEHOLDER: &str = "x";
 const MAX_ALTERNATIVES: usize = 50;
+/// Every type of step that can be replayed.
+const KNOWN: [&str; 13] = [
+    "setViewport",
+    "navigate",
+    "click",
+    "doubleClick",
+    "hover",
+    "change",
+    "keyDown",
+    "keyUp",
+    "scroll",
+    "close",
+    "waitForElement",
+    "waitForExpression",
+    "customStep",
+];
 
 pub(super) enum Parsed {
     Commit,
@@ -47,6 +63,9 @@ impl StepReader<'_> {
         let kind = self.reader.text(self.step, self.at, "type")?;
         let custom = kind == "customStep";
         self.refuse_targets();
+        if KNOWN.contains(&kind.as_str()) {
+            self.refuse_unknown(&kind);
+        }
         let range = if custom { CUSTOM_TIMEOUT_MS } else { TIMEOUT_MS };
         let timeout = self.reader.integer_in(self.step, self.at, "timeout", &range).unwrap_or(self.timeout);
         let mut names = Names::new();
@@ -77,6 +96,30 @@ impl StepReader<'_> {
         }
     }
 
+    /// What stands in every recorded step, read or not.
+    const COMMON: [&'static str; 6] = ["type", "target", "frame", "timeout", "assertedEvents", "comment"];
+
+    /// A misspelt field would be silently without effect, and a wait without effect confirms everything.
+    fn refuse_unknown(&mut self, kind: &str) {
+        let own: &[&str] = match kind {
+            "setViewport" => &["width", "height", "deviceScaleFactor", "isMobile", "hasTouch", "isLandscape"],
+            "navigate" => &["url"],
+            "click" | "doubleClick" => {
+                &["selectors", "offsetX", "offsetY", "button", "duration", "deviceType", "modifiers"]
+            }
+            "hover" => &["selectors"],
+            "change" => &["selectors", "value"],
+            "keyDown" | "keyUp" => &["key", "selectors"],
+            "scroll" => &["selectors", "x", "y"],
+            "waitForElement" => &["selectors", "operator", "count", "visible", "attributes", "properties"],
+            "waitForExpression" => &["expression"],
+            "customStep" => &["name", "parameters"],
+            _ => &[],
+        };
+        let known: Vec<&str> = own.iter().copied().chain(Self::COMMON).collect();
+        self.reader.only(self.step, self.at, &known);
+    }
+
     fn recorded(&mut self, kind: &str, names: &mut Names) -> Option<Action> {
         Some(match kind {
             "setViewport" => self.viewport()?,
@@ -104,10 +147,7 @@ impl StepReader<'_> {
                 return None;
             }
             other => {
-                let message = format!(
-                    "unknown step type `{other}`; known are: setViewport, navigate, click, doubleClick, hover, change, \
-                     keyDown, keyUp, scroll, close, waitForElement, waitForExpression, customStep"
-                );
+                let message = format!("unknown step type `{other}`; known are: {}", KNOWN.join(", "));
                 self.error("/type", message);
                 return None;
             }
@@ -209,6 +249,9 @@ impl StepReader<'_> {
             Operator::AtLeast
         };
         let count = self.reader.integer_in(step, at, "count", &(0..=100_000)).unwrap_or(1);
+        if operator == Operator::AtLeast && count == 0 {
+            self.error("/count", "at least 0 is always true: a wait for nothing");
+        }
         let visible = self.reader.boolean(step, at, "visible");
         let mut attributes = BTreeMap::new();
         if let Some(wanted) =
@@ -225,6 +268,9 @@ impl StepReader<'_> {
             }
         }
         let properties = step.get("properties").and_then(|map| self.reader.object(map, &format!("{at}/properties")));
+        if step.get("properties").is_some_and(|properties| properties.to_string().contains("{{")) {
+            self.error("/properties", "templates in properties are not supported by this version");
+        }
         let properties = properties.map(|map| map.clone().into_iter().collect()).unwrap_or_default();
         let count = u32::try_from(count).ok()?;
         Some(Action::WaitForElement { selectors: selectors?, operator, count, visible, attributes, properties })

