@@ -1,1 +1,94 @@
-//! Written below.
+//! Starting: what is refused, with which exit code, and that nothing is touched by a refusal.
+
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::Stdio;
+
+use serde_json::json;
+
+use super::rig::{Daemon, PracticeSite, cove, write_config};
+
+/// Runs `cove serve` until it refuses; exit code and stderr.
+fn refused(folder: &Path, env: &[(&str, &str)]) -> (Option<i32>, String) {
+    let config = folder.join("cove.toml");
+    let mut command = cove();
+    command.args(["serve", "--config"]).arg(config).envs(env.iter().copied());
+    let output = command.stdin(Stdio::null()).output().unwrap();
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+#[test]
+fn a_wrong_configuration_is_refused_with_every_mistake() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("cove.toml"), "[server]\nlisten = \"8088\"\n[engine]\nslot = 3\n").unwrap();
+    let (code, told) = refused(folder.path(), &[("COVE_LOG__LEVEL", "cove=loud")]);
+    assert_eq!(code, Some(78), "{told}");
+    for part in ["server.listen", "line 2", "engine.slot", "slots", "COVE_LOG__LEVEL"] {
+        assert!(told.contains(part), "{part}: {told}");
+    }
+}
+
+#[test]
+fn without_tokens_only_loopback_without_authentication_is_served() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("cove.toml"), "[auth]\nrequired = true\n").unwrap();
+    let (code, told) = refused(folder.path(), &[]);
+    assert!(code == Some(78) && told.contains("no tokens yet"), "{code:?} {told}");
+    write_config(folder.path(), "");
+    let (code, told) = refused(folder.path(), &[("COVE_SERVER__LISTEN", "0.0.0.0:0")]);
+    assert!(code == Some(78) && told.contains("server.listen"), "{code:?} {told}");
+}
+
+#[test]
+fn a_port_in_use_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    write_config(folder.path(), "");
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let (code, told) = refused(folder.path(), &[("COVE_SERVER__LISTEN", &address)]);
+    assert!(code == Some(1) && told.contains(&address) && told.contains("in use"), "{code:?} {told}");
+}
+
+#[test]
+fn a_file_that_is_no_state_file_is_refused_and_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    write_config(folder.path(), "");
+    let state = folder.path().join("state");
+    std::fs::create_dir(&state).unwrap();
+    let path = state.join(cove::store::STATE_FILE);
+    std::fs::write(&path, "my holiday photos").unwrap();
+    let (code, told) = refused(folder.path(), &[]);
+    assert!(code == Some(78) && told.contains("not a state file"), "{code:?} {told}");
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "my holiday photos");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_newer_schema_is_refused_with_78_and_a_second_daemon_is_told_of_the_first() {
+    let mut daemon = Daemon::start().await;
+    let (code, told) = refused(daemon.folder.path(), &[("COVE_SERVER__SOCKET", "/nonexistent/s")]);
+    assert!(code == Some(1) && told.contains("another process holds"), "{code:?} {told}");
+    assert_eq!(daemon.stop(), Some(0));
+    let schema: redb::TableDefinition<&str, u32> = redb::TableDefinition::new("schema");
+    let db = redb::Database::open(daemon.state().join(cove::store::STATE_FILE)).unwrap();
+    let txn = db.begin_write().unwrap();
+    txn.open_table(schema).unwrap().insert("version", 99).unwrap();
+    txn.commit().unwrap();
+    drop(db);
+    let (code, told) = refused(daemon.folder.path(), &[]);
+    assert!(code == Some(78) && told.contains("newer"), "{code:?} {told}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_browser_items_wait_and_say_so_and_lose_no_attempt() {
+    let daemon = Daemon::start_with("[browser]\nchromium = \"/nonexistent/chromium\"\nsandbox = false").await;
+    let practice = PracticeSite::start(json!({})).await;
+    daemon.furnish(&["anna"]).await;
+    let task = daemon.submit(&practice.site, &[("anna", "no browser")]).await;
+    let items = daemon.until(&task, |items| items[0]["wait_reason"] == "provider_down").await;
+    assert_eq!((&items[0]["state"], &items[0]["attempts"]), (&json!("queued"), &json!(0)), "{items:#?}");
+    assert_eq!(items[0]["error"]["code"], "browser_not_found", "{items:#?}");
+    assert!(items[0]["error"]["help"].as_str().unwrap().contains("chromium"));
+    let health = daemon.get("/api/v1/health").await;
+    assert_eq!((health.status, &health.body["status"]), (200, &json!("degraded")), "{}", health.body);
+    assert!(health.body["parts"]["provider"]["reason"].as_str().unwrap().contains("/nonexistent/chromium"));
+}
