@@ -39,7 +39,7 @@ struct Global {
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Talk to the daemon at this address instead of its unix socket
-    #[arg(long, global = true, env = "COVE_URL", value_name = "URL")]
+    #[arg(long, global = true, env = "COVE_URL", value_name = "URL", value_parser = parse_url)]
     url: Option<String>,
     /// The daemon's unix socket
     #[arg(long, global = true, value_name = "PATH")]
@@ -47,6 +47,21 @@ struct Global {
     /// File with a bearer token (or the token itself in `COVE_TOKEN`)
     #[arg(long, global = true, value_name = "FILE")]
     token_file: Option<PathBuf>,
+}
+
+impl Global {
+    /// An empty `COVE_URL` is one that is not set.
+    fn url(&self) -> Option<&str> {
+        self.url.as_deref().filter(|url| !url.is_empty())
+    }
+}
+
+fn parse_url(text: &str) -> Result<String, String> {
+    let base = |url: &reqwest::Url| url.scheme() == "http" && url.has_host() && url.query().is_none();
+    if text.is_empty() || reqwest::Url::parse(text).is_ok_and(|url| base(&url)) {
+        return Ok(text.to_owned());
+    }
+    Err("allowed is an http address, for example http://127.0.0.1:8088 (this version speaks no TLS)".to_owned())
 }
 
 #[derive(Subcommand)]
@@ -122,7 +137,7 @@ pub fn main() -> u8 {
     match runtime.block_on(run(cli)) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("cove: {error:#}");
+            tell(&format!("cove: {error:#}"));
             error.downcast_ref::<RemoteError>().map_or(exit::FAILED, RemoteError::exit_code)
         }
     }
@@ -172,7 +187,7 @@ async fn online(client: &Client, global: &Global, command: Command) -> anyhow::R
 fn load(file: Option<PathBuf>, state_dir: Option<PathBuf>) -> Result<Loaded, u8> {
     Config::load(&Sources::from_process(file, state_dir)).map_err(|errors| {
         for error in &errors {
-            eprintln!("cove: {error}");
+            tell(&format!("cove: {error}"));
         }
         exit::CONFIG
     })
@@ -184,7 +199,7 @@ fn connect(global: &Global) -> anyhow::Result<Result<Client, u8>> {
         Some(file) => Some(std::fs::read_to_string(file)?.trim().to_owned()),
         None => std::env::var("COVE_TOKEN").ok().filter(|token| !token.is_empty()),
     };
-    let client = match (&global.url, &global.socket) {
+    let client = match (global.url(), &global.socket) {
         (Some(url), _) => Client::url(url)?,
         (None, Some(socket)) => Client::unix(socket)?,
         (None, None) => match load(global.config.clone(), None) {
@@ -195,13 +210,25 @@ fn connect(global: &Global) -> anyhow::Result<Result<Client, u8>> {
     Ok(Ok(client.with_token(token)))
 }
 
-/// Prints to stdout; a reader that has gone away (`| head`) ends the command quietly.
+/// Prints to stdout. A reader that has gone away (`| head`) has what it wanted: the command goes on to its
+/// own exit code, which a script may rely on. Output that is lost otherwise (a full disk) is a failure.
 fn print(text: &str) {
-    use std::io::Write;
-    let written = writeln!(std::io::stdout().lock(), "{text}");
-    if written.is_err() {
-        std::process::exit(i32::from(exit::OK));
+    use std::io::{ErrorKind, Write};
+    let mut out = std::io::stdout().lock();
+    match writeln!(out, "{text}").and_then(|()| out.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            tell(&format!("cove: the output cannot be written: {error}"));
+            std::process::exit(i32::from(exit::FAILED));
+        }
+        _ => {}
     }
+}
+
+/// Says something on stderr; when nobody can read it, there is nobody left to tell (`eprintln!` would
+/// panic, and hide the exit code).
+fn tell(text: &str) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stderr().lock(), "{text}");
 }
 
 fn print_json(value: &serde_json::Value) {
@@ -232,12 +259,20 @@ mod tests {
             "cove flows check flow.json --json",
             "cove config show",
             "cove --url http://127.0.0.1:8088 status",
+            "cove flows show atelier --json",
             "cove resume --accept-duplicates",
             "cove browser-host --profiles-dir /x --socket /y --sandbox false --until-stdin-ends",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_ok(), "{line}");
         }
-        for line in ["cove", "cove run atelier", "cove tasks show", "cove run atelier --profile a --input caption"] {
+        for line in [
+            "cove",
+            "cove --url foo status",
+            "cove --url https://h status",
+            "cove run atelier",
+            "cove tasks show",
+            "cove run atelier --profile a --input caption",
+        ] {
             assert_eq!(Cli::try_parse_from(line.split(' ')).err().map(|error| error.exit_code()), Some(2), "{line}");
         }
     }

@@ -7,10 +7,10 @@ use clap::Subcommand;
 use serde_json::{Value, json};
 
 use super::remote::{Client, RemoteError, encoded};
-use super::{exit, follow, print, print_json, render};
+use super::{exit, follow, print, print_json, render, tell};
 
-/// Rows asked for at a time.
-const PAGE: usize = 200;
+/// Rows asked for at a time: the API's most, since every page spends one request of the limit.
+const PAGE: usize = 1_000;
 
 #[derive(clap::Args)]
 pub struct Listing {
@@ -107,6 +107,9 @@ pub enum FlowsCommand {
     /// Print the recording
     Show {
         name: String,
+        /// A recording is JSON in any case
+        #[arg(long)]
+        json: bool,
     },
     Delete {
         name: String,
@@ -147,7 +150,7 @@ fn show(rows: &[Value], noun: &str, json: bool, table: fn(&[Value]) -> String) {
     if json {
         print_json(&json!({noun: rows}));
     } else if rows.is_empty() {
-        eprintln!("no {noun}");
+        tell(&format!("no {noun}"));
     } else {
         print(&table(rows));
     }
@@ -231,7 +234,7 @@ pub async fn flows(client: &Client, command: FlowsCommand) -> anyhow::Result<u8>
             let put = client.put_bytes(&format!("/api/v1/flows/{}", encoded(&name)), recording).await?;
             for warning in put["warnings"].as_array().into_iter().flatten() {
                 let facts = (render::text(warning, "pointer"), render::text(warning, "message"));
-                eprintln!("warning: {}: {}", facts.0, facts.1);
+                tell(&format!("warning: {}: {}", facts.0, facts.1));
             }
             print(&format!("{}  {}", render::text(&put, "name"), render::text(&put, "hash")));
         }
@@ -239,7 +242,7 @@ pub async fn flows(client: &Client, command: FlowsCommand) -> anyhow::Result<u8>
             let answer = client.get("/api/v1/flows").await?;
             show(rows_of(&answer, "flows"), "flows", json, render::flows);
         }
-        FlowsCommand::Show { name } => {
+        FlowsCommand::Show { name, json: _ } => {
             print_json(&client.get(&format!("/api/v1/flows/{}", encoded(&name))).await?);
         }
         FlowsCommand::Delete { name } => {

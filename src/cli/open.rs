@@ -3,14 +3,12 @@
 //! A window where there is a display, else a DevTools link through the daemon. The command stays until
 //! Ctrl-C or until the window is closed, and then closes the profile, so that its items go on.
 
-use std::time::Duration;
-
+use anyhow::Context as _;
 use serde_json::{Value, json};
 
-use super::remote::{Client, encoded};
-use super::{Global, exit, load, print, render};
-
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+use super::follow::Pace;
+use super::remote::{Client, RemoteError, encoded};
+use super::{Global, exit, load, print, render, tell};
 
 pub(super) async fn open(client: &Client, global: &Global, name: &str, headless: bool) -> anyhow::Result<u8> {
     let display = ["DISPLAY", "WAYLAND_DISPLAY"].iter().any(|name| std::env::var_os(name).is_some());
@@ -23,22 +21,22 @@ pub(super) async fn open(client: &Client, global: &Global, name: &str, headless:
     };
     // Closed already where the window was: that is as good.
     if let Err(error) = client.post(&format!("{path}/close"), &json!({})).await
-        && error.exit_code() != exit::REFUSED
+        && !matches!(error, RemoteError::Refused(_))
     {
-        eprintln!("cove: {error}");
+        tell(&format!("cove: {error}"));
     }
     shown
 }
 
 /// Until the window is closed.
 async fn show(client: &Client, global: &Global, path: &str, headless: bool) -> anyhow::Result<u8> {
-    let mut told = false;
+    let (mut told, mut pace) = (false, Pace::default());
     loop {
-        let profile = client.get(path).await?;
+        let profile = client.look(path).await?;
         if profile["state"] != "in_use_by_operator" {
             let error = render::text(&profile, "open_error");
             if !told && !error.is_empty() {
-                eprintln!("cove: {error}");
+                tell(&format!("cove: {error}"));
                 return Ok(exit::FAILED);
             }
             if told {
@@ -47,28 +45,35 @@ async fn show(client: &Client, global: &Global, path: &str, headless: bool) -> a
             }
         }
         if !told && profile["opened"]["ready"] == true {
-            print(&where_it_is(global, &profile, headless));
+            print(&where_it_is(global, &profile, headless)?);
             print("Sign in, then close the window or press Ctrl-C; its items wait until then.");
             told = true;
         }
-        tokio::time::sleep(LOOK_EVERY).await;
+        tokio::time::sleep(pace.after(1)).await;
     }
 }
 
-fn where_it_is(global: &Global, profile: &Value, headless: bool) -> String {
+fn where_it_is(global: &Global, profile: &Value, headless: bool) -> anyhow::Result<String> {
     let Some(link) = profile["devtools_url"].as_str().filter(|_| headless) else {
-        return "The profile's window is open.".to_owned();
+        return Ok("The profile's window is open.".to_owned());
     };
-    format!("The profile is open at {}{link}", address(global))
+    Ok(format!("The profile is open at {}{link}", address(global)?))
 }
 
 /// The daemon's own address, for a link that a browser opens.
-fn address(global: &Global) -> String {
-    if let Some(url) = &global.url {
-        return url.trim_end_matches('/').to_owned();
+fn address(global: &Global) -> anyhow::Result<String> {
+    if let Some(url) = global.url() {
+        return Ok(url.trim_end_matches('/').to_owned());
     }
-    let listen = load(global.config.clone(), None)
-        .ok()
-        .and_then(|loaded| std::fs::read_to_string(loaded.config.state_dir().join("listen")).ok());
-    listen.map(|address| format!("http://{}", address.trim())).unwrap_or_default()
+    // The mistakes themselves were printed.
+    let loaded = load(global.config.clone(), None)
+        .map_err(|_| anyhow::anyhow!("the configuration does not say where the daemon listens; give --url"))?;
+    let file = loaded.config.state_dir().join("listen");
+    let listen = std::fs::read_to_string(&file).with_context(|| {
+        format!(
+            "{} does not say where the daemon listens; give --url, for example http://127.0.0.1:8088",
+            file.display()
+        )
+    })?;
+    Ok(format!("http://{}", listen.trim()))
 }

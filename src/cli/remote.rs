@@ -6,6 +6,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use reqwest::StatusCode;
+use reqwest::header::RETRY_AFTER;
 use serde_json::Value;
 
 use super::exit;
@@ -13,6 +15,10 @@ use super::exit;
 /// For one call. Submitting hashes files that may be large.
 const DEADLINE: Duration = Duration::from_mins(5);
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
+/// A limit is waited out in pieces: never in a busy loop, and never so long that a daemon that was
+/// restarted with another limit is not asked again.
+const SHORTEST_WAIT: Duration = Duration::from_millis(250);
+const LONGEST_WAIT: Duration = Duration::from_mins(1);
 
 #[derive(Debug, thiserror::Error)]
 pub enum RemoteError {
@@ -22,6 +28,9 @@ pub enum RemoteError {
     Unreachable { tried: String, why: String },
     #[error("{}", problem_text(.0))]
     Refused(Value),
+    /// Refused for now: the daemon says when to ask again.
+    #[error("{}", problem_text(.problem))]
+    Limited { problem: Value, after: Duration },
     #[error("the daemon answered what this version does not understand: {0}")]
     Unexpected(String),
 }
@@ -31,7 +40,7 @@ impl RemoteError {
     pub const fn exit_code(&self) -> u8 {
         match self {
             Self::Unreachable { .. } => exit::UNREACHABLE,
-            Self::Refused(_) => exit::REFUSED,
+            Self::Refused(_) | Self::Limited { .. } => exit::REFUSED,
             Self::Unexpected(_) => exit::FAILED,
         }
     }
@@ -94,6 +103,19 @@ impl Client {
         self.send(self.http.get(self.at(path))).await
     }
 
+    /// A GET of somebody who looks again and again, and for whom a limit that is used up is no answer: it
+    /// waits as long as the daemon says. The caller's own end (Ctrl-C) is the end of the wait.
+    pub async fn look(&self, path: &str) -> Result<Value, RemoteError> {
+        loop {
+            match self.get(path).await {
+                Err(RemoteError::Limited { after, .. }) => {
+                    tokio::time::sleep(after.clamp(SHORTEST_WAIT, LONGEST_WAIT)).await;
+                }
+                answered => return answered,
+            }
+        }
+    }
+
     pub async fn post(&self, path: &str, body: &Value) -> Result<Value, RemoteError> {
         self.send(self.http.post(self.at(path)).json(body)).await
     }
@@ -127,13 +149,19 @@ impl Client {
             |error: reqwest::Error| RemoteError::Unreachable { tried: self.tried.clone(), why: innermost(&error) };
         let answer = request.send().await.map_err(unreachable)?;
         let status = answer.status();
+        let after = answer.headers().get(RETRY_AFTER).and_then(|seconds| seconds.to_str().ok()?.parse().ok());
         let bytes = answer.bytes().await.map_err(unreachable)?;
         if status.is_success() && bytes.is_empty() {
             return Ok(Value::Null);
         }
         match serde_json::from_slice::<Value>(&bytes) {
             Ok(value) if status.is_success() => Ok(value),
-            Ok(problem) if problem["title"].is_string() => Err(RemoteError::Refused(problem)),
+            Ok(problem) if problem["title"].is_string() => Err(match after {
+                Some(seconds) if status == StatusCode::TOO_MANY_REQUESTS => {
+                    RemoteError::Limited { problem, after: Duration::from_secs(seconds) }
+                }
+                _ => RemoteError::Refused(problem),
+            }),
             _ => {
                 let text: String = String::from_utf8_lossy(&bytes).chars().take(200).collect();
                 Err(RemoteError::Unexpected(format!("{status} {text}")))
@@ -203,6 +231,38 @@ mod tests {
         assert_eq!(error.exit_code(), super::exit::REFUSED);
         let (odd, _) = answer("502 Bad", "<html>").await;
         assert!(matches!(odd.unwrap_err(), RemoteError::Unexpected(text) if text.contains("<html>")));
+    }
+
+    /// The answers in turn, then nobody listens any more.
+    fn serve(path: &std::path::Path, answers: &'static [&'static str]) -> impl Future<Output = ()> {
+        let listener = UnixListener::bind(path).unwrap();
+        async move {
+            for answer in answers {
+                let (mut io, _) = listener.accept().await.unwrap();
+                assert!(io.read(&mut [0; 4096]).await.unwrap() > 0);
+                io.write_all(answer.as_bytes()).await.unwrap();
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_limit_is_told_to_who_asks_once_and_waited_out_by_who_looks() {
+        const LATER: &str = "HTTP/1.1 429 Too Many\r\nretry-after: 35\r\ncontent-length: 16\r\n\
+            connection: close\r\n\r\n{\"title\":\"many\"}";
+        const NOW: &str = "HTTP/1.1 429 Too Many\r\nretry-after: 0\r\ncontent-length: 16\r\n\
+            connection: close\r\n\r\n{\"title\":\"many\"}";
+        const GRANTED: &str = "HTTP/1.1 200 OK\r\ncontent-length: 7\r\nconnection: close\r\n\r\n{\"a\":1}";
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        let client = Client::unix(&path).unwrap();
+        let asked = async {
+            let error = client.get("/x").await.unwrap_err();
+            assert!(matches!(&error, RemoteError::Limited { after, .. } if after.as_secs() == 35), "{error:?}");
+            assert_eq!((error.to_string().as_str(), error.exit_code()), ("many", super::exit::REFUSED));
+            client.look("/x").await.unwrap()
+        };
+        let ((), answer) = tokio::join!(serve(&path, &[LATER, NOW, NOW, GRANTED]), asked);
+        assert_eq!(answer, json!({"a": 1}));
     }
 
     #[tokio::test]

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::remote::{Client, encoded};
-use super::{exit, follow, print, print_json, render};
+use super::{exit, follow, print, print_json, render, tell};
 
 pub const EXAMPLES: &str = "Examples:
   cove run atelier --profile anna --input video=/srv/media/1.mp4 --input caption='Good morning'
@@ -108,7 +108,7 @@ pub async fn run(client: &Client, args: RunArgs) -> anyhow::Result<u8> {
     let made = client.post_with("/api/v1/bulk-upload/start", &request, &headers).await?;
     for warning in made["warnings"].as_array().into_iter().flatten() {
         let facts = (render::text(warning, "code"), render::text(warning, "item_id"));
-        eprintln!("warning: {}: the same was submitted as {}", facts.0, facts.1);
+        tell(&format!("warning: {}: the same was submitted as {}", facts.0, facts.1));
     }
     let id = render::text(&made, "task_id");
     if args.no_follow {
@@ -120,11 +120,10 @@ pub async fn run(client: &Client, args: RunArgs) -> anyhow::Result<u8> {
         return Ok(exit::OK);
     }
     let task = follow::follow(client, &id, args.json).await?;
-    let items = client.get(&format!("/api/v1/tasks/{}/items?limit=1000", encoded(&id))).await?;
+    let items = follow::items(client, &id).await?;
     if args.json {
-        print_json(&json!({"task": task, "items": items["items"]}));
+        print_json(&json!({"task": task, "items": items}));
     } else {
-        let items = items["items"].as_array().cloned().unwrap_or_default();
         print(&items.iter().map(render::item).collect::<Vec<_>>().join("\n\n"));
     }
     Ok(follow::exit_code(&task))
