@@ -110,7 +110,9 @@ async fn another_host_and_another_origin_are_refused() {
         answer(daemon.client.get(format!("{}/api/v1/health/simple", daemon.base)).header("host", host.to_owned()))
     };
     let port = daemon.base.rsplit(':').next().unwrap();
-    for host in ["evil.com".to_owned(), format!("evil.com:{port}"), "127.0.0.1.nip.io".to_owned(), "127.0.0.1:1".to_owned()] {
+    for host in
+        ["evil.com".to_owned(), format!("evil.com:{port}"), "127.0.0.1.nip.io".to_owned(), "127.0.0.1:1".to_owned()]
+    {
         assert_eq!(get(&host).await.status, 421, "{host}");
     }
     assert_eq!(get(&format!("localhost:{port}")).await.status, 200);

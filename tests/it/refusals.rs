@@ -125,9 +125,8 @@ async fn the_number_of_items_is_bounded_and_keys_are_unique() {
 async fn bodies_that_are_no_json_too_large_or_of_another_type_are_refused() {
     let daemon = Daemon::start().await;
     let url = format!("{}{START}", daemon.base);
-    let post = |kind: &str, body: Vec<u8>| {
-        answer(daemon.client.post(&url).header("content-type", kind.to_owned()).body(body))
-    };
+    let post =
+        |kind: &str, body: Vec<u8>| answer(daemon.client.post(&url).header("content-type", kind.to_owned()).body(body));
     for (kind, body, status, code) in [
         ("application/json", b"{\"flow\": ".to_vec(), 400, "invalid_json"),
         ("text/plain", b"{}".to_vec(), 415, "unsupported_content_type"),
