@@ -80,7 +80,7 @@ async fn a_newer_schema_is_refused_with_78_and_a_second_daemon_is_told_of_the_fi
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_browser_items_wait_and_say_so_and_lose_no_attempt() {
-    let daemon = Daemon::start_with("[browser]\nchromium = \"/nonexistent/chromium\"\nsandbox = false").await;
+    let daemon = Daemon::start_as("", &[("COVE_BROWSER__CHROMIUM", "/nonexistent/chromium")]).await;
     let practice = PracticeSite::start(json!({})).await;
     daemon.furnish(&["anna"]).await;
     let task = daemon.submit(&practice.site, &[("anna", "no browser")]).await;

@@ -87,7 +87,7 @@ async fn an_idempotency_key_gives_the_same_task_and_conflicts_on_another_body() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rate_limits_are_on_every_answer_and_a_look_spends_nothing() {
-    let daemon = Daemon::start_with("[limits]\ntask_starts = 2\nrequests = 1000\nhealth = 1000").await;
+    let daemon = Daemon::start_as("", &[("COVE_LIMITS__TASK_STARTS", "2")]).await;
     let url = format!("{}/api/v1/bulk-upload/start", daemon.base);
     for _ in 0..3 {
         let look = daemon.client.head(&url).send().await.unwrap();

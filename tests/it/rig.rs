@@ -18,6 +18,7 @@ pub struct Daemon {
     child: Option<Child>,
     pub base: String,
     pub client: reqwest::Client,
+    env: Vec<(&'static str, &'static str)>,
 }
 
 /// An answer: status, headers, body as JSON (null where it is not).
@@ -60,11 +61,16 @@ impl Daemon {
 
     /// `settings` are lines of TOML that follow `[engine]`.
     pub async fn start_with(settings: &str) -> Self {
+        Self::start_as(settings, &[]).await
+    }
+
+    /// `env` are further settings, as environment variables.
+    pub async fn start_as(settings: &str, env: &[(&'static str, &'static str)]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         write_config(folder.path(), settings);
         std::fs::create_dir(folder.path().join("media")).unwrap();
         let client = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().unwrap();
-        let mut daemon = Self { folder, child: None, base: String::new(), client };
+        let mut daemon = Self { folder, child: None, base: String::new(), client, env: env.to_vec() };
         daemon.boot().await;
         daemon
     }
@@ -85,6 +91,7 @@ impl Daemon {
         let child = cove()
             .args(["serve", "--config"])
             .arg(config)
+            .envs(self.env.iter().copied())
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
@@ -126,6 +133,7 @@ impl Daemon {
     }
 
     /// SIGTERM; the exit code.
+    #[expect(clippy::disallowed_methods, reason = "also called from drop, where nothing can be awaited")]
     pub fn stop(&mut self) -> Option<i32> {
         let mut child = self.child.take()?;
         signal(child.id(), rustix::process::Signal::TERM);

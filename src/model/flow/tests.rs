@@ -91,6 +91,7 @@ fn rule_6_and_7_a_commit_point_is_one_click_that_is_confirmed() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one table")]
 fn every_problem_is_told_at_its_place_and_all_at_once() {
     let recording = json!({
         "title": 7,
