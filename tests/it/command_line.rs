@@ -38,7 +38,7 @@ async fn a_flow_is_added_run_followed_and_shown() {
     assert!(shown.contains("armed") && shown.contains("succeeded"), "{shown}");
     assert_eq!(run(&["tasks", "watch", &id], folder).status.code(), Some(0));
     assert!(out(&run(&["status"], folder)).contains("slots"));
-    assert!(out(&run(&["profiles", "list"], folder)).contains("idle"));
+    assert!(out(&run(&["profiles", "list"], folder)).contains("anna"));
     let missing = run(&["run", "atelier", "--profile", "nobody", "--input", &site, "--no-follow"], folder);
     assert_eq!(missing.status.code(), Some(4), "{}", err(&missing));
     for part in ["/items/0/profile", "/items/0/inputs/caption", "/items/0/inputs/video"] {
