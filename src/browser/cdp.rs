@@ -71,7 +71,7 @@ pub struct Tab {
 }
 
 impl Tab {
-    /// Attaches to the start tab, or to a new one; `surviving`: to the tab that shows a page.
+    /// Attaches to an empty tab, or to a new one; `surviving`: to the tab that shows a page.
     pub async fn attach(session: &Session, surviving: bool) -> Result<Self, Failure> {
         let failed = |why: String| Failure::new(FailureCode::AttachFailed, why);
         match timeout(ATTACH_DEADLINE, Self::try_attach(session, surviving)).await {
@@ -102,9 +102,10 @@ impl Tab {
             }
         });
         let targets = browser.fetch_targets().await?;
+        // The browser's own new tab page is of no use either way: it is still loading itself when the browser
+        // has just started, and would be taken for the page that a navigation asked for.
         let wanted = targets.iter().filter(|target| target.r#type == "page").find(|target| {
-            let blank = target.url == BLANK || target.url.starts_with("chrome://");
-            blank != surviving
+            if surviving { target.url != BLANK && !target.url.starts_with("chrome://") } else { target.url == BLANK }
         });
         let page = match wanted {
             Some(target) => found_page(&browser, target.target_id.clone()).await?,

@@ -27,13 +27,14 @@ const STATE: &str = "[[performance.timeOrigin, location.href], document.readySta
 /// What Chromium shows in place of a page that it could not load.
 const ERROR_PAGE: &str = "chrome-error://";
 
-/// Starts the navigation; answers whether the page stays and only its fragment changes.
+/// Starts the navigation; answers whether the page stays and only its fragment changes, and the mark of the
+/// page that it leaves: taken in one go, a page that arrives meanwhile by itself is not taken for the one asked for.
 const ASSIGN: &str = "((url) => {
   const target = new URL(url);
   const here = new URL(location.href);
   const stays = target.hash !== '' && target.href.split('#')[0] === here.href.split('#')[0];
   setTimeout(() => location.assign(target.href), 0);
-  return stays;
+  return [stays, [performance.timeOrigin, location.href]];
 })";
 
 impl Run<'_> {
@@ -59,14 +60,13 @@ impl Run<'_> {
         }
         let refused = |trouble| failed(trouble, FailureCode::NavigationFailed, &shown);
         self.tab.observed.forget_failed_document();
-        let before = self.tab.evaluate(MARK).await.map_err(refused)?;
         let argument = serde_json::to_string(&url)
             .map_err(|error| Failure::new(FailureCode::FlowInvalid, format!("the URL: {error}")))?;
-        let stays = self.tab.evaluate(&format!("{ASSIGN}({argument})")).await.map_err(refused)?;
-        if stays == true {
+        let begun = self.tab.evaluate(&format!("{ASSIGN}({argument})")).await.map_err(refused)?;
+        if begun[0] == true {
             return Ok(());
         }
-        self.loaded(&before, &shown, until).await
+        self.loaded(&begun[1], &shown, until).await
     }
 
     async fn loaded(&self, before: &PageMark, shown: &str, until: Instant) -> Result<(), Failure> {
