@@ -59,7 +59,7 @@ async fn rule_5_a_renamed_button_is_an_ordinary_failure() {
     let mut case = sharing(&rig, &renamed, &[]);
     case.recording["steps"][2]["timeout"] = json!(300);
     let ended = rig.replay(case).await;
-    assert_eq!(ended.unarmed().code, FailureCode::ElementNotFound);
+    assert_eq!(ended.unarmed().code, FailureCode::ElementNotFound, "{}", ended.unarmed());
     assert_eq!((ended.asked.len(), rig.site.clicks()), (0, 0));
     assert!(ended.has("failure.png") && ended.has("failure.txt") && !ended.has("before.png"));
     assert!(ended.text("failure.txt").contains("Share"), "{}", ended.text("failure.txt"));

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use chromiumoxide::cdp::browser_protocol::emulation::SetFocusEmulationEnabledParams;
 use chromiumoxide::cdp::browser_protocol::page::BringToFrontParams;
+use chromiumoxide::cdp::browser_protocol::target::{GetTargetsParams, TargetId};
 use chromiumoxide::cdp::js_protocol::runtime::{
     CallArgument, CallFunctionOnParams, EvaluateParams, RemoteObject, RemoteObjectId,
 };
@@ -89,7 +90,7 @@ impl Tab {
             request_timeout: REQUEST_TIMEOUT,
             ..HandlerConfig::default()
         };
-        let (mut browser, mut handler) = Browser::connect_with_config(session.ws_url(), config).await?;
+        let (browser, mut handler) = Browser::connect_with_config(session.ws_url(), config).await?;
         let lost = CancellationToken::new();
         let gone = lost.clone().drop_guard();
         let mut tasks = JoinSet::new();
@@ -101,7 +102,9 @@ impl Tab {
                 }
             }
         });
-        let targets = browser.fetch_targets().await?;
+        // Not `fetch_targets`: it attaches to every target a second time, without `flatten`, and the page may then
+        // hold the session id of which the connection knows nothing.
+        let targets = browser.execute(GetTargetsParams::default()).await?.result.target_infos;
         // The browser's own new tab page is of no use either way: it is still loading itself when the browser
         // has just started, and would be taken for the page that a navigation asked for.
         let wanted = targets.iter().filter(|target| target.r#type == "page").find(|target| {
@@ -203,10 +206,7 @@ impl Tab {
 }
 
 /// The handler learns of a target a moment after the browser tells it.
-async fn found_page(
-    browser: &Browser,
-    id: chromiumoxide::cdp::browser_protocol::target::TargetId,
-) -> Result<Page, CdpError> {
+async fn found_page(browser: &Browser, id: TargetId) -> Result<Page, CdpError> {
     loop {
         match browser.get_page(id.clone()).await {
             Ok(page) => return Ok(page),
