@@ -38,12 +38,20 @@ const ASSIGN: &str = "((url) => {
 })";
 
 impl Run<'_> {
-    /// Taken before a step that asserts a navigation.
-    pub(super) async fn page_mark(&self, step: &Step) -> PageMark {
-        if step.asserted.is_empty() {
-            return Value::Null;
+    /// The page now. Without its mark any page would look like another one: a page that gives none is a failure.
+    pub(super) async fn page_mark(&self, step: &Step) -> Result<PageMark, Failure> {
+        let until = Instant::now() + step.timeout;
+        loop {
+            match self.tab.evaluate(MARK).await {
+                Ok(mark) => return Ok(mark),
+                Err(error) if Instant::now() >= until || matches!(error, Trouble::Lost(_)) => {
+                    return Err(failed(error, FailureCode::NavigationFailed, "the page before the navigation"));
+                }
+                // Between two pages there is nothing that could answer.
+                Err(error) => tracing::debug!(%error, "no page to look at"),
+            }
+            sleep(LOOK_EVERY).await;
         }
-        self.tab.evaluate(MARK).await.unwrap_or_default()
     }
 
     pub(super) async fn navigate(&self, url: &Template, until: Instant) -> Result<(), Failure> {
@@ -94,13 +102,17 @@ impl Run<'_> {
         }
     }
 
-    /// Waits for the navigations that a step asserts, each within the step's timeout.
-    pub(super) async fn asserted(&mut self, step: &Step, before: &PageMark) -> Result<(), Failure> {
+    /// Waits for the navigations that a step asserts, each within the step's timeout. Once armed, being at the
+    /// asserted address is not enough: the page must have changed since `before`. Earlier steps may find it changed
+    /// already, since recordings put the navigation of a keyDown to its keyUp.
+    pub(super) async fn asserted(&mut self, step: &Step, before: Option<PageMark>) -> Result<(), Failure> {
         let until = Instant::now() + step.timeout;
+        let moved = self.armed_at.is_some();
+        let before = before.unwrap_or_default();
         for asserted in &step.asserted {
             let url = asserted.url.as_ref().map(|url| self.render(url)).transpose()?;
             let title = asserted.title.as_ref().map(|title| self.render(title)).transpose()?;
-            self.navigated(before, url.as_deref(), title.as_deref(), until).await?;
+            self.navigated(&before, moved, url.as_deref(), title.as_deref(), until).await?;
         }
         Ok(())
     }
@@ -108,6 +120,7 @@ impl Run<'_> {
     async fn navigated(
         &self,
         before: &PageMark,
+        moved: bool,
         url: Option<&str>,
         title: Option<&str>,
         until: Instant,
@@ -118,7 +131,7 @@ impl Run<'_> {
                 Ok(now) => {
                     let at = now[0][1].as_str().unwrap_or_default();
                     let arrived = match url {
-                        Some(url) => at == url,
+                        Some(url) => at == url && (!moved || &now[0] != before),
                         None => &now[0] != before,
                     };
                     let titled = title.is_none_or(|title| now[2] == title);
