@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use chromiumoxide::cdp::browser_protocol::emulation::SetFocusEmulationEnabledParams;
 use chromiumoxide::cdp::browser_protocol::page::BringToFrontParams;
+use chromiumoxide::cdp::browser_protocol::target::{GetTargetsParams, TargetId};
 use chromiumoxide::cdp::js_protocol::runtime::{
     CallArgument, CallFunctionOnParams, EvaluateParams, RemoteObject, RemoteObjectId,
 };
@@ -71,7 +72,7 @@ pub struct Tab {
 }
 
 impl Tab {
-    /// Attaches to the start tab, or to a new one; `surviving`: to the tab that shows a page.
+    /// Attaches to an empty tab, or to a new one; `surviving`: to the tab that shows a page.
     pub async fn attach(session: &Session, surviving: bool) -> Result<Self, Failure> {
         let failed = |why: String| Failure::new(FailureCode::AttachFailed, why);
         match timeout(ATTACH_DEADLINE, Self::try_attach(session, surviving)).await {
@@ -89,7 +90,7 @@ impl Tab {
             request_timeout: REQUEST_TIMEOUT,
             ..HandlerConfig::default()
         };
-        let (mut browser, mut handler) = Browser::connect_with_config(session.ws_url(), config).await?;
+        let (browser, mut handler) = Browser::connect_with_config(session.ws_url(), config).await?;
         let lost = CancellationToken::new();
         let gone = lost.clone().drop_guard();
         let mut tasks = JoinSet::new();
@@ -101,10 +102,13 @@ impl Tab {
                 }
             }
         });
-        let targets = browser.fetch_targets().await?;
+        // Not `fetch_targets`: it attaches to every target a second time, without `flatten`, and the page may then
+        // hold the session id of which the connection knows nothing.
+        let targets = browser.execute(GetTargetsParams::default()).await?.result.target_infos;
+        // The browser's own new tab page is of no use either way: it is still loading itself when the browser
+        // has just started, and would be taken for the page that a navigation asked for.
         let wanted = targets.iter().filter(|target| target.r#type == "page").find(|target| {
-            let blank = target.url == BLANK || target.url.starts_with("chrome://");
-            blank != surviving
+            if surviving { target.url != BLANK && !target.url.starts_with("chrome://") } else { target.url == BLANK }
         });
         let page = match wanted {
             Some(target) => found_page(&browser, target.target_id.clone()).await?,
@@ -202,10 +206,7 @@ impl Tab {
 }
 
 /// The handler learns of a target a moment after the browser tells it.
-async fn found_page(
-    browser: &Browser,
-    id: chromiumoxide::cdp::browser_protocol::target::TargetId,
-) -> Result<Page, CdpError> {
+async fn found_page(browser: &Browser, id: TargetId) -> Result<Page, CdpError> {
     loop {
         match browser.get_page(id.clone()).await {
             Ok(page) => return Ok(page),

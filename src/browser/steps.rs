@@ -42,6 +42,8 @@ struct Run<'a> {
     notes: Vec<String>,
     /// Keys held down, as CDP counts them.
     modifiers: i64,
+    /// The page right before arming: an asserted navigation from there on confirms only if it left this one.
+    armed_at: Option<navigate::PageMark>,
 }
 
 /// The element of the commit step, found and actionable; a key has none.
@@ -67,8 +69,16 @@ pub async fn run(session: &Session, replay: Replay<'_>, gate: &dyn CommitGate) -
         Err(failure) if surviving => return ended(ReplayEnd::Unknown(failure), evidence),
         Err(failure) => return ended(ReplayEnd::Unarmed(failure), evidence),
     };
-    let mut run =
-        Run { tab: &tab, flow, values: &values, evidence, result: BTreeMap::new(), notes: Vec::new(), modifiers: 0 };
+    let mut run = Run {
+        tab: &tab,
+        flow,
+        values: &values,
+        evidence,
+        result: BTreeMap::new(),
+        notes: Vec::new(),
+        modifiers: 0,
+        armed_at: None,
+    };
     let end = match mode {
         Mode::Publish | Mode::StopBeforeCommit => run.publish(mode, until, &cancel, gate).await,
         Mode::ConfirmOnly => run.confirm_only(until).await,
@@ -168,6 +178,7 @@ impl Run<'_> {
                 }
             }
         }
+        self.armed_at = Some(self.page_mark(step).await?);
         Ok(Aim { found })
     }
 
@@ -215,14 +226,13 @@ impl Run<'_> {
     /// The input at the commit point, dispatched once; its asserted navigations are confirmations.
     async fn fire(&mut self, step: &Step, aim: &Aim) -> Result<(), Failure> {
         let began = Instant::now();
-        let origin = self.page_mark(step).await;
         let fired = match (&step.action, &aim.found) {
             (Action::Click { button, count, .. }, Some((_, point))) => self.click(*point, *button, *count).await,
             (Action::KeyDown { key }, _) => self.key_down(key).await,
             _ => Err(Failure::new(FailureCode::Internal, "a commit point that is no click and no key")),
         };
         let fired = match fired {
-            Ok(()) => self.asserted(step, &origin).await,
+            Ok(()) => self.asserted(step, self.armed_at.clone()).await,
             Err(failure) => Err(failure),
         };
         let selector = aim.found.as_ref().map(|(found, _)| found.selector.clone());
@@ -286,15 +296,21 @@ impl Run<'_> {
     /// One step with its line in the trace.
     async fn step(&mut self, step: &Step) -> Result<(), Failure> {
         let began = Instant::now();
-        let origin = self.page_mark(step).await;
         let mut selector = None;
-        let done = self.perform(step, &mut selector).await;
-        let done = match done {
-            Ok(()) => self.asserted(step, &origin).await,
-            Err(failure) => Err(failure),
-        };
+        let done = self.performed(step, &mut selector).await;
         self.trace(step, began, selector, done.as_ref().err()).await;
         done
+    }
+
+    async fn performed(&mut self, step: &Step, selector: &mut Option<String>) -> Result<(), Failure> {
+        let before = match &self.armed_at {
+            _ if step.asserted.is_empty() => None,
+            // What sends nothing itself waits for what was sent before it: the page may be there already.
+            Some(mark) if !step.action.may_navigate() => Some(mark.clone()),
+            _ => Some(self.page_mark(step).await?),
+        };
+        self.perform(step, selector).await?;
+        self.asserted(step, before).await
     }
 
     async fn trace(&mut self, step: &Step, began: Instant, selector: Option<String>, failure: Option<&Failure>) {

@@ -174,6 +174,19 @@ impl Action {
         }
     }
 
+    /// Sends the page something by which it may navigate; all others only look, or end what was begun.
+    #[must_use]
+    pub const fn may_navigate(&self) -> bool {
+        matches!(
+            self,
+            Self::Navigate { .. }
+                | Self::Click { .. }
+                | Self::Change { .. }
+                | Self::KeyDown { .. }
+                | Self::Upload { .. }
+        )
+    }
+
     /// Proves, after the commit point, that the thing went out (fence.md rule 7).
     #[must_use]
     pub const fn is_wait(&self) -> bool {

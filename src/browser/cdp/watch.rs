@@ -7,9 +7,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use chromiumoxide::Page;
 use chromiumoxide::cdp::browser_protocol::log::{EnableParams as EnableLog, EventEntryAdded, LogEntryLevel};
-use chromiumoxide::cdp::browser_protocol::network::{EventLoadingFailed, EventResponseReceived, ResourceType};
-use chromiumoxide::cdp::browser_protocol::page::{EventJavascriptDialogOpening, HandleJavaScriptDialogParams};
-use chromiumoxide::cdp::js_protocol::runtime::{ConsoleApiCalledType, EventConsoleApiCalled, EventExceptionThrown};
+use chromiumoxide::cdp::browser_protocol::network::{
+    EnableParams as EnableNetwork, EventLoadingFailed, EventResponseReceived, ResourceType,
+};
+use chromiumoxide::cdp::browser_protocol::page::{
+    EnableParams as EnablePage, EventJavascriptDialogOpening, HandleJavaScriptDialogParams,
+};
+use chromiumoxide::cdp::js_protocol::runtime::{
+    ConsoleApiCalledType, EnableParams as EnableRuntime, EventConsoleApiCalled, EventExceptionThrown,
+};
 use chromiumoxide::error::CdpError;
 use futures_util::StreamExt;
 use serde_json::{Value, json};
@@ -63,6 +69,10 @@ fn bounded(text: &str) -> &str {
 }
 
 pub(super) async fn start(page: &Page, observed: &Observed, tasks: &mut JoinSet<()>) -> Result<(), CdpError> {
+    // chromiumoxide asks for some of these itself, but a page is handed out before it has.
+    page.execute(EnablePage::default()).await?;
+    page.execute(EnableNetwork::default()).await?;
+    page.execute(EnableRuntime::default()).await?;
     page.execute(EnableLog::default()).await?;
     let mut dialogs = page.event_listener::<EventJavascriptDialogOpening>().await?;
     let (noted, answering) = (observed.clone(), page.clone());

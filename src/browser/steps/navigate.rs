@@ -27,22 +27,31 @@ const STATE: &str = "[[performance.timeOrigin, location.href], document.readySta
 /// What Chromium shows in place of a page that it could not load.
 const ERROR_PAGE: &str = "chrome-error://";
 
-/// Starts the navigation; answers whether the page stays and only its fragment changes.
+/// Starts the navigation; answers whether the page stays and only its fragment changes, and the mark of the
+/// page that it leaves: taken in one go, a page that arrives meanwhile by itself is not taken for the one asked for.
 const ASSIGN: &str = "((url) => {
   const target = new URL(url);
   const here = new URL(location.href);
   const stays = target.hash !== '' && target.href.split('#')[0] === here.href.split('#')[0];
   setTimeout(() => location.assign(target.href), 0);
-  return stays;
+  return [stays, [performance.timeOrigin, location.href]];
 })";
 
 impl Run<'_> {
-    /// Taken before a step that asserts a navigation.
-    pub(super) async fn page_mark(&self, step: &Step) -> PageMark {
-        if step.asserted.is_empty() {
-            return Value::Null;
+    /// The page now. Without its mark any page would look like another one: a page that gives none is a failure.
+    pub(super) async fn page_mark(&self, step: &Step) -> Result<PageMark, Failure> {
+        let until = Instant::now() + step.timeout;
+        loop {
+            match self.tab.evaluate(MARK).await {
+                Ok(mark) => return Ok(mark),
+                Err(error) if Instant::now() >= until || matches!(error, Trouble::Lost(_)) => {
+                    return Err(failed(error, FailureCode::NavigationFailed, "the page before the navigation"));
+                }
+                // Between two pages there is nothing that could answer.
+                Err(error) => tracing::debug!(%error, "no page to look at"),
+            }
+            sleep(LOOK_EVERY).await;
         }
-        self.tab.evaluate(MARK).await.unwrap_or_default()
     }
 
     pub(super) async fn navigate(&self, url: &Template, until: Instant) -> Result<(), Failure> {
@@ -62,14 +71,13 @@ impl Run<'_> {
         }
         let refused = |trouble| failed(trouble, FailureCode::NavigationFailed, &shown);
         self.tab.observed.forget_failed_document();
-        let before = self.tab.evaluate(MARK).await.map_err(refused)?;
         let argument = serde_json::to_string(&url)
             .map_err(|error| Failure::new(FailureCode::FlowInvalid, format!("the URL: {error}")))?;
-        let stays = self.tab.evaluate(&format!("{ASSIGN}({argument})")).await.map_err(refused)?;
-        if stays == true {
+        let begun = self.tab.evaluate(&format!("{ASSIGN}({argument})")).await.map_err(refused)?;
+        if begun[0] == true {
             return Ok(());
         }
-        self.loaded(&before, &shown, until).await
+        self.loaded(&begun[1], &shown, until).await
     }
 
     async fn loaded(&self, before: &PageMark, shown: &str, until: Instant) -> Result<(), Failure> {
@@ -97,13 +105,17 @@ impl Run<'_> {
         }
     }
 
-    /// Waits for the navigations that a step asserts, each within the step's timeout.
-    pub(super) async fn asserted(&mut self, step: &Step, before: &PageMark) -> Result<(), Failure> {
+    /// Waits for the navigations that a step asserts, each within the step's timeout. Once armed, being at the
+    /// asserted address is not enough: the page must have changed since `before`. Earlier steps may find it changed
+    /// already, since recordings put the navigation of a keyDown to its keyUp.
+    pub(super) async fn asserted(&mut self, step: &Step, before: Option<PageMark>) -> Result<(), Failure> {
         let until = Instant::now() + step.timeout;
+        let moved = self.armed_at.is_some();
+        let before = before.unwrap_or_default();
         for asserted in &step.asserted {
             let url = asserted.url.as_ref().map(|url| self.render(url)).transpose()?;
             let title = asserted.title.as_ref().map(|title| self.render(title)).transpose()?;
-            self.navigated(before, url.as_deref(), title.as_deref(), until).await?;
+            self.navigated(&before, moved, url.as_deref(), title.as_deref(), until).await?;
         }
         Ok(())
     }
@@ -111,6 +123,7 @@ impl Run<'_> {
     async fn navigated(
         &self,
         before: &PageMark,
+        moved: bool,
         url: Option<&str>,
         title: Option<&str>,
         until: Instant,
@@ -121,7 +134,7 @@ impl Run<'_> {
                 Ok(now) => {
                     let at = now[0][1].as_str().unwrap_or_default();
                     let arrived = match url {
-                        Some(url) => at == url,
+                        Some(url) => at == url && (!moved || &now[0] != before),
                         None => &now[0] != before,
                     };
                     let titled = title.is_none_or(|title| now[2] == title);

@@ -1,0 +1,250 @@
+//! The replay in a real Chromium: what each step does to a page, how elements are found, and the order
+//! around the commit point. Fence tests carry the number of their rule (fence.md) in their names.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[path = "replay/rig.rs"]
+mod rig;
+
+use std::time::{Duration, Instant};
+
+use cove::browser::Mode;
+use cove::model::{FailureCode, InputValue};
+use rig::{Answer, Case, Moment, Rig, commit, extract};
+use serde_json::{Value, json};
+
+/// Far below the flow's deadline: it ended by itself, on a machine that may be busy.
+const QUICKLY: Duration = Duration::from_secs(3);
+
+const SHARE: &str =
+    "<button id=share onclick=\"clicked(); $('done').hidden = false\">Share</button><p id=done hidden>Done</p>";
+
+fn share() -> Vec<Value> {
+    vec![commit(), json!({"type": "click", "selectors": ["#share"]})]
+}
+
+fn done() -> Value {
+    json!({"type": "waitForElement", "selectors": ["#done"], "timeout": 1000})
+}
+
+/// A recording that shares and waits for the confirmation.
+fn sharing(rig: &Rig, body: &str, after: &[Value]) -> Case {
+    let mut steps = share();
+    steps.push(done());
+    steps.extend_from_slice(after);
+    Case::new(&rig.on(body, &Value::Array(steps)))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rule_5_the_gate_is_asked_before_the_click_and_the_click_is_sent_once() {
+    let rig = Rig::new().await;
+    let ended = rig.replay(sharing(&rig, SHARE, &[])).await;
+    ended.result();
+    assert_eq!(ended.asked, [Moment { clicks: 0, pictured: true }]);
+    assert_eq!(rig.site.clicks(), 1);
+    assert!(ended.has("before.png") && ended.has("after.png") && ended.has("trace.jsonl"), "{:?}", ended.evidence);
+
+    let mut refused = sharing(&rig, SHARE, &[]);
+    refused.gate = Answer::No;
+    let ended = rig.replay(refused).await;
+    assert_eq!(ended.unarmed().code, FailureCode::ArmRefused);
+    assert_eq!(ended.asked, [Moment { clicks: 1, pictured: true }]);
+    assert_eq!(rig.site.clicks(), 1, "a click after a no");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rule_5_a_renamed_button_is_an_ordinary_failure() {
+    let rig = Rig::new().await;
+    let renamed = SHARE.replace("id=share", "id=other");
+    let mut case = sharing(&rig, &renamed, &[]);
+    case.recording["steps"][2]["timeout"] = json!(300);
+    let ended = rig.replay(case).await;
+    assert_eq!(ended.unarmed().code, FailureCode::ElementNotFound, "{}", ended.unarmed());
+    assert_eq!((ended.asked.len(), rig.site.clicks()), (0, 0));
+    assert!(ended.has("failure.png") && ended.has("failure.txt") && !ended.has("before.png"));
+    assert!(ended.text("failure.txt").contains("Share"), "{}", ended.text("failure.txt"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rule_7_and_8_without_its_confirmation_it_is_unknown_and_what_follows_changes_nothing() {
+    let rig = Rig::new().await;
+    let silent = "<button id=share onclick=\"clicked()\">Share</button>";
+    let ended = rig.replay(sharing(&rig, silent, &[])).await;
+    assert_eq!(ended.unknown().code, FailureCode::ConfirmationMissing);
+    assert_eq!((ended.asked.len(), rig.site.clicks()), (1, 1));
+    assert!(ended.has("before.png") && ended.has("after.png") && ended.has("failure.txt"));
+
+    let mut late = extract("url", "nothing.here");
+    late["timeout"] = json!(200);
+    let ended = rig.replay(sharing(&rig, SHARE, &[late, extract("title", "document.title")])).await;
+    assert_eq!(ended.result()["title"], "Page");
+    assert!(ended.notes()[0].contains("expression_failed"), "{:?}", ended.notes());
+    assert_eq!(rig.site.clicks(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rule_10_a_run_stops_before_the_commit_point() {
+    let rig = Rig::new().await;
+    let mut case = sharing(&rig, SHARE, &[]);
+    case.mode = Mode::StopBeforeCommit;
+    let ended = rig.replay(case).await;
+    assert!(ended.notes()[0].contains("stopped before"), "{:?}", ended.notes());
+    assert_eq!((ended.asked.len(), rig.site.clicks()), (0, 0));
+    assert!(ended.has("before.png"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_browsers_own_start_page_is_not_taken_for_the_page_of_a_navigation() {
+    let rig = Rig::with_start_page("chrome://newtab/").await;
+    let ended = rig.run("<p>here", &json!([extract("text", "document.body.innerText")])).await;
+    assert_eq!(ended.result()["text"], "here");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rule_8_a_cancel_or_the_deadline_before_arming_ends_unarmed_and_soon() {
+    let rig = Rig::new().await;
+    let mut steps = vec![json!({"type": "waitForElement", "selectors": ["#never"], "timeout": 30000})];
+    steps.extend(share());
+    steps.push(done());
+    let steps = rig.on(SHARE, &Value::Array(steps));
+
+    let case = Case::new(&steps);
+    let cancel = case.cancel.clone();
+    let canceling = async {
+        tokio::time::sleep(Duration::from_millis(1200)).await;
+        cancel.cancel();
+        Instant::now()
+    };
+    let (ended, canceled_at) = tokio::join!(rig.replay(case), canceling);
+    assert_eq!(ended.unarmed().code, FailureCode::Canceled);
+    assert!(canceled_at.elapsed() < Duration::from_secs(1));
+
+    let mut case = Case::new(&steps);
+    case.deadline = Duration::from_millis(1200);
+    let ended = rig.replay(case).await;
+    assert_eq!(ended.unarmed().code, FailureCode::DeadlineExceeded);
+    assert!(ended.took < Duration::from_millis(1200) + QUICKLY, "{:?}", ended.took);
+    assert!(ended.has("failure.png") && ended.has("failure.txt"));
+    assert_eq!((ended.asked.len(), rig.site.clicks()), (0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rule_8_the_deadline_after_arming_ends_unknown_and_a_cancel_is_not_heard() {
+    let rig = Rig::new().await;
+    let slow = "<button id=share onclick=\"clicked(); later(1500, () => $('done').hidden = false)\">Share</button>\
+        <p id=done hidden>Done</p>";
+    let mut steps = share();
+    steps.push(json!({"type": "waitForElement", "selectors": ["#done"], "timeout": 20000}));
+    let steps = rig.on(slow, &Value::Array(steps));
+
+    let case = Case::new(&steps);
+    let cancel = case.cancel.clone();
+    let canceling = async {
+        while rig.site.clicks() == 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        cancel.cancel();
+    };
+    let (ended, ()) = tokio::join!(rig.replay(case), canceling);
+    ended.result();
+    assert_eq!(rig.site.clicks(), 1);
+
+    let mut case = Case::new(&rig.on(
+        &slow.replace("1500", "30000"),
+        &json!([share()[0], share()[1],
+        {"type": "waitForElement", "selectors": ["#done"], "timeout": 30000}]),
+    ));
+    case.deadline = Duration::from_secs(3);
+    let ended = rig.replay(case).await;
+    assert_eq!(ended.unknown().code, FailureCode::ConfirmationMissing);
+    assert!(ended.took < Duration::from_secs(3) + QUICKLY, "{:?}", ended.took);
+    assert_eq!(rig.site.clicks(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rule_8_a_browser_that_dies_before_arming_is_lost_at_once() {
+    let rig = Rig::new().await;
+    let steps = json!([{"type": "waitForElement", "selectors": ["#never"], "timeout": 30000}]);
+    let case = Case::new(&rig.on("<script>post('/here')</script>", &steps));
+    let killing = async {
+        while rig.site.told().is_empty() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        rig.kill_browser();
+        Instant::now()
+    };
+    let (ended, killed_at) = tokio::join!(rig.replay(case), killing);
+    assert_eq!(ended.unarmed().code, FailureCode::BrowserLost);
+    assert!(killed_at.elapsed() < QUICKLY);
+
+    let ended = rig.replay(sharing(&rig, SHARE, &[])).await;
+    assert_eq!(ended.unarmed().code, FailureCode::AttachFailed);
+    assert!(ended.took < QUICKLY, "{:?}", ended.took);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rule_8_a_browser_that_dies_after_arming_leaves_it_unknown() {
+    let rig = Rig::new().await;
+    let mut case = sharing(&rig, SHARE, &[]);
+    case.gate = Answer::YesAndKill;
+    let ended = rig.replay(case).await;
+    assert_eq!(ended.unknown().code, FailureCode::LostAfterCommit);
+    assert_eq!(rig.site.clicks(), 0);
+    assert!(ended.took < QUICKLY * 2, "{:?}", ended.took);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rule_7_an_asserted_navigation_confirms_only_when_the_page_went_there() {
+    let rig = Rig::new().await;
+    let thanks = rig.page_at("/thanks", "<p>Thanks");
+    let asserting = |body: &str, url: &str| {
+        let mut click = share()[1].clone();
+        click["assertedEvents"] = json!([{"type": "navigation", "url": url, "title": ""}]);
+        click["timeout"] = json!(1500);
+        Case::new(&rig.on(body, &json!([commit(), click])))
+    };
+    let leaving = "<button id=share onclick=\"clicked(); location = '/thanks'\">Share</button>";
+    let staying = "<button id=share onclick=\"clicked()\">Share</button>";
+    let ended = rig.replay(asserting(leaving, &thanks)).await;
+    assert!(matches!(&ended.end, cove::browser::ReplayEnd::Confirmed { url: Some(url), .. } if *url == thanks));
+    rig.replay(asserting(leaving, "")).await.result();
+    rig.replay(asserting(staying, &thanks)).await.unknown();
+    rig.replay(asserting(staying, "")).await.unknown();
+    assert_eq!(rig.site.clicks(), 4);
+
+    // A form that comes back to its own address: being there already proves nothing.
+    let mut case = asserting(staying, "");
+    let own = case.recording["steps"][0]["url"].clone();
+    case.recording["steps"][2]["assertedEvents"][0]["url"] = own;
+    rig.replay(case).await.unknown();
+    let mut case = asserting("<button id=share onclick=\"clicked(); location.reload()\">Share</button>", "");
+    let own = case.recording["steps"][0]["url"].clone();
+    case.recording["steps"][2]["assertedEvents"][0]["url"] = own;
+    rig.replay(case).await.result();
+
+    // As the Recorder writes Enter: the navigation stands at the keyUp.
+    let entering = |body: &str| {
+        let up = json!({"type": "keyUp", "key": "Enter", "timeout": 1500,
+            "assertedEvents": [{"type": "navigation", "url": thanks, "title": ""}]});
+        let steps = json!([commit(), {"type": "keyDown", "key": "Enter"}, up]);
+        Case::new(&rig.on(body, &steps))
+    };
+    let keyed = "<body onkeydown=\"clicked(); location = '/thanks'\">";
+    rig.replay(entering(keyed)).await.result();
+    let mut there = entering("");
+    there.recording["steps"][0]["url"] = json!(thanks);
+    rig.replay(there).await.unknown();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rule_15_a_page_that_survived_is_only_looked_at() {
+    let rig = Rig::new().await;
+    let shared = SHARE.replace(" hidden", "");
+    rig.run(&shared, &json!([])).await.result();
+    let mut case = sharing(&rig, "", &[extract("text", "$('done').textContent")]);
+    case.mode = Mode::ConfirmOnly;
+    let ended = rig.replay(case).await;
+    assert_eq!(ended.result()["text"], "Done");
+    assert_eq!((ended.asked.len(), rig.site.clicks()), (0, 0));
+    assert!(ended.has("after.png") && !ended.has("before.png"));
+}
