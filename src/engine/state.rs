@@ -315,7 +315,7 @@ impl State {
         let (id, verdict) = match (&running.owner, running.phase) {
             (Owner::Item { .. }, Phase::Ending | Phase::Closing) | (Owner::Leftover, _) => return Step::default(),
             (Owner::Operator(_), _) => return self.operator_ended(fence, end),
-            (Owner::Item { id, .. }, phase) => (*id, verdict(&self.limits, running, phase, end, roll, now)),
+            (Owner::Item { id, .. }, phase) => (*id, verdict(&self.limits, self.draining, running, phase, end, roll, now)),
         };
         if let Verdict::TryAgain { failure, .. } = &verdict {
             self.note_trouble(fence, failure, now);
@@ -426,8 +426,8 @@ fn verdict(limits: &Limits, running: &Running, phase: Phase, end: AttemptEnd, ro
     if cancel {
         return Verdict::Canceled(Failure::new(FailureCode::Canceled, "canceled on request"));
     }
-    if failure.code == FailureCode::Canceled {
-        // Nobody asked for this item's cancel: the daemon stops and hands it back.
+    if draining || failure.code == FailureCode::Canceled {
+        // The daemon's own stop, whatever it looked like from inside the attempt: no attempt is spent.
         let failure = Failure::new(FailureCode::DaemonStopped, "the daemon stopped before the commit point");
         return Verdict::TryAgain { failure, due_at: Timestamp::ZERO, counted: false };
     }

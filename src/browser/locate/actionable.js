@@ -10,9 +10,8 @@ async function (offset, lookOnly) {
     return box.width > 0 && box.height > 0 && style.visibility === 'visible';
   };
   if (!visible()) return no('it is not visible');
-  const box = element.getBoundingClientRect();
-  const inside = box.top >= 0 && box.left >= 0 && box.bottom <= innerHeight && box.right <= innerWidth;
-  if (!inside) element.scrollIntoView({ block: 'center', inline: 'center', behavior: 'instant' });
+  // Also within containers that scroll by themselves, where the viewport says nothing.
+  element.scrollIntoViewIfNeeded(true);
   // A tab that draws no frames must not hang the step.
   const frame = () => new Promise((done) => {
     const timer = setTimeout(done, 100);
