@@ -315,7 +315,9 @@ impl State {
         let (id, verdict) = match (&running.owner, running.phase) {
             (Owner::Item { .. }, Phase::Ending | Phase::Closing) | (Owner::Leftover, _) => return Step::default(),
             (Owner::Operator(_), _) => return self.operator_ended(fence, end),
-            (Owner::Item { id, .. }, phase) => (*id, verdict(&self.limits, self.draining, running, phase, end, roll, now)),
+            (Owner::Item { id, .. }, phase) => {
+                (*id, verdict(&self.limits, self.draining, running, phase, end, roll, now))
+            }
         };
         if let Verdict::TryAgain { failure, .. } = &verdict {
             self.note_trouble(fence, failure, now);
@@ -402,7 +404,16 @@ impl State {
 }
 
 /// The phase is the truth about the click, whatever the attempt believes.
-fn verdict(limits: &Limits, running: &Running, phase: Phase, end: AttemptEnd, roll: f64, now: Timestamp) -> Verdict {
+#[expect(clippy::too_many_arguments, reason = "everything that decides, side by side")]
+fn verdict(
+    limits: &Limits,
+    draining: bool,
+    running: &Running,
+    phase: Phase,
+    end: AttemptEnd,
+    roll: f64,
+    now: Timestamp,
+) -> Verdict {
     let armed = matches!(phase, Phase::Arming | Phase::Armed);
     let failure = match end {
         AttemptEnd::Confirmed { url, result } if armed => return Verdict::Succeeded { url, result },
