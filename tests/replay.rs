@@ -9,7 +9,7 @@ mod rig;
 use std::time::{Duration, Instant};
 
 use cove::browser::Mode;
-use cove::model::{FailureCode, InputValue};
+use cove::model::FailureCode;
 use rig::{Answer, Case, Moment, Rig, commit, extract};
 use serde_json::{Value, json};
 

@@ -404,7 +404,6 @@ impl State {
 }
 
 /// The phase is the truth about the click, whatever the attempt believes.
-#[expect(clippy::too_many_arguments, reason = "everything that decides, side by side")]
 fn verdict(
     limits: &Limits,
     draining: bool,

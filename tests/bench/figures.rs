@@ -49,6 +49,7 @@ impl Daemon {
     }
 }
 
+#[expect(clippy::zombie_processes, reason = "the caller stops it and waits")]
 /// From the start of the process to the moment when its address can be read.
 async fn boot(folder: &Path) -> (Child, String, Duration) {
     let listen = folder.join("state/listen");

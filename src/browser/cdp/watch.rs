@@ -74,16 +74,7 @@ pub(super) async fn start(page: &Page, observed: &Observed, tasks: &mut JoinSet<
     page.execute(EnableNetwork::default()).await?;
     page.execute(EnableRuntime::default()).await?;
     page.execute(EnableLog::default()).await?;
-    let mut dialogs = page.event_listener::<EventJavascriptDialogOpening>().await?;
-    let (noted, answering) = (observed.clone(), page.clone());
-    tasks.spawn(async move {
-        while let Some(dialog) = dialogs.next().await {
-            noted.add(json!({"kind": "dialog", "text": bounded(&dialog.message)}));
-            if let Err(error) = answering.execute(HandleJavaScriptDialogParams::new(true)).await {
-                tracing::debug!(%error, "a dialog was not answered");
-            }
-        }
-    });
+    answer_dialogs(page, observed, tasks).await?;
     let mut calls = page.event_listener::<EventConsoleApiCalled>().await?;
     let noted = observed.clone();
     tasks.spawn(async move {
@@ -135,6 +126,20 @@ pub(super) async fn start(page: &Page, observed: &Observed, tasks: &mut JoinSet<
             noted.add(json!({"kind": "request_failed", "text": bounded(&event.error_text)}));
             if event.r#type == ResourceType::Document {
                 noted.set_failed_document(Some(bounded(&event.error_text).to_owned()));
+            }
+        }
+    });
+    Ok(())
+}
+
+async fn answer_dialogs(page: &Page, observed: &Observed, tasks: &mut JoinSet<()>) -> Result<(), CdpError> {
+    let mut dialogs = page.event_listener::<EventJavascriptDialogOpening>().await?;
+    let (noted, answering) = (observed.clone(), page.clone());
+    tasks.spawn(async move {
+        while let Some(dialog) = dialogs.next().await {
+            noted.add(json!({"kind": "dialog", "text": bounded(&dialog.message)}));
+            if let Err(error) = answering.execute(HandleJavaScriptDialogParams::new(true)).await {
+                tracing::debug!(%error, "a dialog was not answered");
             }
         }
     });
