@@ -248,3 +248,102 @@ async fn rule_15_a_page_that_survived_is_only_looked_at() {
     assert_eq!((ended.asked.len(), rig.site.clicks()), (0, 0));
     assert!(ended.has("after.png") && !ended.has("before.png"));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn secrets_are_in_no_evidence_and_in_no_failure() {
+    let rig = Rig::new().await;
+    let secret = format!("pa\"ss\\wörd {}", "long".repeat(40));
+    let page = "<input id=key oninput=\"console.error(value); $('shown').textContent = value\"><p id=shown></p>";
+    let steps = rig.on(
+        page,
+        &json!([
+            {"type": "change", "selectors": ["#key"], "value": "{{ key }}"},
+            {"type": "waitForExpression", "expression": "'{{ key }}' === 0", "timeout": 300}
+        ]),
+    );
+    let refusing = rig.on(
+        "<input id=key oninput=\"value = value.slice(1)\">",
+        &json!([
+            {"type": "change", "selectors": ["#key"], "value": "{{ key }}", "timeout": 300}
+        ]),
+    );
+    for steps in [steps, refusing] {
+        let case = Case::new(&steps).input(
+            "key",
+            json!({"type": "text", "required": true, "secret": true}),
+            Some(InputValue::Text(secret.clone())),
+        );
+        let ended = rig.replay(case).await;
+        assert!(!ended.unarmed().detail.contains("longlong"), "{}", ended.unarmed());
+        for file in ["trace.jsonl", "failure.txt", "console.jsonl"] {
+            assert!(!ended.text(file).contains("longlong"), "{file}: {}", ended.text(file));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn evidence_is_private_and_within_its_budget() {
+    use std::os::unix::fs::PermissionsExt;
+    let rig = Rig::new().await;
+    let ended = rig.replay(sharing(&rig, SHARE, &[])).await;
+    ended.result();
+    let mode = |path: &std::path::Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&ended.dir), 0o700);
+    for kept in &ended.evidence {
+        let path = ended.dir.join(&kept.file);
+        assert_eq!((mode(&path), std::fs::metadata(&path).unwrap().len()), (0o600, kept.bytes), "{kept:?}");
+        assert_eq!(kept.attempt, 1);
+    }
+    assert!(std::fs::read(ended.dir.join("before.png")).unwrap().starts_with(b"\x89PNG"));
+    let trace = ended.trace();
+    let line = |at: usize| (trace[at]["step"].as_u64(), trace[at]["type"].as_str(), trace[at]["outcome"].as_str());
+    assert_eq!(line(0), (Some(0), Some("navigate"), Some("ok")));
+    assert_eq!(line(1), (Some(2), Some("click"), Some("ok")));
+    assert_eq!(line(2), (Some(3), Some("waitForElement"), Some("ok")));
+    assert_eq!(trace[1]["selector"], "#share");
+
+    let mut case = sharing(&rig, SHARE, &[]);
+    case.max_bytes = 1000;
+    let ended = rig.replay(case).await;
+    assert_eq!(ended.unarmed().code, FailureCode::EvidenceFailed);
+    assert_eq!((ended.asked.len(), rig.site.clicks()), (0, 1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pages_load_or_say_why_not() {
+    let rig = Rig::new().await;
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let refused = format!("http://{}/?token=secret", closed.local_addr().unwrap());
+    drop(closed);
+    let ended = rig.replay(Case::new(&json!([{"type": "navigate", "url": refused, "timeout": 20000}]))).await;
+    assert_eq!(ended.unarmed().code, FailureCode::NavigationFailed);
+    assert!(ended.unarmed().detail.contains("ERR_CONNECTION_REFUSED"), "{}", ended.unarmed());
+    assert!(!ended.unarmed().detail.contains("secret"), "{}", ended.unarmed());
+    assert!(ended.took < QUICKLY, "{:?}", ended.took);
+
+    let never = json!([{"type": "navigate", "url": rig.url("/never"), "timeout": 700}]);
+    let ended = rig.replay(Case::new(&never)).await;
+    assert_eq!(ended.unarmed().code, FailureCode::NavigationFailed);
+    assert!(ended.took < Duration::from_millis(700) + QUICKLY, "{:?}", ended.took);
+    assert!(ended.has("failure.png"), "{:?}", ended.evidence);
+
+    let mut case = Case::new(&json!([{"type": "click", "selectors": ["a"]}]));
+    case.recording = json!({"title": "t", "cove": {"origins": ["https://example.org"],
+        "inputs": {"to": {"type": "url", "required": true}}},
+        "steps": [{"type": "navigate", "url": "{{ to }}"}]});
+    case.inputs.insert("to".to_owned(), InputValue::Url(rig.url("/thanks")));
+    assert_eq!(rig.replay(case).await.unarmed().code, FailureCode::OriginBlocked);
+
+    // Twice the same page, a fragment of it, and a page that would rather be kept.
+    let url =
+        rig.page("<script>onbeforeunload = () => 'stay'; onload = () => post('/loaded')</script><button>b</button>");
+    let ended = rig
+        .replay(Case::new(&json!([
+            {"type": "navigate", "url": url}, {"type": "navigate", "url": url},
+            {"type": "navigate", "url": format!("{url}#part")}, {"type": "click", "selectors": ["button"]},
+            {"type": "navigate", "url": rig.page("<p>other")}, extract("text", "document.body.innerText")
+        ])))
+        .await;
+    assert_eq!(ended.result()["text"], "other");
+    assert_eq!(rig.site.told().len(), 2, "{:?}", rig.site.told());
+}

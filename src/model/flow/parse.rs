@@ -23,8 +23,9 @@ const DEFAULT_TIMEOUT_MS: u64 = 5_000;
 pub(super) const TIMEOUT_MS: std::ops::RangeInclusive<u64> = 1..=30_000;
 const MAX_DURATION_SECONDS: std::ops::RangeInclusive<u64> = 1..=7_200;
 const DEFAULT_DURATION_SECONDS: u64 = 600;
-/// Known to every template beside the declared inputs.
-const BUILT_IN_NAMES: [&str; 1] = ["armed_at"];
+/// No input may be called so: kept for `verify`, which this version does not run. No step of the replay has a
+/// value for it.
+const RESERVED_NAMES: [&str; 1] = ["armed_at"];
 
 pub(super) fn parse(json: &[u8]) -> Result<(Flow, Vec<Problem>), Vec<Problem>> {
     let mut reader = Reader::default();
@@ -157,7 +158,7 @@ fn read_spec(reader: &mut Reader, name: &str, spec: &Value) -> Option<InputSpec>
 fn is_name(name: &str) -> bool {
     name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
-        && !BUILT_IN_NAMES.contains(&name)
+        && !RESERVED_NAMES.contains(&name)
 }
 
 /// `scheme://host[:port]` of an absolute URL.
@@ -237,8 +238,8 @@ fn assemble(reader: &mut Reader, parsed: Vec<(usize, Parsed)>) -> (Vec<Step>, Op
 
 fn check_names(reader: &mut Reader, inputs: &BTreeMap<String, InputSpec>, names: &Names) {
     for (number, pointer, name) in names {
-        if !inputs.contains_key(name) && !BUILT_IN_NAMES.contains(&name.as_str()) {
-            let known: Vec<_> = inputs.keys().map(String::as_str).chain(BUILT_IN_NAMES).collect();
+        if !inputs.contains_key(name) {
+            let known: Vec<_> = inputs.keys().map(String::as_str).collect();
             reader.step = Some(*number);
             reader.error(pointer, format!("no input is called `{name}`; known are: {}", known.join(", ")));
             reader.step = None;
