@@ -347,3 +347,161 @@ async fn pages_load_or_say_why_not() {
     assert_eq!(ended.result()["text"], "other");
     assert_eq!(rig.site.told().len(), 2, "{:?}", rig.site.told());
 }
+
+/// A caption as people write them; the editor of the test cuts nothing of it.
+const CAPTION: &str = "Привет, мир! 🎉👩‍🎨 — «ёлка»";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn change_sets_every_kind_of_field() {
+    let rig = Rig::new().await;
+    let page = "<input id=line value=old><textarea id=area>old</textarea><input id=gone value=old>
+        <select id=by><option value=a>Anna<option value=b>Bob</select>
+        <select id=label><option value=a>Anna<option value=b>Bob Smith</select>
+        <input type=checkbox id=on><input type=checkbox id=off checked>
+        <input type=radio name=r id=one checked><input type=radio name=r id=two>
+        <input type=date id=date><input type=range id=range max=100>
+        <div id=host></div>
+        <script>
+          const events = [];
+          for (const kind of ['input', 'change'])
+            addEventListener(kind, (event) => events.push(event.target.id + ':' + kind), true);
+          const put = (text) => {
+            const box = document.createElement('div');
+            box.id = 'rich'; box.contentEditable = true; box.textContent = text;
+            box.addEventListener('input', () => { put(box.innerText); });
+            $('host').replaceChildren(box);
+          };
+          put('old text');
+        </script>";
+    let change = |id: &str, value: &str| json!({"type": "change", "selectors": [format!("#{id}")], "value": value});
+    let steps = json!([
+        change("line", CAPTION),
+        change("area", "one\ntwo"),
+        change("gone", ""),
+        change("by", "b"),
+        change("label", "Bob  Smith"),
+        change("on", "true"),
+        change("off", "false"),
+        change("two", "true"),
+        change("date", "2026-12-31"),
+        change("range", "70"),
+        change("rich", CAPTION),
+        extract("line", "$('line').value"),
+        extract("area", "$('area').value"),
+        extract("gone", "'[' + $('gone').value + ']'"),
+        extract("picked", "$('by').value + $('label').value"),
+        extract("checked", "[$('on'), $('off'), $('one'), $('two')].map((box) => box.checked).join()"),
+        extract("native", "$('date').value + ' ' + $('range').value"),
+        extract("rich", "$('rich').textContent"),
+        extract("events", "events.join()")
+    ]);
+    let ended = rig.run(page, &steps).await;
+    let result = ended.result();
+    let got = |name: &str| result[name].as_str();
+    assert_eq!((got("line"), got("area"), got("gone")), (CAPTION, "one\ntwo", "[]"));
+    assert_eq!((got("picked"), got("checked"), got("native")), ("bb", "true,false,false,true", "2026-12-31 70"));
+    assert_eq!(got("rich"), CAPTION);
+    for event in ["line:input", "line:change", "by:change", "on:change", "date:input", "rich:input"] {
+        assert!(got("events").contains(event), "{event}: {}", got("events"));
+    }
+
+    let bad = json!([{"type": "change", "selectors": ["#by"], "value": "Carl", "timeout": 300}]);
+    let ended = rig.run(page, &bad).await;
+    assert_eq!(ended.unarmed().code, FailureCode::TextNotAccepted);
+    assert!(ended.unarmed().detail.contains("[\"a\",\"b\"]"), "{}", ended.unarmed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_mouse_the_keyboard_and_the_wheel_do_what_was_recorded() {
+    let rig = Rig::new().await;
+    let page = "<style>#menu #sub{display:none} #menu:hover #sub{display:block} #box{height:50px;overflow:auto}
+          #box p{height:900px} #deep{margin-top:3000px}</style>
+        <div id=pad style='width:100px;height:40px'>word</div>
+        <div id=menu>Menu<button id=sub onclick=\"log('sub')\">Sub</button></div>
+        <div id=box><p>long</p></div>
+        <form id=form onsubmit=\"log('submit'); return false\"><input id=line onkeydown=\"log('down' + event.key)\"
+          onkeyup=\"log('up' + event.key)\"></form>
+        <button id=deep onclick=\"log('deep')\">Deep</button>
+        <script>
+          const events = [];
+          const log = (what) => events.push(what);
+          for (const kind of ['click', 'dblclick', 'contextmenu', 'auxclick'])
+            $('pad').addEventListener(kind, (event) => log(kind + event.button + '@' + event.offsetX + ',' + event.offsetY));
+        </script>";
+    let on = |kind: &str, id: &str| json!({"type": kind, "selectors": [format!("#{id}")]});
+    let mut at = on("click", "pad");
+    at["offsetX"] = json!(5);
+    at["offsetY"] = json!(7);
+    let mut right = at.clone();
+    right["button"] = json!("secondary");
+    let steps = json!([
+        {"type": "setViewport", "width": 700, "height": 500, "deviceScaleFactor": 2, "isMobile": false,
+            "hasTouch": false, "isLandscape": false},
+        extract("size", "[innerWidth, innerHeight, devicePixelRatio].join()"),
+        at, right, on("doubleClick", "pad"), on("hover", "menu"), on("click", "sub"),
+        {"type": "scroll", "x": 0, "y": 300}, extract("scrolled", "scrollY"),
+        {"type": "scroll", "selectors": ["#box"], "x": 0, "y": 80}, extract("inner", "$('box').scrollTop"),
+        on("click", "line"), {"type": "keyDown", "key": "a"}, {"type": "keyUp", "key": "a"},
+        {"type": "keyDown", "key": "Enter"}, {"type": "keyUp", "key": "Enter"}, on("click", "deep"),
+        extract("events", "events.join(' ')"), extract("typed", "$('line').value"),
+        {"type": "customStep", "name": "screenshot", "parameters": {"name": "seen"}}
+    ]);
+    let ended = rig.run(page, &steps).await;
+    let result = ended.result();
+    assert_eq!(
+        (result["size"].as_str(), result["scrolled"].as_str(), result["inner"].as_str()),
+        ("700,500,2", "300", "80")
+    );
+    assert_eq!(
+        result["events"],
+        "click0@5,7 contextmenu2@5,7 auxclick2@5,7 click0@50,20 click0@50,20 dblclick0@50,20 sub downa upa downEnter \
+         submit upEnter deep"
+    );
+    assert_eq!(result["typed"], "a");
+    assert!(ended.has("shot-seen.png"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn elements_are_found_by_every_kind_of_selector() {
+    let rig = Rig::new().await;
+    let page = "<h2>Save it</h2><button id=a onclick=\"log('a')\">Save it</button>
+        <label>Caption<input id=c onclick=\"log('c')\"></label><p><span id=t onclick=\"log('t')\">Only   here</span></p>
+        <div id=outer></div>
+        <script>
+          const events = [];
+          const log = (what) => events.push(what);
+          const shadow = $('outer').attachShadow({ mode: 'open' });
+          shadow.innerHTML = '<x-inner id=inner></x-inner>';
+          const deep = shadow.getElementById('inner').attachShadow({ mode: 'open' });
+          deep.innerHTML = '<button id=d>Deep one</button>';
+          deep.getElementById('d').onclick = () => log('d');
+        </script>";
+    let table = [
+        (json!(["#a"]), "a"),
+        (json!([["aria/Save it[role=\"button\"]"]]), "a"),
+        (json!([["aria/Caption"]]), "c"),
+        (json!([["aria/[role='textbox']"]]), "c"),
+        (json!([["text/Only here"]]), "t"),
+        (json!([["xpath///*[@id=\"a\"]"]]), "a"),
+        (json!([["xpath///label/input"]]), "c"),
+        (json!([["pierce/#d"]]), "d"),
+        (json!([["#outer", "#inner", "#d"]]), "d"),
+        (json!([["#outer", "#inner", "aria/Deep one"]]), "d"),
+        (json!([["aria/Deep one"]]), "d"),
+        (json!([["#outer", "text/Deep one"]]), "d"),
+        (json!([["#wrong"], ["aria/Wrong"], ["a:nonsense"], ["#a"]]), "a"),
+        (json!("#{{ id }}"), "a"),
+    ];
+    let mut steps = Vec::new();
+    for (selectors, _) in &table {
+        steps.push(json!({"type": "click", "selectors": selectors, "timeout": 1500}));
+    }
+    steps.push(extract("events", "events.join('')"));
+    let case = Case::new(&rig.on(page, &Value::Array(steps)));
+    let case = case.input("id", json!({"type": "text", "required": true}), Some(InputValue::Text("a".to_owned())));
+    let ended = rig.replay(case).await;
+    let expected: String = table.iter().map(|(_, id)| *id).collect();
+    assert_eq!(ended.result()["events"], expected);
+    let won: Vec<_> = ended.trace().iter().map(|line| line["selector"].clone()).collect();
+    assert_eq!((&won[13], &won[9]), (&json!("#a"), &json!("#outer >>> #inner >>> #d")));
+}
