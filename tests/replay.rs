@@ -14,7 +14,7 @@ use rig::{Answer, Case, Moment, Rig, commit, extract};
 use serde_json::{Value, json};
 
 /// Far below the flow's deadline: it ended by itself, on a machine that may be busy.
-const QUICKLY: Duration = Duration::from_secs(3);
+const QUICKLY: Duration = Duration::from_secs(8);
 
 const SHARE: &str =
     "<button id=share onclick=\"clicked(); $('done').hidden = false\">Share</button><p id=done hidden>Done</p>";
@@ -504,4 +504,161 @@ async fn elements_are_found_by_every_kind_of_selector() {
     assert_eq!(ended.result()["events"], expected);
     let won: Vec<_> = ended.trace().iter().map(|line| line["selector"].clone()).collect();
     assert_eq!((&won[13], &won[9]), (&json!("#a"), &json!("#outer >>> #inner >>> #d")));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_element_is_clicked_when_it_is_there_still_free_and_enabled() {
+    let rig = Rig::new().await;
+    let page = "<style>#cover{position:fixed;inset:0} #moving{position:relative;transition:left .6s linear;left:0}</style>
+        <button id=disabled disabled onclick=\"log('disabled')\">Disabled</button>
+        <button id=moving onclick=\"log('moving')\">Moving</button><button id=covered onclick=\"log('covered')\">C</button>
+        <div id=place></div>
+        <script>
+          const events = [];
+          const log = (what) => events.push(what);
+          later(500, () => { $('place').innerHTML = '<button id=late onclick=\"log(`late`)\">Late</button>'; });
+          later(1000, () => { $('disabled').disabled = false; });
+          const move = () => { $('moving').style.left = '300px'; };
+          const cover = () => {
+            document.body.insertAdjacentHTML('beforeend', '<div id=cover></div>');
+            later(700, () => $('cover').remove());
+          };
+        </script>
+        <button id=start onclick=\"move(); log('start')\">Start</button><button id=hide onclick='cover()'>Hide</button>";
+    let click = |id: &str| json!({"type": "click", "selectors": [format!("#{id}")]});
+    let steps = json!([
+        click("late"),
+        click("disabled"),
+        click("start"),
+        click("moving"),
+        extract("left", "getComputedStyle($('moving')).left"),
+        click("hide"),
+        click("covered"),
+        extract("events", "events.join(' ')")
+    ]);
+    let ended = rig.run(page, &steps).await;
+    assert_eq!(ended.result()["events"], "late disabled start moving covered");
+    assert_eq!(ended.result()["left"], "300px", "it was clicked on its way");
+
+    // And it says what was in the way.
+    let still = "<style>.veil{position:fixed;inset:0}</style><button id=a>A</button><button id=b disabled>B</button>
+        <button id=c hidden>C</button><div class=veil></div>";
+    for (id, why) in [("a", "covered by div.veil"), ("b", "it is disabled"), ("c", "it is not visible")] {
+        let steps = json!([{"type": "click", "selectors": [format!("#{id}")], "timeout": 300}]);
+        let ended = rig.run(still, &steps).await;
+        assert_eq!(ended.unarmed().code, FailureCode::ElementNotActionable);
+        assert!(ended.unarmed().detail.contains(why), "{}", ended.unarmed());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn waits_and_extracts_read_the_page() {
+    let rig = Rig::new().await;
+    let page =
+        "<ul><li class=x data-n=1>one<li class=x data-n=2>two<li class=x hidden>three</ul><a href='/thanks'>to</a>
+        <input id=box><script>
+          later(400, () => document.querySelector('ul').insertAdjacentHTML('beforeend', '<li class=x>four'));
+          later(600, () => { $('box').checked = 7; $('box').value = 'set'; });
+        </script>";
+    let wait = |more: Value| {
+        let mut step = json!({"type": "waitForElement", "selectors": [".x"], "timeout": 2500});
+        step.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        step
+    };
+    let element = |name: &str, more: Value| {
+        let mut parameters = json!({"name": name});
+        parameters.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        json!({"type": "customStep", "name": "extract", "parameters": parameters})
+    };
+    let steps = json!([
+        wait(json!({})), wait(json!({"operator": ">=", "count": 3})), wait(json!({"operator": "==", "count": 3})),
+        wait(json!({"operator": "<=", "count": 3})), wait(json!({"selectors": ["#none"], "operator": "==", "count": 0})),
+        wait(json!({"visible": false, "operator": "==", "count": 1})),
+        wait(json!({"attributes": {"data-n": "2"}, "operator": "==", "count": 1})),
+        wait(json!({"selectors": ["#box"], "properties": {"value": "set", "style": {"color": ""}}})),
+        {"type": "waitForExpression", "expression": "new Promise((done) => later(100, () => done($('box').value === 'set')))"},
+        element("text", json!({"selectors": [".x"]})), element("n", json!({"selectors": [".x"], "attribute": "data-n"})),
+        element("url", json!({"selectors": ["a"], "attribute": "href"})), extract("sum", "Promise.resolve(3 + 4)")
+    ]);
+    let ended = rig.run(page, &steps).await;
+    let result = ended.result();
+    assert_eq!((result["text"].as_str(), result["n"].as_str(), result["sum"].as_str()), ("one", "1", "7"));
+    assert_eq!(result["url"], rig.url("/thanks"));
+    assert!(
+        matches!(&ended.end, cove::browser::ReplayEnd::Confirmed { url: Some(url), .. } if *url == rig.url("/thanks"))
+    );
+
+    for (step, code) in [
+        (wait(json!({"count": 9, "timeout": 300})), FailureCode::WaitTimedOut),
+        (json!({"type": "waitForExpression", "expression": "no.such", "timeout": 300}), FailureCode::WaitTimedOut),
+        (
+            json!({"type": "waitForExpression", "expression": "new Promise(() => {})", "timeout": 300}),
+            FailureCode::WaitTimedOut,
+        ),
+        (extract("x", "no.such"), FailureCode::ExpressionFailed),
+        (element("x", json!({"selectors": ["a"], "attribute": "title"})), FailureCode::ExpressionFailed),
+    ] {
+        let ended = rig.run(page, &json!([step])).await;
+        assert_eq!(ended.unarmed().code, code, "{step}");
+        assert!(ended.took < QUICKLY, "{step} {:?}", ended.took);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn files_go_into_a_hidden_input_by_their_path() {
+    let rig = Rig::new().await;
+    let path = rig.folder().join("видео 1.mp4");
+    std::fs::write(&path, "film").unwrap();
+    let page = "<input id=kept type=file hidden><input id=taken type=file style='display:none'><input id=text>
+        <script>
+          const events = [];
+          $('kept').onchange = async (event) => {
+            const file = event.target.files[0];
+            events.push(file ? file.name + ' ' + await file.text() : 'none');
+          };
+          $('taken').onchange = (event) => { events.push(event.target.files[0].name); event.target.value = ''; };
+        </script>";
+    let upload = |id: &str, file: &str| {
+        json!({"type": "customStep", "name": "upload", "timeout": 500,
+            "parameters": {"selectors": [format!("#{id}")], "files": [file]}})
+    };
+    let steps = json!([
+        upload("kept", "{{ video }}"), {"type": "waitForExpression", "expression": "events.length === 1"},
+        upload("taken", "{{ video }}"), upload("kept", "{{ cover }}"), extract("events", "events.join('|')")
+    ]);
+    let case = Case::new(&rig.on(page, &steps))
+        .input("video", json!({"type": "file", "required": true}), Some(InputValue::Text(path.display().to_string())))
+        .input("cover", json!({"type": "file", "required": false}), None);
+    let ended = rig.replay(case).await;
+    assert_eq!(ended.result()["events"], "видео 1.mp4 film|видео 1.mp4");
+
+    let case = Case::new(&rig.on(page, &json!([upload("text", &path.display().to_string())])));
+    assert_eq!(rig.replay(case).await.unarmed().code, FailureCode::UploadRefused);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dialog_or_a_page_that_hangs_holds_nothing_up() {
+    let rig = Rig::new().await;
+    let alerting = SHARE.replace("clicked();", "clicked(); alert('Sure?'); if (confirm('Really?'))");
+    let ended = rig.replay(sharing(&rig, &alerting, &[])).await;
+    ended.result();
+    assert_eq!(rig.site.clicks(), 1);
+    assert!(ended.text("console.jsonl").contains("Sure?"), "{}", ended.text("console.jsonl"));
+
+    let hanging = "<button id=a onclick='later(0, () => { for (;;); })'>A</button>";
+    let steps = json!([
+        {"type": "click", "selectors": ["#a"]}, {"type": "waitForElement", "selectors": ["#b"], "timeout": 300}
+    ]);
+    let ended = rig.run(hanging, &steps).await;
+    assert_eq!(ended.unarmed().code, FailureCode::WaitTimedOut);
+    assert!(ended.took < Duration::from_secs(20), "{:?}", ended.took);
+
+    // Closing the page ends a flow; a step behind it has no page.
+    let closing = rig.run("<p>", &json!([{"type": "close"}])).await;
+    closing.result();
+    assert!(closing.took < QUICKLY, "{:?}", closing.took);
+    let ended =
+        rig.run("<p>", &json!([{"type": "close"}, {"type": "hover", "selectors": ["p"], "timeout": 300}])).await;
+    ended.unarmed();
+    assert!(ended.took < QUICKLY * 2, "{:?} {}", ended.took, ended.unarmed());
 }
