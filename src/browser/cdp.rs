@@ -10,7 +10,7 @@ mod watch;
 use std::time::Duration;
 
 use chromiumoxide::cdp::browser_protocol::emulation::SetFocusEmulationEnabledParams;
-use chromiumoxide::cdp::browser_protocol::page::BringToFrontParams;
+use chromiumoxide::cdp::browser_protocol::page::{BringToFrontParams, StopLoadingParams};
 use chromiumoxide::cdp::browser_protocol::target::{GetTargetsParams, TargetId};
 use chromiumoxide::cdp::js_protocol::runtime::{
     CallArgument, CallFunctionOnParams, EvaluateParams, RemoteObject, RemoteObjectId,
@@ -30,6 +30,8 @@ pub use watch::{Observed, without_query};
 
 /// For one call; a page that does not answer this long hangs.
 const CALL_DEADLINE: Duration = Duration::from_secs(15);
+/// For what is only good to know.
+const SHORT_DEADLINE: Duration = Duration::from_secs(2);
 const ATTACH_DEADLINE: Duration = Duration::from_secs(20);
 /// chromiumoxide's own limit; ours is shorter.
 const REQUEST_TIMEOUT: Duration = Duration::from_mins(2);
@@ -198,10 +200,19 @@ impl Tab {
         }
     }
 
-    /// The page's address; empty where the page does not answer.
+    /// Gives up a navigation that does not come: the browser holds every other call back meanwhile.
+    pub async fn stop_loading(&self) {
+        match timeout(SHORT_DEADLINE, self.call(StopLoadingParams::default())).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "the page does not stop loading"),
+            Err(_) => tracing::debug!("no answer to the wish that the page stop loading"),
+        }
+    }
+
+    /// The page's address; empty where the page does not answer soon.
     pub async fn url(&self) -> String {
-        let url = self.evaluate("location.href").await;
-        url.ok().and_then(|url| url.as_str().map(str::to_owned)).unwrap_or_default()
+        let url = timeout(SHORT_DEADLINE, self.evaluate("location.href")).await;
+        url.ok().and_then(Result::ok).and_then(|url| url.as_str().map(str::to_owned)).unwrap_or_default()
     }
 }
 

@@ -68,8 +68,32 @@ impl<'a> EvidenceWriter<'a> {
         (self.files, self.dropped)
     }
 
+    /// `text` without any secret, nor the part of one that a bound left at its end.
     pub fn masked(&self, text: &str) -> String {
-        self.secrets.iter().fold(text.to_owned(), |text, secret| text.replace(secret, MASK))
+        let mut masked = self.secrets.iter().fold(text.to_owned(), |text, secret| text.replace(secret, MASK));
+        for secret in &self.secrets {
+            let whole = masked.trim_end_matches('…').len();
+            let parts = secret.char_indices().map(|(at, _)| at).filter(|at| *at >= LEAST_SECRET_BYTES).rev();
+            if let Some(part) = parts.into_iter().find(|at| masked[..whole].ends_with(&secret[..*at])) {
+                masked.replace_range(whole - part..whole, MASK);
+            }
+        }
+        masked
+    }
+
+    /// Whether a secret is in `text`.
+    pub fn is_secret(&self, text: &str) -> bool {
+        self.secrets.iter().any(|secret| text.contains(secret))
+    }
+
+    /// The same for every text in `value`: in its JSON a secret may be written with escapes.
+    fn masked_value(&self, value: &Value) -> Value {
+        match value {
+            Value::String(text) => self.masked(text).into(),
+            Value::Array(list) => list.iter().map(|value| self.masked_value(value)).collect(),
+            Value::Object(map) => map.iter().map(|(key, value)| (key.clone(), self.masked_value(value))).collect(),
+            other => other.clone(),
+        }
     }
 
     /// A picture.
@@ -83,9 +107,16 @@ impl<'a> EvidenceWriter<'a> {
         self.write(file, kind, masked.as_bytes()).await
     }
 
+    /// A file with one JSON value a line.
+    pub async fn lines(&mut self, file: &str, kind: &str, lines: &[Value]) -> io::Result<()> {
+        let lines: Vec<_> = lines.iter().map(|line| self.masked_value(line).to_string()).collect();
+        let text = lines.join("\n") + "\n";
+        self.write(file, kind, text.as_bytes()).await
+    }
+
     /// Adds a line to the trace.
     pub async fn trace(&mut self, line: &Value) {
-        let mut text = self.masked(&line.to_string());
+        let mut text = self.masked_value(line).to_string();
         text.push('\n');
         if let Err(error) = self.append(text.as_bytes()).await {
             tracing::warn!(%error, folder = %self.folder.dir.display(), "the trace of an attempt is not complete");
@@ -157,16 +188,17 @@ mod tests {
         let name = AttemptName { fence: Fence::new(9), attempt: 1 };
         let folder = EvidenceFolder::create(state.path(), ItemId::new(7), name, 200).unwrap();
         assert_eq!(std::fs::metadata(&folder.dir).unwrap().permissions().mode() & 0o777, 0o700);
-        let mut writer = EvidenceWriter::new(&folder, vec!["hunter22".to_owned(), "a".to_owned()]);
-        writer.trace(&json!({"step": 0, "value": "hunter22 and a"})).await;
+        let mut writer = EvidenceWriter::new(&folder, vec!["hunter22".to_owned(), "a".to_owned(), "a\"bc".to_owned()]);
+        writer.trace(&json!({"step": 0, "value": "hunter22 and a\"bc"})).await;
         writer.trace(&json!({"step": 1})).await;
         writer.text("failure.txt", "page_text", "the hunter22").await.unwrap();
         writer.screenshot("before.png", &[0; 50]).await.unwrap();
         writer.screenshot("after.png", &[0; 500]).await.unwrap_err();
+        assert_eq!(writer.masked("cut at hunte…"), "cut at ***…");
         let (files, dropped) = writer.finish();
         assert_eq!(dropped, 1);
         let kept: Vec<_> = files.iter().map(|file| (file.file.as_str(), file.kind.as_str(), file.bytes)).collect();
-        let trace = "{\"step\":0,\"value\":\"*** and a\"}\n{\"step\":1}\n";
+        let trace = "{\"step\":0,\"value\":\"*** and ***\"}\n{\"step\":1}\n";
         let expected = [
             ("trace.jsonl", "trace", trace.len() as u64),
             ("failure.txt", "page_text", 7),

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use chromiumoxide::cdp::browser_protocol::page::{CaptureScreenshotFormat, CaptureScreenshotParams};
 use serde_json::json;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::cdp::{Tab, Trouble};
@@ -29,6 +29,10 @@ use crate::model::{Clock, Failure, FailureCode, InputValue, SystemClock};
 
 /// A page that draws nothing must not hang an attempt.
 const SCREENSHOT_DEADLINE: Duration = Duration::from_secs(10);
+/// A page that hangs must not hang its step, whose own message about its timeout is the better one.
+const STEP_GRACE: Duration = Duration::from_secs(1);
+/// For the picture and the text of the page at a failure.
+const FAILURE_DEADLINE: Duration = Duration::from_secs(10);
 /// Of the page's text at a failure.
 const PAGE_TEXT_CHARACTERS: usize = 100_000;
 
@@ -87,7 +91,12 @@ pub async fn run(session: &Session, replay: Replay<'_>, gate: &dyn CommitGate) -
     ended(end, run.evidence)
 }
 
+/// The end as others may see it: without a secret, and with a word about evidence that is missing.
 fn ended(mut end: ReplayEnd, evidence: EvidenceWriter<'_>) -> Replayed {
+    match &mut end {
+        ReplayEnd::Confirmed { notes, .. } => notes.iter_mut().for_each(|note| *note = evidence.masked(note)),
+        ReplayEnd::Unarmed(failure) | ReplayEnd::Unknown(failure) => failure.detail = evidence.masked(&failure.detail),
+    }
     let (evidence, dropped) = evidence.finish();
     if let ReplayEnd::Confirmed { notes, .. } = &mut end
         && dropped > 0
@@ -129,6 +138,10 @@ impl Run<'_> {
         let aim = match prepared {
             Ok(aim) => aim,
             Err(failure) => {
+                // A page that is still to come would hold the picture back. Once armed nothing is stopped.
+                if failure.code != FailureCode::Canceled && !tab.is_lost() {
+                    tab.stop_loading().await;
+                }
                 self.keep_failure(&failure).await;
                 return ReplayEnd::Unarmed(failure);
             }
@@ -309,7 +322,11 @@ impl Run<'_> {
             Some(mark) if !step.action.may_navigate() => Some(mark.clone()),
             _ => Some(self.page_mark(step).await?),
         };
-        self.perform(step, selector).await?;
+        let until = Instant::now() + step.timeout + STEP_GRACE;
+        match timeout_at(until, self.perform(step, selector)).await {
+            Ok(done) => done?,
+            Err(_) => return Err(Failure::new(step.action.hung(), "the page did not answer in the step's time")),
+        }
         self.asserted(step, before).await
     }
 
@@ -356,6 +373,12 @@ impl Run<'_> {
         if self.tab.is_lost() || failure.code == FailureCode::Canceled {
             return;
         }
+        if timeout(FAILURE_DEADLINE, self.keep_page(failure)).await.is_err() {
+            tracing::debug!("the page of the failure did not answer");
+        }
+    }
+
+    async fn keep_page(&mut self, failure: &Failure) {
         if let Err(why) = self.screenshot("failure.png").await {
             tracing::debug!(why, "no picture of the failure");
         }
@@ -376,9 +399,7 @@ impl Run<'_> {
         if lines.is_empty() {
             return;
         }
-        let lines: Vec<_> = lines.iter().map(ToString::to_string).collect();
-        let text = lines.join("\n") + "\n";
-        if let Err(error) = self.evidence.text("console.jsonl", "console", &text).await {
+        if let Err(error) = self.evidence.lines("console.jsonl", "console", &lines).await {
             tracing::debug!(%error, "no console in the evidence");
         }
     }

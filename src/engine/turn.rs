@@ -112,6 +112,9 @@ impl Loop {
     async fn turn(&mut self, event: Event) -> Result<(), StoreError> {
         let mut events = VecDeque::from([event]);
         while let Some(event) = events.pop_front() {
+            if let Event::Released { fence } = &event {
+                self.interrupts.remove(fence);
+            }
             let Step { commit, then } = self.state.apply(event, self.shared.clock.now());
             // Handed over together, the writer commits them together.
             let now = self.shared.clock.now();
@@ -147,7 +150,6 @@ impl Loop {
                 }
             }
             Act::Close { fence, profile } => {
-                self.interrupts.remove(&fence);
                 self.children.spawn(close(self.shared.clone(), self.mailbox.clone(), fence, profile));
             }
             Act::AnswerOpen { token, opened } => answer(self.opening.remove(&token), opened),

@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::FailureCode;
 pub use inputs::{InputProblem, InputSpec, InputType, RawInput};
 pub use parse::{is_new_tab, origin_of};
 pub use selector::Selector;
@@ -171,6 +172,18 @@ impl Action {
             Self::Upload { .. } => "upload",
             Self::Extract { .. } => "extract",
             Self::Screenshot { .. } => "screenshot",
+        }
+    }
+
+    /// What it is when the page does not answer while this is done.
+    #[must_use]
+    pub const fn hung(&self) -> FailureCode {
+        match self {
+            Self::Navigate { .. } => FailureCode::NavigationFailed,
+            Self::WaitForElement { .. } | Self::WaitForExpression { .. } => FailureCode::WaitTimedOut,
+            Self::Extract { .. } => FailureCode::ExpressionFailed,
+            Self::Upload { .. } => FailureCode::UploadRefused,
+            _ => FailureCode::ElementNotActionable,
         }
     }
 

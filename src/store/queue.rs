@@ -11,6 +11,7 @@ pub(super) mod recover;
 use redb::ReadableTable;
 use sha2::{Digest, Sha256};
 
+pub(super) use super::media::hex;
 use super::tables::{self, Tx};
 use super::{StoreError, codec};
 use crate::model::id::SEQUENCE_BITS;
@@ -24,14 +25,6 @@ pub(super) fn rank_of(priority: i32) -> u32 {
 /// What the ledger and the key table keep of a key: never the key itself.
 pub(super) fn key_hash(key: &str) -> [u8; 32] {
     Sha256::digest(key.as_bytes()).into()
-}
-
-pub(super) fn hex(hash: &[u8]) -> String {
-    use std::fmt::Write as _;
-    hash.iter().fold(String::with_capacity(64), |mut text, byte| {
-        write!(text, "{byte:02x}").expect("writing to a String cannot fail");
-        text
-    })
 }
 
 /// The way back from [`hex`]; None for what is not 64 hex digits.

@@ -78,6 +78,47 @@ async fn rule_15_killed_after_the_click_is_unknown_or_confirmed_and_never_clicke
     assert_eq!(practice.posts().len(), 1);
 }
 
+/// A browser host that is a service of its own outlives the daemon: its browser is looked at, not stopped.
+#[tokio::test(flavor = "multi_thread")]
+async fn rule_15_a_browser_that_survived_confirms_what_was_armed() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("host.sock");
+    let mut host = super::rig::cove()
+        .args(["browser-host", "--sandbox", "false", "--socket"])
+        .arg(&socket)
+        .arg("--profiles-dir")
+        .arg(folder.path().join("profiles"))
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let setting = socket.display().to_string().leak();
+    let mut daemon = Daemon::start_as("", &[("COVE_BROWSER__HOST_SOCKET", setting)]).await;
+    let practice = PracticeSite::start(json!({"slow": 4_000})).await;
+    daemon.furnish(&["anna"]).await;
+    let task = daemon.submit(&practice.site, &[("anna", "survivor")]).await;
+    let began = std::time::Instant::now();
+    loop {
+        let events = daemon.get(&format!("/api/v1/tasks/{task}/events")).await.body;
+        if events.to_string().contains("\"armed\"") {
+            break;
+        }
+        assert!(began.elapsed() < super::rig::PATIENCE, "{events}\n{}", daemon.logged());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    // The click goes out right after; the confirmation is seconds away.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    daemon.kill();
+    assert!(!super::rig::processes_with(&folder.path().join("profiles").display().to_string()).is_empty());
+    daemon.boot().await;
+    let items = daemon.settled(&task).await;
+    assert_eq!(items[0]["state"], "succeeded", "{items:#?}\n{}", daemon.logged());
+    assert_eq!(items[0]["attempts"], 1);
+    assert_eq!(practice.posts().len(), 1);
+    assert_eq!(daemon.stop(), Some(0));
+    signal(host.id(), rustix::process::Signal::TERM);
+    assert!(host.wait().unwrap().success());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_hands_back_what_is_not_armed_without_costing_an_attempt() {
     let mut daemon = Daemon::start().await;

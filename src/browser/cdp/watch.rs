@@ -83,8 +83,10 @@ pub(super) async fn start(page: &Page, observed: &Observed, tasks: &mut JoinSet<
                 let parts: Vec<_> = call
                     .args
                     .iter()
-                    .filter_map(|part| {
-                        part.value.as_ref().map(ToString::to_string).or_else(|| part.description.clone())
+                    .filter_map(|part| match &part.value {
+                        Some(Value::String(text)) => Some(text.clone()),
+                        Some(value) => Some(value.to_string()),
+                        None => part.description.clone(),
                     })
                     .collect();
                 noted.add(json!({"kind": "console", "text": bounded(&parts.join(" "))}));

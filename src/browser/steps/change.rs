@@ -132,7 +132,12 @@ impl Run<'_> {
         let mut held = self.read_back(field, wanted, until).await?;
         while squeeze(&held) != squeeze(value) {
             if Instant::now() >= until {
-                let detail = format!("it shows `{}` and not `{}`", shown(&held), shown(value));
+                // A part of a secret cannot be told from other text.
+                let detail = if self.evidence.is_secret(value) {
+                    "it does not show the secret that was put in".to_owned()
+                } else {
+                    format!("it shows `{}` and not `{}`", shown(&held), shown(value))
+                };
                 return Err(not_accepted(selector, &detail));
             }
             sleep(READ_BACK_EVERY).await;

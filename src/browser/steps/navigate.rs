@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use serde_json::Value;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::Run;
 use super::act::failed;
@@ -80,9 +80,14 @@ impl Run<'_> {
         self.loaded(&begun[1], &shown, until).await
     }
 
+    /// While a navigation is under way the browser may hold every call back until the new page is there.
+    async fn state(&self, until: Instant) -> Result<Value, Trouble> {
+        timeout_at(until, self.tab.evaluate(STATE)).await.unwrap_or(Err(Trouble::Slow))
+    }
+
     async fn loaded(&self, before: &PageMark, shown: &str, until: Instant) -> Result<(), Failure> {
         loop {
-            match self.tab.evaluate(STATE).await {
+            match self.state(until).await {
                 Ok(now) if now[0][0] != before[0] && now[1] == "complete" => {
                     if !now[0][1].as_str().unwrap_or_default().starts_with(ERROR_PAGE) {
                         return Ok(());
@@ -130,7 +135,7 @@ impl Run<'_> {
     ) -> Result<(), Failure> {
         let mut seen = String::new();
         loop {
-            match self.tab.evaluate(STATE).await {
+            match self.state(until).await {
                 Ok(now) => {
                     let at = now[0][1].as_str().unwrap_or_default();
                     let arrived = match url {
