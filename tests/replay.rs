@@ -632,8 +632,11 @@ async fn files_go_into_a_hidden_input_by_their_path() {
     let ended = rig.replay(case).await;
     assert_eq!(ended.result()["events"], "видео 1.mp4 film|видео 1.mp4");
 
-    let case = Case::new(&rig.on(page, &json!([upload("text", "{{ video }}")])))
-        .input("video", json!({"type": "file", "required": true}), Some(InputValue::Text(path.display().to_string())));
+    let case = Case::new(&rig.on(page, &json!([upload("text", "{{ video }}")]))).input(
+        "video",
+        json!({"type": "file", "required": true}),
+        Some(InputValue::Text(path.display().to_string())),
+    );
     assert_eq!(rig.replay(case).await.unarmed().code, FailureCode::UploadRefused);
 }
 

@@ -109,8 +109,11 @@ impl<'a> EvidenceWriter<'a> {
 
     /// A file with one JSON value a line.
     pub async fn lines(&mut self, file: &str, kind: &str, lines: &[Value]) -> io::Result<()> {
-        let lines: Vec<_> = lines.iter().map(|line| self.masked_value(line).to_string()).collect();
-        let text = lines.join("\n") + "\n";
+        let mut text = String::new();
+        for line in lines {
+            text.push_str(&self.masked_value(line).to_string());
+            text.push('\n');
+        }
         self.write(file, kind, text.as_bytes()).await
     }
 

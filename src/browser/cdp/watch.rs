@@ -111,6 +111,10 @@ pub(super) async fn start(page: &Page, observed: &Observed, tasks: &mut JoinSet<
             }
         }
     });
+    start_network(page, observed, tasks).await
+}
+
+async fn start_network(page: &Page, observed: &Observed, tasks: &mut JoinSet<()>) -> Result<(), CdpError> {
     let mut answers = page.event_listener::<EventResponseReceived>().await?;
     let noted = observed.clone();
     tasks.spawn(async move {

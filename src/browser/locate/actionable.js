@@ -1,5 +1,5 @@
 // Says whether `this` can be acted on now, and where. An element is actionable when it is attached,
-// visible, in the viewport (scrolled there), not moving between two frames, enabled, and not covered.
+// visible, in the viewport (scrolled there), not moving between frames, enabled, and not covered.
 async function (offset, lookOnly) {
   const element = this;
   const no = (why) => ({ ok: false, why });
@@ -12,13 +12,15 @@ async function (offset, lookOnly) {
   if (!visible()) return no('it is not visible');
   // Also within containers that scroll by themselves, where the viewport says nothing.
   element.scrollIntoViewIfNeeded(true);
-  // A tab that draws no frames must not hang the step.
+  // A tab that draws no frames must not hang the step; a busy machine may be late with them.
   const frame = () => new Promise((done) => {
-    const timer = setTimeout(done, 100);
+    const timer = setTimeout(done, 500);
     requestAnimationFrame(() => { clearTimeout(timer); done(); });
   });
   await frame();
   const first = element.getBoundingClientRect();
+  // Two frames on: late ones may follow each other so closely that hardly anything moves between them.
+  await frame();
   await frame();
   if (!element.isConnected) return no('it is not in the page any more');
   if (!visible()) return no('it is not visible');
