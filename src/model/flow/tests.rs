@@ -34,7 +34,7 @@ fn the_flow_of_the_practice_site_is_clean() {
 
 /// As Chrome 156 exports it, with what cove does not need.
 #[test]
-fn a_recording_of_chrome_passes() {
+fn rule_9_a_recording_of_chrome_passes_and_without_a_commit_point_it_is_at_least_once() {
     let recording = json!({
         "title": "Recording 24/11/2026 at 09:00:00",
         "selectorAttribute": "data-test",
