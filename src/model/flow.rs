@@ -5,6 +5,7 @@
 //! until the replay renders them with one item's inputs. Nothing here touches a browser or the disk.
 
 mod inputs;
+mod keys;
 mod parse;
 mod reader;
 mod selector;
@@ -20,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use super::FailureCode;
 pub use inputs::{InputProblem, InputSpec, InputType, RawInput};
+pub use keys::{KeyStroke, stroke};
 pub use parse::{is_new_tab, origin_of};
 pub use selector::Selector;
 pub use template::Template;

@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 use super::inputs::{InputSpec, InputType, is_url, read as read_input};
 use super::reader::Reader;
 use super::steps::{Parsed, StepReader};
-use super::{Action, Flow, Problem, Severity, Step, Template};
+use super::{Action, Flow, Problem, Step, Template};
 
 /// Largest recording.
 pub const MAX_RECORDING_BYTES: usize = 1024 * 1024;
@@ -31,9 +31,9 @@ const NEW_TAB: [&str; 3] = ["about:blank", "chrome://newtab/", "chrome://new-tab
 pub(super) fn parse(json: &[u8]) -> Result<(Flow, Vec<Problem>), Vec<Problem>> {
     let mut reader = Reader::default();
     let flow = read_document(&mut reader, json);
-    let problems = reader.finish();
+    let (problems, failed) = reader.finish();
     match flow {
-        Some(flow) if problems.iter().all(|problem| problem.severity == Severity::Warning) => Ok((flow, problems)),
+        Some(flow) if !failed => Ok((flow, problems)),
         _ => Err(problems),
     }
 }

@@ -12,6 +12,8 @@ const MAX_PROBLEMS: usize = 200;
 #[derive(Default)]
 pub(super) struct Reader {
     problems: Vec<Problem>,
+    /// An error was found, told or not.
+    failed: bool,
     /// The step that is being read.
     pub step: Option<usize>,
 }
@@ -31,13 +33,20 @@ impl Reader {
     }
 
     fn note(&mut self, severity: Severity, pointer: &str, message: String) {
+        self.failed |= severity == Severity::Error;
         if self.problems.len() < MAX_PROBLEMS {
+            self.problems.push(Problem { severity, step: self.step, pointer: pointer.to_owned(), message });
+        } else if severity == Severity::Error
+            && let Some(warning) = self.problems.iter().rposition(|problem| problem.severity == Severity::Warning)
+        {
+            self.problems.remove(warning);
             self.problems.push(Problem { severity, step: self.step, pointer: pointer.to_owned(), message });
         }
     }
 
-    pub fn finish(self) -> Vec<Problem> {
-        self.problems
+    /// What is told, and whether there was an error: one that came after too many problems refuses the flow, too.
+    pub fn finish(self) -> (Vec<Problem>, bool) {
+        (self.problems, self.failed)
     }
 
     pub fn object<'a>(&mut self, value: &'a Value, pointer: &str) -> Option<&'a Map<String, Value>> {

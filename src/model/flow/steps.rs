@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
+use super::keys::stroke;
 use super::parse::{TIMEOUT_MS, template};
 use super::reader::{Reader, escape};
 use super::{Action, AssertedNavigation, ExtractFrom, MouseButton, Operator, Selector, Selectors, Step, Template};
@@ -232,8 +233,8 @@ impl StepReader<'_> {
 
     fn key(&mut self) -> Option<String> {
         let key = self.reader.text(self.step, self.at, "key")?;
-        if key.is_empty() || key.chars().count() > 32 {
-            self.error("/key", "a key is a single character or a name such as Enter, Tab or ArrowDown");
+        if stroke(&key).is_none() {
+            self.error("/key", "a key is a single character or a name such as Enter, Tab, ArrowDown, Shift or F5");
             return None;
         }
         Some(key)

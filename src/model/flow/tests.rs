@@ -179,6 +179,42 @@ fn every_problem_is_told_at_its_place_and_all_at_once() {
 }
 
 #[test]
+fn rule_7_an_error_behind_many_warnings_still_refuses_and_is_told() {
+    let mut unconfirmed = confirmed();
+    unconfirmed.as_array_mut().unwrap().pop();
+    let mut recording = with_steps(&unconfirmed);
+    for number in 0..500 {
+        recording["cove"]["inputs"][format!("unused{number}")] = json!({"type": "text"});
+    }
+    let problems = parse(&recording).unwrap_err();
+    assert!(problems.len() <= 200, "{}", problems.len());
+    let errors: Vec<_> = problems.iter().filter(|problem| problem.severity == Severity::Error).collect();
+    assert!(errors.len() == 1 && errors[0].message.contains("confirms"), "{errors:?}");
+}
+
+#[test]
+fn a_key_that_is_none_is_refused_before_anything_runs() {
+    let mut pressed = confirmed();
+    pressed[2] = json!({"type": "keyDown", "key": "Entr"});
+    let problems = parse(&with_steps(&pressed)).unwrap_err();
+    let key = problems.iter().find(|problem| problem.pointer == "/steps/2/key").unwrap();
+    assert!(key.severity == Severity::Error && key.step == Some(2), "{key:?}");
+}
+
+#[test]
+fn an_origin_is_written_as_the_browser_writes_it() {
+    for (url, origin) in [
+        ("https://Example.org:443/a", Some("https://example.org")),
+        ("http://x:80", Some("http://x")),
+        ("http://x:443?q", Some("http://x:443")),
+        ("https://u@x/", None),
+        ("ftp://x", None),
+    ] {
+        assert_eq!(super::origin_of(url).as_deref(), origin, "{url}");
+    }
+}
+
+#[test]
 fn what_is_no_recording_is_refused_with_one_problem() {
     for bytes in [b"".as_slice(), b"[]", b"7", b"{", b"\xff\xfe", &vec![b' '; 2 * 1024 * 1024]] {
         assert_eq!(Flow::parse(bytes).unwrap_err().len(), 1);
