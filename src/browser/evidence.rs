@@ -10,6 +10,7 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use percent_encoding::{AsciiSet, CONTROLS, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 use tokio::io::AsyncWriteExt;
 
@@ -21,6 +22,20 @@ const MASK: &str = "***";
 /// Shorter values would mask half the page.
 const LEAST_SECRET_BYTES: usize = 3;
 const TRACE: &str = "trace.jsonl";
+/// What a browser escapes in an address that is written as it is.
+const IN_PATH: &AsciiSet =
+    &CONTROLS.add(b' ').add(b'"').add(b'#').add(b'<').add(b'>').add(b'?').add(b'`').add(b'{').add(b'}').add(b'^');
+/// What `encodeURIComponent` escapes.
+const IN_COMPONENT: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'_')
+    .remove(b'.')
+    .remove(b'!')
+    .remove(b'~')
+    .remove(b'*')
+    .remove(b'\'')
+    .remove(b'(')
+    .remove(b')');
 
 /// The folder of one attempt: `<state dir>/evidence/<item>/<fence>`.
 pub struct EvidenceFolder {
@@ -59,7 +74,11 @@ pub struct EvidenceWriter<'a> {
 impl<'a> EvidenceWriter<'a> {
     /// `secrets` are the values that must not be seen.
     pub fn new(folder: &'a EvidenceFolder, secrets: Vec<String>) -> Self {
-        let secrets = secrets.into_iter().filter(|secret| secret.len() >= LEAST_SECRET_BYTES).collect();
+        let long = secrets.into_iter().filter(|secret| secret.len() >= LEAST_SECRET_BYTES);
+        let mut secrets: Vec<_> = long.flat_map(|secret| faces(&secret)).collect();
+        // The longest first: of a secret that holds another nothing must be left over.
+        secrets.sort_by(|one, other| other.len().cmp(&one.len()).then_with(|| one.cmp(other)));
+        secrets.dedup();
         Self { folder, left_bytes: folder.max_bytes, secrets, files: Vec::new(), dropped: 0 }
     }
 
@@ -176,6 +195,17 @@ impl<'a> EvidenceWriter<'a> {
     }
 }
 
+/// A secret as a page, a console or an address may show it.
+fn faces(secret: &str) -> [String; 4] {
+    let json = Value::from(secret).to_string();
+    [
+        secret.to_owned(),
+        json[1..json.len() - 1].to_owned(),
+        utf8_percent_encode(secret, IN_PATH).to_string(),
+        utf8_percent_encode(secret, IN_COMPONENT).to_string(),
+    ]
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;
@@ -211,5 +241,29 @@ mod tests {
         let path = path_of(state.path(), ItemId::new(7), &files[0]);
         assert_eq!(std::fs::read_to_string(&path).unwrap(), trace);
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    #[tokio::test]
+    async fn a_secret_is_masked_in_every_form_and_to_its_end() {
+        let state = tempfile::tempdir().unwrap();
+        let name = AttemptName { fence: Fence::new(9), attempt: 1 };
+        let folder = EvidenceFolder::create(state.path(), ItemId::new(7), name, 10_000).unwrap();
+        let secret = "q\"b\\s ü/?";
+        let writer_of = |secrets: &[&str]| {
+            EvidenceWriter::new(&folder, secrets.iter().map(|secret| (*secret).to_owned()).collect())
+        };
+        let mut writer = writer_of(&[secret]);
+        let console = serde_json::Value::from(secret).to_string();
+        writer.trace(&json!({"detail": secret, "list": [{"text": console}]})).await;
+        writer.lines("console.jsonl", "console", &[json!({"url": "/q%22b\\s%20%C3%BC/%3F/x"})]).await.unwrap();
+        for (file, expected) in [
+            ("trace.jsonl", "{\"detail\":\"***\",\"list\":[{\"text\":\"\\\"***\\\"\"}]}\n"),
+            ("console.jsonl", "{\"url\":\"/***/x\"}\n"),
+        ] {
+            assert_eq!(std::fs::read_to_string(folder.dir.join(file)).unwrap(), expected);
+        }
+        assert_eq!(writer.masked("q%22b%5Cs%20%C3%BC%2F%3F"), "***");
+        assert_eq!(writer_of(&["abc", "abcdef"]).masked("abcdef abc"), "*** ***");
+        assert!(writer_of(&["abc"]).is_secret("xabcx") && !writer_of(&["abc"]).is_secret("ab"));
     }
 }

@@ -69,17 +69,53 @@ impl Wanted {
     /// One round: the first alternative that resolves.
     async fn look(&self, tab: &Tab) -> Result<Option<Found>, Trouble> {
         let document = tab.document().await?;
-        for (chain, shown) in self.alternatives.iter().zip(&self.shown) {
-            match find_chain(tab, &document, chain).await {
-                Ok(Some(handle)) => return Ok(Some(Found { handle, selector: shown.clone() })),
-                Ok(None) => {}
-                Err(lost @ Trouble::Lost(_)) => return Err(lost),
-                // The page changed under the query, or cannot read this alternative: the others count.
-                Err(error) => tracing::debug!(selector = shown, %error, "an alternative was not looked for"),
+        for at in 0..self.alternatives.len() {
+            if let Some(found) = self.resolve(tab, &document, at).await? {
+                return Ok(Some(found));
             }
         }
         Ok(None)
     }
+
+    async fn resolve(&self, tab: &Tab, document: &Handle, at: usize) -> Result<Option<Found>, Trouble> {
+        match find_chain(tab, document, &self.alternatives[at]).await {
+            Ok(found) => Ok(found.map(|handle| Found { handle, selector: self.shown[at].clone() })),
+            Err(lost @ Trouble::Lost(_)) => Err(lost),
+            // The page changed under the query, or cannot read this alternative: the others count.
+            Err(error) => {
+                tracing::debug!(alternative = at, %error, "an alternative was not looked for");
+                Ok(None)
+            }
+        }
+    }
+
+    /// One round: the first alternative whose element can be acted on, or why the first that was found cannot.
+    async fn aim(&self, tab: &Tab, offset: Option<(f64, f64)>) -> Result<Aimed, Trouble> {
+        let document = tab.document().await?;
+        let mut aimed = Aimed::Nothing;
+        for at in 0..self.alternatives.len() {
+            let Some(found) = self.resolve(tab, &document, at).await? else { continue };
+            match point(tab, &found.handle, offset).await {
+                Ok(Ok(point)) => return Ok(Aimed::At(found, point)),
+                Ok(Err(reason)) => {
+                    if matches!(aimed, Aimed::Nothing) {
+                        aimed = Aimed::Not(found.selector, reason);
+                    }
+                }
+                Err(lost @ Trouble::Lost(_)) => return Err(lost),
+                Err(error) => tracing::debug!(%error, "an element could not be looked at"),
+            }
+        }
+        Ok(aimed)
+    }
+}
+
+/// What one round of aiming found.
+enum Aimed {
+    At(Found, Point),
+    /// The alternative, and what keeps its element from being acted on.
+    Not(String, String),
+    Nothing,
 }
 
 async fn find_chain(tab: &Tab, document: &Handle, chain: &[Selector]) -> Result<Option<Handle>, Trouble> {
@@ -172,14 +208,10 @@ pub async fn actionable(
 ) -> Result<(Found, Point), Failure> {
     let mut why = None;
     loop {
-        match wanted.look(tab).await {
-            Ok(Some(found)) => match point(tab, &found.handle, offset).await {
-                Ok(Ok(point)) => return Ok((found, point)),
-                Ok(Err(reason)) => why = Some((found.selector, reason)),
-                Err(Trouble::Lost(reason)) => return Err(lost(&reason)),
-                Err(error) => tracing::debug!(%error, "an element could not be looked at"),
-            },
-            Ok(None) => {}
+        match wanted.aim(tab, offset).await {
+            Ok(Aimed::At(found, point)) => return Ok((found, point)),
+            Ok(Aimed::Not(selector, reason)) => why = Some((selector, reason)),
+            Ok(Aimed::Nothing) => {}
             Err(Trouble::Lost(reason)) => return Err(lost(&reason)),
             Err(error) => tracing::debug!(%error, "a round of looking failed"),
         }
@@ -217,8 +249,23 @@ pub struct Asked {
 }
 
 /// How many elements fit, by the alternative with the most.
-pub async fn count(tab: &Tab, wanted: &Wanted, asked: &Asked) -> Result<u32, Trouble> {
+#[derive(Clone, Copy, Debug)]
+pub struct Counted {
+    pub most: u32,
+    /// Every alternative was counted, on a page that has been read to its end. Only then does a small number
+    /// mean that there are no more.
+    pub whole: bool,
+}
+
+/// Counts on the page that is shown; the browser's own error page has nothing to count.
+pub async fn count(tab: &Tab, wanted: &Wanted, asked: &Asked) -> Result<Counted, Trouble> {
     let document = tab.document().await?;
+    let state = "function () { return [this.location.protocol, this.readyState]; }";
+    let state = tab.value_of(&document, state, &[]).await?;
+    if state[0] == "chrome-error:" {
+        return Err(Trouble::Refused("the browser shows its error page".to_owned()));
+    }
+    let mut whole = state[1] != "loading";
     let arguments = [json!(asked.visible), asked.attributes.clone(), asked.properties.clone()];
     let mut most = 0;
     for chain in &wanted.alternatives {
@@ -226,19 +273,25 @@ pub async fn count(tab: &Tab, wanted: &Wanted, asked: &Asked) -> Result<u32, Tro
         let root = match find_chain(tab, &document, ancestors).await {
             Ok(Some(root)) => root,
             Err(lost @ Trouble::Lost(_)) => return Err(lost),
-            Ok(None) | Err(_) => continue,
+            Ok(None) => continue,
+            Err(error) => {
+                tracing::debug!(%error, "the ancestors of an alternative were not looked for");
+                whole = false;
+                continue;
+            }
         };
         let fitting = match fitting(tab, &root, last, &arguments).await {
             Ok(fitting) => fitting,
             Err(lost @ Trouble::Lost(_)) => return Err(lost),
             Err(error) => {
                 tracing::debug!(%error, "an alternative was not counted");
+                whole = false;
                 continue;
             }
         };
         most = most.max(fitting);
     }
-    Ok(most)
+    Ok(Counted { most, whole })
 }
 
 async fn fitting(tab: &Tab, root: &Handle, selector: &Selector, arguments: &[Value; 3]) -> Result<u32, Trouble> {

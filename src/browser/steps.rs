@@ -8,6 +8,7 @@
 
 mod act;
 mod change;
+mod keep;
 mod keys;
 mod navigate;
 mod wait;
@@ -15,26 +16,19 @@ mod wait;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use chromiumoxide::cdp::browser_protocol::page::{CaptureScreenshotFormat, CaptureScreenshotParams};
 use serde_json::json;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use super::cdp::{Tab, Trouble};
+use super::cdp::Tab;
 use super::evidence::EvidenceWriter;
 use super::locate::{self, Found, Point, Wanted};
 use super::{CommitGate, Mode, Replay, ReplayEnd, Replayed, Session};
 use crate::model::flow::{Action, Flow, Step};
 use crate::model::{Clock, Failure, FailureCode, InputValue, SystemClock};
 
-/// A page that draws nothing must not hang an attempt.
-const SCREENSHOT_DEADLINE: Duration = Duration::from_secs(10);
 /// A page that hangs must not hang its step, whose own message about its timeout is the better one.
 const STEP_GRACE: Duration = Duration::from_secs(1);
-/// For the picture and the text of the page at a failure.
-const FAILURE_DEADLINE: Duration = Duration::from_secs(10);
-/// Of the page's text at a failure.
-const PAGE_TEXT_CHARACTERS: usize = 100_000;
 
 /// One replay under way.
 struct Run<'a> {
@@ -48,6 +42,8 @@ struct Run<'a> {
     modifiers: i64,
     /// The page right before arming: an asserted navigation from there on confirms only if it left this one.
     armed_at: Option<navigate::PageMark>,
+    /// What the trace says of a step that passed all the same.
+    remark: Option<String>,
 }
 
 /// The element of the commit step, found and actionable; a key has none.
@@ -82,6 +78,7 @@ pub async fn run(session: &Session, replay: Replay<'_>, gate: &dyn CommitGate) -
         notes: Vec::new(),
         modifiers: 0,
         armed_at: None,
+        remark: None,
     };
     let end = match mode {
         Mode::Publish | Mode::StopBeforeCommit => run.publish(mode, until, &cancel, gate).await,
@@ -164,6 +161,9 @@ impl Run<'_> {
         let flow = self.flow;
         for step in &flow.steps[..commit.unwrap_or(flow.steps.len())] {
             self.step(step).await?;
+            if !matches!(step.action, Action::Close) {
+                self.inside_origins(step).await?;
+            }
         }
         match commit {
             Some(commit) => self.aim(&flow.steps[commit]).await.map(Some),
@@ -174,6 +174,9 @@ impl Run<'_> {
     async fn aim(&mut self, step: &Step) -> Result<Aim, Failure> {
         let until = Instant::now() + step.timeout;
         let mut found = None;
+        if let Action::KeyDown { key } = &step.action {
+            keys::known(key)?;
+        }
         if let Action::Click { selectors, offset, .. } = &step.action {
             let wanted = Wanted::render(selectors, self.values)?;
             found = Some(locate::actionable(self.tab, &wanted, *offset, until).await?);
@@ -191,6 +194,7 @@ impl Run<'_> {
                 }
             }
         }
+        self.inside_origins(step).await?;
         self.armed_at = Some(self.page_mark(step).await?);
         Ok(Aim { found })
     }
@@ -291,7 +295,7 @@ impl Run<'_> {
         let named = self.result.iter().find(|(name, _)| name.to_ascii_lowercase().ends_with("url"));
         let url = match named {
             Some((_, url)) => Some(url.clone()),
-            None => Some(self.tab.url().await).filter(|url| !url.is_empty()),
+            None => timeout(keep::KEEPING_DEADLINE, self.tab.url()).await.ok().filter(|url| !url.is_empty()),
         };
         ReplayEnd::Confirmed { url, result: std::mem::take(&mut self.result), notes: std::mem::take(&mut self.notes) }
     }
@@ -342,65 +346,8 @@ impl Run<'_> {
             "duration_ms": u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
             "url": super::cdp::without_query(&url),
             "outcome": failure.map_or("ok", |failure| failure.code.name()),
-            "detail": failure.map(|failure| &failure.detail),
+            "detail": failure.map(|failure| failure.detail.clone()).or_else(|| self.remark.take()),
         });
         self.evidence.trace(&line).await;
-    }
-
-    async fn screenshot(&mut self, file: &str) -> Result<(), String> {
-        let params = CaptureScreenshotParams::builder().format(CaptureScreenshotFormat::Png).build();
-        let taken = timeout(SCREENSHOT_DEADLINE, self.tab.call(params)).await;
-        let taken = taken.map_err(|_| format!("not taken within {} s", SCREENSHOT_DEADLINE.as_secs()))?;
-        let data = taken.map_err(|trouble| trouble.to_string())?.data;
-        let text: &str = data.as_ref();
-        let png = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, text);
-        let png = png.map_err(|error| error.to_string())?;
-        self.evidence.screenshot(file, &png).await.map_err(|error| error.to_string())
-    }
-
-    /// A picture that changes nothing when it fails.
-    async fn keep_after(&mut self) {
-        if self.tab.is_lost() {
-            return;
-        }
-        if let Err(why) = self.screenshot("after.png").await {
-            self.notes.push(format!("the picture after the commit point: {why}"));
-        }
-    }
-
-    /// The page as it was at a failure. Nothing here changes the outcome.
-    async fn keep_failure(&mut self, failure: &Failure) {
-        if self.tab.is_lost() || failure.code == FailureCode::Canceled {
-            return;
-        }
-        if timeout(FAILURE_DEADLINE, self.keep_page(failure)).await.is_err() {
-            tracing::debug!("the page of the failure did not answer");
-        }
-    }
-
-    async fn keep_page(&mut self, failure: &Failure) {
-        if let Err(why) = self.screenshot("failure.png").await {
-            tracing::debug!(why, "no picture of the failure");
-        }
-        let text = self.tab.evaluate("document.body ? document.body.innerText : ''").await;
-        let text: String = match &text {
-            Ok(text) => text.as_str().unwrap_or_default().chars().take(PAGE_TEXT_CHARACTERS).collect(),
-            Err(Trouble::Lost(_)) => return,
-            Err(error) => error.to_string(),
-        };
-        let text = format!("{failure}\n{}\n\n{text}\n", super::cdp::without_query(&self.tab.url().await));
-        if let Err(error) = self.evidence.text("failure.txt", "page_text", &text).await {
-            tracing::debug!(%error, "no text of the failure");
-        }
-    }
-
-    async fn keep_console(&mut self) {
-        let lines = self.tab.observed.take();
-        if lines.is_empty() {
-            return;
-        }
-        if let Err(error) = self.evidence.lines("console.jsonl", "console", &lines).await {
-            tracing::debug!(%error, "no console in the evidence");
-        }
     }
 }

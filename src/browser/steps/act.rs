@@ -85,10 +85,7 @@ impl Run<'_> {
             Action::WaitForExpression { expression } => self.wait_for_expression(expression, until).await,
             Action::Upload { selectors, files } => self.upload(selectors, files, until, selector).await,
             Action::Extract { name, from } => self.extract(name, from, until, selector).await,
-            Action::Screenshot { name } => self
-                .screenshot(&format!("shot-{name}.png"))
-                .await
-                .map_err(|why| Failure::new(FailureCode::EvidenceFailed, why)),
+            Action::Screenshot { name } => self.keep_named(name).await,
         }
     }
 

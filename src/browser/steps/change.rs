@@ -88,7 +88,8 @@ impl Run<'_> {
                 if offered.is_null() {
                     return Ok(());
                 }
-                Err(not_accepted(&found.selector, &format!("no option `{}`; it offers {offered}", shown(value))))
+                let told = format!("no option `{}`; it offers {offered}", shown(value));
+                Err(not_accepted(&found.selector, self.unless_secret(value, &told)))
             }
             Some("check") => {
                 let on = matches!(value, "true" | "on" | "1" | "checked");
@@ -103,10 +104,12 @@ impl Run<'_> {
             }
             Some("native") => {
                 let kept = self.tab.value_of(&found.handle, NATIVE, &[json!(value)]).await.map_err(refused)?;
-                if kept.as_str() == Some(value) {
+                // A colour comes back in lower case.
+                if kept.as_str().is_some_and(|kept| kept.eq_ignore_ascii_case(value)) {
                     return Ok(());
                 }
-                Err(not_accepted(&found.selector, &format!("it keeps {kept} and not `{}`", shown(value))))
+                let told = format!("it keeps {kept} and not `{}`", shown(value));
+                Err(not_accepted(&found.selector, self.unless_secret(value, &told)))
             }
             Some("text" | "editable") => self.type_text(&wanted, &found.handle, &found.selector, value, until).await,
             _ => Err(not_accepted(&found.selector, "it is not a field that can be changed")),
@@ -132,13 +135,8 @@ impl Run<'_> {
         let mut held = self.read_back(field, wanted, until).await?;
         while squeeze(&held) != squeeze(value) {
             if Instant::now() >= until {
-                // A part of a secret cannot be told from other text.
-                let detail = if self.evidence.is_secret(value) {
-                    "it does not show the secret that was put in".to_owned()
-                } else {
-                    format!("it shows `{}` and not `{}`", shown(&held), shown(value))
-                };
-                return Err(not_accepted(selector, &detail));
+                let told = format!("it shows `{}` and not `{}`", shown(&held), shown(value));
+                return Err(not_accepted(selector, self.unless_secret(value, &told)));
             }
             sleep(READ_BACK_EVERY).await;
             held = self.read_back(field, wanted, until).await?;
@@ -148,6 +146,11 @@ impl Run<'_> {
             tracing::debug!(%error, "no change event");
         }
         Ok(())
+    }
+
+    /// A message, unless it would tell of a secret: a part of one that a page kept is not known from other text.
+    fn unless_secret<'a>(&self, put_in: &str, message: &'a str) -> &'a str {
+        if self.evidence.is_secret(put_in) { "it does not show the secret that was put in" } else { message }
     }
 
     /// What the field holds now; an editor may have put another element in its place.

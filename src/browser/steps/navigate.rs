@@ -40,12 +40,35 @@ const ASSIGN: &str = "((url) => {
 impl Run<'_> {
     /// The page now. Without its mark any page would look like another one: a page that gives none is a failure.
     pub(super) async fn page_mark(&self, step: &Step) -> Result<PageMark, Failure> {
+        self.ask_page(MARK, "the page before the navigation", step).await
+    }
+
+    /// Whether the page that is shown may be acted on, however it came there: the flow's list says where its
+    /// main frame may be.
+    pub(super) async fn inside_origins(&self, step: &Step) -> Result<(), Failure> {
+        let origins = &self.flow.origins;
+        if origins.is_empty() {
+            return Ok(());
+        }
+        let at = self.ask_page("[location.origin, location.href]", "the page's origin", step).await?;
+        let href = at[1].as_str().unwrap_or_default();
+        // Neither is anybody's page, and neither can hold what a flow acts on.
+        let nowhere = is_new_tab(href) || href.starts_with(ERROR_PAGE);
+        if nowhere || origins.iter().any(|origin| at[0] == origin.as_str()) {
+            return Ok(());
+        }
+        let shown = without_query(href);
+        let detail = format!("the page is {shown}, which is not in the flow's origins: {}", origins.join(", "));
+        Err(Failure::new(FailureCode::OriginBlocked, detail))
+    }
+
+    async fn ask_page(&self, expression: &str, what: &str, step: &Step) -> Result<Value, Failure> {
         let until = Instant::now() + step.timeout;
         loop {
-            match self.tab.evaluate(MARK).await {
-                Ok(mark) => return Ok(mark),
+            match self.tab.evaluate(expression).await {
+                Ok(answer) => return Ok(answer),
                 Err(error) if Instant::now() >= until || matches!(error, Trouble::Lost(_)) => {
-                    return Err(failed(error, FailureCode::NavigationFailed, "the page before the navigation"));
+                    return Err(failed(error, FailureCode::NavigationFailed, what));
                 }
                 // Between two pages there is nothing that could answer.
                 Err(error) => tracing::debug!(%error, "no page to look at"),
@@ -140,7 +163,8 @@ impl Run<'_> {
                     let at = now[0][1].as_str().unwrap_or_default();
                     let arrived = match url {
                         Some(url) => at == url && (!moved || &now[0] != before),
-                        None => &now[0] != before,
+                        // The browser's own error page is another document, and complete, too.
+                        None => &now[0] != before && !at.starts_with(ERROR_PAGE),
                     };
                     let titled = title.is_none_or(|title| now[2] == title);
                     if arrived && titled && now[1] == "complete" {

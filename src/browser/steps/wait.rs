@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep};
 
 use super::Run;
 use crate::browser::cdp::Trouble;
-use crate::browser::locate::{self, Asked, Wanted};
+use crate::browser::locate::{self, Asked, Counted, Wanted};
 use crate::model::flow::{Action, Operator, Template};
 use crate::model::{Failure, FailureCode};
 
@@ -41,11 +41,11 @@ impl Run<'_> {
         let mut seen = None;
         loop {
             match locate::count(self.tab, &wanted, &asked).await {
-                Ok(found) => {
+                Ok(Counted { most: found, whole }) => {
                     let fits = match operator {
                         Operator::AtLeast => found >= *count,
-                        Operator::Exactly => found == *count,
-                        Operator::AtMost => found <= *count,
+                        Operator::Exactly => whole && found == *count,
+                        Operator::AtMost => whole && found <= *count,
                     };
                     if fits {
                         *selector = Some(wanted.describe());
@@ -66,9 +66,13 @@ impl Run<'_> {
     }
 
     /// Until the expression is true; promises are awaited, and what throws is not true yet.
-    pub(super) async fn wait_for_expression(&mut self, expression: &Template, until: Instant) -> Result<(), Failure> {
-        let expression = self.render(expression)?;
-        let truthy = format!("(async () => Boolean(await ({expression})))()");
+    pub(super) async fn wait_for_expression(&mut self, wanted: &Template, until: Instant) -> Result<(), Failure> {
+        let expression = self.render(wanted)?;
+        // What is not there on the browser's error page, or on half a page, proves nothing.
+        let truthy = format!(
+            "(async () => location.protocol !== 'chrome-error:' && document.readyState !== 'loading' \
+             && Boolean(await ({expression})))()"
+        );
         let mut why;
         loop {
             match tokio::time::timeout_at(until, self.tab.evaluate(&truthy)).await {
@@ -79,7 +83,7 @@ impl Run<'_> {
                 Err(_) => why = "its promise did not settle".to_owned(),
             }
             if Instant::now() >= until {
-                return Err(Failure::new(FailureCode::WaitTimedOut, format!("{expression}: {why}")));
+                return Err(Failure::new(FailureCode::WaitTimedOut, format!("{}: {why}", wanted.as_written())));
             }
             sleep(LOOK_EVERY).await;
         }
