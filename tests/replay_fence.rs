@@ -201,3 +201,34 @@ async fn rule_5_a_refused_gate_is_no_click_and_a_dead_browser_is_noticed_at_once
     let (ended, ()) = tokio::join!(rig.run(&case), killed);
     ended.unarmed(FailureCode::BrowserLost);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn files_are_taken_by_name_and_failed_requests_are_told_by_address() {
+    let rig = Rig::start().await;
+    rig.page(
+        "/form",
+        "<input id=emptied type=file hidden onchange=\"taken.textContent = this.files[0].name; this.value = ''\">
+         <input id=kept type=file><p id=taken></p>
+         <script>fetch('http://127.0.0.1:1/gone?token=hush').catch(() => { document.title = 'failed'; })</script>",
+    );
+    let film = rig.file("film ä.mp4", b"film");
+    let upload = |selector: &str| json!({"type": "customStep", "name": "upload", "parameters": {"selectors": [selector], "files": ["{{ film }}"]}});
+    let steps = [
+        json!({"type": "waitForExpression", "expression": "document.title === 'failed'"}),
+        upload("#emptied"),
+        upload("#kept"),
+        json!({"type": "customStep", "name": "extract", "parameters": {"name": "taken", "selectors": ["#taken"]}}),
+        json!({"type": "customStep", "name": "extract", "parameters": {
+            "name": "kept", "expression": "document.querySelector('#kept').files[0].text()"}}),
+    ];
+    let mut case = Case::with(&rig, "/form", &steps, &json!({"inputs": {"film": {"type": "file", "required": true}}}));
+    case.inputs.insert("film".to_owned(), film);
+    let ended = rig.run(&case).await;
+    let ReplayEnd::Confirmed { result, .. } = &ended.replayed.end else { panic!("{:?}", ended.replayed) };
+    assert_eq!((result["taken"].as_str(), result["kept"].as_str()), ("film ä.mp4", "film"));
+    let console = ended.file("console.jsonl");
+    assert!(!console.contains("hush"), "{console}");
+    let lines = console.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let failed = lines.filter(|line| line["kind"] == "request_failed").collect::<Vec<_>>();
+    assert!(failed.iter().any(|line| line["url"] == "http://127.0.0.1:1/gone"), "{console}");
+}

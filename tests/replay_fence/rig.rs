@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use cove::browser::evidence::EvidenceFolder;
 use cove::browser::{AttemptName, CommitGate, Mode, Replay, ReplayEnd, Replayed, Session, replay};
 use cove::model::flow::Flow;
-use cove::model::{Failure, FailureCode, Fence, InputValue, ItemId, ProfileId, Timestamp};
+use cove::model::{Failure, FailureCode, Fence, FileInput, InputValue, ItemId, ProfileId, Timestamp};
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -120,6 +120,13 @@ impl Rig {
     pub fn page(&self, path: &str, body: &str) {
         let html = format!("<!doctype html><meta charset=utf-8><title>{path}</title>{SHARED}<body>{body}</body>");
         self.pages.lock().unwrap().insert(path.to_owned(), html);
+    }
+
+    pub fn file(&self, name: &str, bytes: &[u8]) -> InputValue {
+        let path = self.folder.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        let bytes = bytes.len() as u64;
+        InputValue::File(FileInput { path, sha256: String::new(), bytes, device: 0, inode: 0, mtime_ns: 0 })
     }
 
     pub fn kill(&self) {

@@ -3,12 +3,13 @@
 //! Kept bounded, for the evidence. A dialog is accepted (an alert has one answer; a confirm is what the
 //! recorded click asked for; a beforeunload would keep the page), and noted.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use chromiumoxide::Page;
 use chromiumoxide::cdp::browser_protocol::log::{EnableParams as EnableLog, EventEntryAdded, LogEntryLevel};
 use chromiumoxide::cdp::browser_protocol::network::{
-    EnableParams as EnableNetwork, EventLoadingFailed, EventResponseReceived, ResourceType,
+    EnableParams as EnableNetwork, EventLoadingFailed, EventRequestWillBeSent, EventResponseReceived, ResourceType,
 };
 use chromiumoxide::cdp::browser_protocol::page::{
     EnableParams as EnablePage, EventJavascriptDialogOpening, HandleJavaScriptDialogParams,
@@ -24,6 +25,8 @@ use tokio::task::JoinSet;
 /// Lines kept of one attempt.
 const MAX_LINES: usize = 500;
 const MAX_TEXT_BYTES: usize = 1_000;
+/// Requests whose addresses are remembered until they fail.
+const MAX_REQUESTS: usize = 500;
 const FIRST_BAD_STATUS: i64 = 400;
 
 /// Lines for `console.jsonl`, and why the last document did not load.
@@ -125,13 +128,36 @@ async fn start_network(page: &Page, observed: &Observed, tasks: &mut JoinSet<()>
             }
         }
     });
+    note_failed_requests(page, observed, tasks).await
+}
+
+/// A failure names its request by id alone: the addresses of those under way are remembered, the newest of them.
+async fn note_failed_requests(page: &Page, observed: &Observed, tasks: &mut JoinSet<()>) -> Result<(), CdpError> {
+    let mut requests = page.event_listener::<EventRequestWillBeSent>().await?;
     let mut failures = page.event_listener::<EventLoadingFailed>().await?;
     let noted = observed.clone();
     tasks.spawn(async move {
-        while let Some(event) = failures.next().await {
-            noted.add(json!({"kind": "request_failed", "text": bounded(&event.error_text)}));
-            if event.r#type == ResourceType::Document {
-                noted.set_failed_document(Some(bounded(&event.error_text).to_owned()));
+        let mut under_way = VecDeque::new();
+        loop {
+            tokio::select! {
+                // A request is told before its failure: what waits here first is read first.
+                biased;
+                Some(request) = requests.next() => {
+                    if under_way.len() == MAX_REQUESTS {
+                        under_way.pop_front();
+                    }
+                    let url = bounded(without_query(&request.request.url)).to_owned();
+                    under_way.push_back((request.request_id.clone(), url));
+                }
+                Some(event) = failures.next() => {
+                    let of_it = under_way.iter().rposition(|(id, _)| *id == event.request_id);
+                    let url = of_it.and_then(|at| under_way.remove(at)).map(|(_, url)| url);
+                    noted.add(json!({"kind": "request_failed", "text": bounded(&event.error_text), "url": url}));
+                    if event.r#type == ResourceType::Document {
+                        noted.set_failed_document(Some(bounded(&event.error_text).to_owned()));
+                    }
+                }
+                else => return,
             }
         }
     });

@@ -1,6 +1,8 @@
 //! What each step does in the page. Every wait ends with its step's timeout; whoever runs the steps
 //! interrupts them. An input is dispatched once, wherever it stands.
 
+use std::path::Path;
+
 use chromiumoxide::cdp::browser_protocol::dom::SetFileInputFilesParams;
 use chromiumoxide::cdp::browser_protocol::emulation::{
     ScreenOrientation, ScreenOrientationType, SetDeviceMetricsOverrideParams, SetTouchEmulationEnabledParams,
@@ -195,19 +197,22 @@ impl Run<'_> {
             return Ok(());
         }
         // The page may take the files at once and empty its input: what it saw is counted as it sees it.
-        let listen = "function () { const seen = (event) => { this.__coveFiles = event.target.files.length; }; \
+        let listen = "function () { \
+            const seen = (event) => { this.__coveFiles = [...event.target.files].map((file) => file.name); }; \
             this.addEventListener('input', seen, { once: true, capture: true }); }";
         self.tab.value_of(&found.handle, listen, &[]).await.map_err(refused)?;
         let mut params = SetFileInputFilesParams::new(files.clone());
         params.object_id = Some(found.handle.0.clone());
         self.tab.call(params).await.map_err(refused)?;
-        let count = "function () { const seen = this.__coveFiles; delete this.__coveFiles; \
-            return Math.max(seen ?? 0, this.files.length); }";
-        let taken = self.tab.value_of(&found.handle, count, &[]).await.map_err(refused)?;
-        if taken.as_u64() == Some(files.len() as u64) {
+        let read = "function () { const seen = this.__coveFiles; delete this.__coveFiles; \
+            const now = [...this.files].map((file) => file.name); return now.length ? now : seen ?? []; }";
+        let taken = self.tab.value_of(&found.handle, read, &[]).await.map_err(refused)?;
+        let name = |file: &String| Path::new(file).file_name().map(|name| name.to_string_lossy().into_owned());
+        let names: Vec<_> = files.iter().filter_map(name).collect();
+        if taken == json!(names) {
             return Ok(());
         }
-        let detail = format!("{} took {taken} of {} files", found.selector, files.len());
+        let detail = format!("{} took the files {taken} and not {}", found.selector, json!(names));
         Err(Failure::new(FailureCode::UploadRefused, detail))
     }
 
