@@ -17,6 +17,7 @@ mod submit;
 
 use std::path::PathBuf;
 
+use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 
 use crate::browser::host::HostOptions;
@@ -196,12 +197,16 @@ fn load(file: Option<PathBuf>, state_dir: Option<PathBuf>) -> Result<Loaded, u8>
 /// `--url`, else `--socket`, else the socket of the configuration.
 fn connect(global: &Global) -> anyhow::Result<Result<Client, u8>> {
     let token = match &global.token_file {
-        Some(file) => Some(std::fs::read_to_string(file)?.trim().to_owned()),
+        Some(file) => {
+            let token = std::fs::read_to_string(file);
+            Some(token.with_context(|| format!("--token-file {}", file.display()))?.trim().to_owned())
+        }
         None => std::env::var("COVE_TOKEN").ok().filter(|token| !token.is_empty()),
     };
     let client = match (global.url(), &global.socket) {
-        (Some(url), _) => Client::url(url)?,
-        (None, Some(socket)) => Client::unix(socket)?,
+        // A flag wins over COVE_URL in the environment.
+        (_, Some(socket)) => Client::unix(socket)?,
+        (Some(url), None) => Client::url(url)?,
         (None, None) => match load(global.config.clone(), None) {
             Ok(loaded) => Client::unix(&loaded.config.socket_path())?,
             Err(code) => return Ok(Err(code)),

@@ -80,11 +80,16 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     let provider = Arc::new(start_provider(&config, &state_dir)?);
     let running = Running::start(&config, &state_dir, store, provider, clock, listeners)?;
     let listen_file = ListenFile::write(&state_dir, running.address)?;
-    tokio::select! {
-        () = running.engine_handle.ready() => println!("cove is ready: http://{}", running.address),
-        _ = signals.next() => {}
-    }
-    let result = running.run(&config, &mut signals, writer).await;
+    let stopping = tokio::select! {
+        () = running.engine_handle.ready() => {
+            if running.engine_handle.view().ready {
+                println!("cove is ready: http://{}", running.address);
+            }
+            None
+        }
+        name = signals.next() => Some(name),
+    };
+    let result = running.run(&config, &mut signals, writer, stopping).await;
     listen_file.remove();
     result
 }
@@ -148,9 +153,22 @@ impl Running {
     }
 
     /// Waits for a signal or for the end of a part; then stops everything in order.
-    async fn run(mut self, config: &Config, signals: &mut Signals, writer: WriterThread) -> Result<(), ServeError> {
+    /// `stopping`: the signal that came before the daemon was ready.
+    async fn run(
+        mut self,
+        config: &Config,
+        signals: &mut Signals,
+        writer: WriterThread,
+        stopping: Option<&'static str>,
+    ) -> Result<(), ServeError> {
+        let stop = async {
+            match stopping {
+                Some(name) => name,
+                None => signals.next().await,
+            }
+        };
         let mut result = tokio::select! {
-            name = signals.next() => {
+            name = stop => {
                 tracing::info!(signal = name, "stopping");
                 None
             }
@@ -182,10 +200,15 @@ impl Running {
 
     /// `None`: drained, or given up on; what is still armed is found by the next boot's recovery.
     async fn drain(&mut self, config: &Config, signals: &mut Signals) -> Option<Result<(), ServeError>> {
-        self.engine_handle.drain().await;
         let limit = Duration::from_secs(config.engine.drain_seconds);
+        let engine = &mut self.engine;
+        // Telling the loop belongs under the limit, too: with a stuck disk it does not listen.
+        let drained = async {
+            self.engine_handle.drain().await;
+            engine.await
+        };
         tokio::select! {
-            ended = &mut self.engine => Some(flatten("the engine", ended)),
+            ended = drained => Some(flatten("the engine", ended)),
             () = tokio::time::sleep(limit) => {
                 tracing::warn!(limit_seconds = limit.as_secs(), "still busy at the drain limit: recovery will look at it");
                 None

@@ -522,7 +522,7 @@ async fn the_protocol_refuses_what_it_does_not_know() {
     let unknown = client.ask(r#"{"id":5,"call":"dance"}"#);
     assert!(unknown["id"] == 5 && unknown["error"]["code"] == "internal", "{unknown}");
     let escaping = client.ask(r#"{"id":6,"call":"start","profile":"../x","headless":true}"#);
-    assert_eq!(escaping["error"]["code"], "browser_start_failed");
+    assert!(escaping["error"]["code"] == "internal" && !rig.path().join("x").exists(), "{escaping}");
 
     let file = rig.path().join("a b ü.mp4");
     fs::write(&file, "x").unwrap();

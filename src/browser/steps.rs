@@ -30,6 +30,9 @@ use crate::model::{Clock, Failure, FailureCode, InputValue, SystemClock};
 /// A page that hangs must not hang its step, whose own message about its timeout is the better one.
 const STEP_GRACE: Duration = Duration::from_secs(1);
 
+/// For everything behind the last confirmation: it went out, and that is to be written down soon.
+const AFTER_CONFIRMATION: Duration = Duration::from_secs(10);
+
 /// One replay under way.
 struct Run<'a> {
     tab: &'a Tab,
@@ -199,7 +202,7 @@ impl Run<'_> {
         Ok(Aim { found })
     }
 
-    async fn after_arming(&mut self, commit: usize, aim: &Aim, until: Instant) -> ReplayEnd {
+    async fn after_arming(&mut self, commit: usize, aim: &Aim, mut until: Instant) -> ReplayEnd {
         let flow = self.flow;
         let confirms = |step: &Step| step.action.is_wait() || !step.asserted.is_empty();
         let last = flow.steps.iter().rposition(confirms).filter(|last| *last >= commit).unwrap_or(commit);
@@ -214,6 +217,7 @@ impl Run<'_> {
         }
         for (position, step) in flow.steps.iter().enumerate().skip(commit + 1) {
             if position == last + 1 {
+                until = until.min(Instant::now() + AFTER_CONFIRMATION);
                 self.keep_after().await;
             }
             let done = tokio::select! {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Subcommand;
 use serde_json::json;
 
-use super::{exit, load, print, print_json};
+use super::{exit, load, print, print_json, tell};
 use crate::browser::host::{self, HostOptions};
 use crate::daemon;
 use crate::model::flow::{Flow, Severity};
@@ -33,12 +33,12 @@ pub async fn serve(file: Option<PathBuf>, state_dir: Option<PathBuf>) -> u8 {
     let refused = loaded.check_serve();
     if !refused.is_empty() {
         for error in refused {
-            eprintln!("cove: {error}");
+            tell(&format!("cove: {error}"));
         }
         return exit::CONFIG;
     }
     if let Err(why) = telemetry::init(&loaded.config.log) {
-        eprintln!("cove: {why}");
+        tell(&format!("cove: {why}"));
         return exit::CONFIG;
     }
     for warning in &loaded.warnings {
@@ -49,7 +49,7 @@ pub async fn serve(file: Option<PathBuf>, state_dir: Option<PathBuf>) -> u8 {
         Err(error) => {
             // On a terminal the log may be elsewhere; under systemd this line is the status.
             tracing::error!(%error, "the daemon ends");
-            eprintln!("cove: {error}");
+            tell(&format!("cove: {error}"));
             error.exit_code()
         }
     }
@@ -71,11 +71,11 @@ pub fn config(command: &ConfigCommand, file: Option<PathBuf>) -> u8 {
                 Err(code) => return code,
             };
             for warning in &loaded.warnings {
-                eprintln!("cove: warning: {warning}");
+                tell(&format!("cove: warning: {warning}"));
             }
             let refused = loaded.check_serve();
             for error in &refused {
-                eprintln!("cove: {error}");
+                tell(&format!("cove: {error}"));
             }
             if !refused.is_empty() {
                 return exit::CONFIG;

@@ -17,7 +17,7 @@ pub(super) async fn open(client: &Client, global: &Global, name: &str, headless:
     client.post(&format!("{path}/open"), &json!({"headless": headless})).await?;
     let shown = tokio::select! {
         shown = show(client, global, &path, headless) => shown,
-        interrupted = tokio::signal::ctrl_c() => interrupted.map(|()| exit::OK).map_err(Into::into),
+        interrupted = interrupted() => interrupted.map(|()| exit::OK).map_err(Into::into),
     };
     // Closed already where the window was: that is as good.
     if let Err(error) = client.post(&format!("{path}/close"), &json!({})).await
@@ -76,4 +76,16 @@ fn address(global: &Global) -> anyhow::Result<String> {
         )
     })?;
     Ok(format!("http://{}", listen.trim()))
+}
+
+/// Ctrl-C, SIGTERM, or the end of the terminal: the profile is closed whichever it is.
+async fn interrupted() -> std::io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    tokio::select! {
+        interrupted = tokio::signal::ctrl_c() => interrupted,
+        _ = terminate.recv() => Ok(()),
+        _ = hangup.recv() => Ok(()),
+    }
 }

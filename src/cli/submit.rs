@@ -10,7 +10,7 @@ use super::{exit, follow, print, print_json, render, tell};
 
 pub const EXAMPLES: &str = "Examples:
   cove run atelier --profile anna --input video=/srv/media/1.mp4 --input caption='Good morning'
-  cove run atelier --profile anna --profile boris --input video=./1.mp4 --key spring-1 --no-follow";
+  cove run atelier --profile anna --profile boris --input video=./1.mp4 --no-follow";
 
 #[derive(clap::Args)]
 pub struct RunArgs {

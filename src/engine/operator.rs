@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::event::{AttemptEnd, Event};
 use super::turn::Child;
 use crate::browser::{Session, StartOptions};
-use crate::model::{Failure, FailureCode, ProfileId, Retry};
+use crate::model::{Failure, FailureCode, ProfileId};
 
 /// How often the window is looked at.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
@@ -33,9 +33,9 @@ pub(super) async fn run(child: Child, profile: ProfileId, headless: bool, adopt:
             watch(&child, &profile).await;
             (AttemptEnd::Done { url: None, result: std::collections::BTreeMap::new() }, true)
         }
-        // A browser that somebody else runs is not ours to stop.
+        // A browser that somebody else runs is not ours to stop; any other start may have gone through.
         Err(failure) => {
-            let browser = failure.retry() != Retry::Uncounted;
+            let browser = failure.code != FailureCode::ProfileInUse;
             (AttemptEnd::Unarmed(failure), browser)
         }
     };

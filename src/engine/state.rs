@@ -184,14 +184,15 @@ impl State {
         view
     }
 
-    /// When the loop has to turn by itself.
+    /// When the loop has to turn by itself. A time that has come was acted on: it wakes nobody again.
     #[must_use]
-    pub fn wake_at(&self) -> Option<Timestamp> {
+    pub fn wake_at(&self, now: Timestamp) -> Option<Timestamp> {
         if self.draining || !self.ready {
             return None;
         }
         let provider = self.provider.as_ref().map(|trouble| trouble.until);
-        self.next_due.into_iter().chain(provider).chain(self.in_use.values().copied()).min()
+        let times = self.next_due.into_iter().chain(provider).chain(self.in_use.values().copied());
+        times.filter(|time| *time > now).min()
     }
 
     /// Draining, and nothing is running any more.
@@ -236,6 +237,10 @@ impl State {
         }
         if self.pause.is_some() {
             return step;
+        }
+        // With nothing left to start nobody would find out whether the provider is back.
+        if outlook.heads.is_empty() && self.provider.as_ref().is_some_and(|trouble| trouble.until <= now) {
+            self.provider = None;
         }
         let free = self.limits.slots.saturating_sub(self.busy());
         let free = match &self.provider {

@@ -64,7 +64,7 @@ pub async fn run(engine: Engine, shared: Arc<Shared>) -> Result<(), EngineError>
         if turning.state.is_drained() {
             return Ok(());
         }
-        let sleep = turning.state.wake_at().map_or(HEARTBEAT, |at| at.since(now).min(HEARTBEAT));
+        let sleep = turning.state.wake_at(now).map_or(HEARTBEAT, |at| at.since(now).min(HEARTBEAT));
         event = tokio::select! {
             () = bell.notified() => Event::Bell,
             Some(message) = inbox.recv() => turning.received(message),

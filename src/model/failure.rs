@@ -96,9 +96,9 @@ codes! {
     EvidenceFailed "evidence_failed" Host Backoff "The picture before the commit point could not be kept: check free space of the state directory.";
     Overdue "overdue" Daemon Never "The item's `not_after` passed before it could start; submit it again with a later one.";
     // After the commit point: the outcome is not known.
-    ConfirmationMissing "confirmation_missing" Site Never "The click was sent, the confirmation did not come. Look at the pictures and at the site, then `cove items resolve`.";
-    LostAfterCommit "lost_after_commit" Provider Never "The attempt was lost after the commit point. Look at the site, then `cove items resolve`.";
-    RestartedAfterCommit "restarted_after_commit" Daemon Never "The daemon stopped after the commit point. Look at the site, then `cove items resolve`.";
+    ConfirmationMissing "confirmation_missing" Site Never "The click was sent, the confirmation did not come. Look at the pictures and at the site: cove never tries it again by itself.";
+    LostAfterCommit "lost_after_commit" Provider Never "The attempt was lost after the commit point. Look at the pictures and at the site: cove never tries it again by itself.";
+    RestartedAfterCommit "restarted_after_commit" Daemon Never "The daemon stopped after the commit point. Look at the pictures and at the site: cove never tries it again by itself.";
     Internal "internal" Daemon Backoff "A defect of cove: see the daemon's log and report it.";
 }
 

@@ -314,7 +314,8 @@ fn a_provider_that_is_down_costs_no_attempt_and_is_tried_by_one() {
     state.apply(Event::Closed { fence }, NOW);
     state.apply(Event::Released { fence }, NOW);
     assert!(claims(&state.apply(outlook(&[("anna", 1), ("boris", 2)]), NOW)).is_empty());
-    let later = state.wake_at().unwrap();
+    let later = state.wake_at(NOW).unwrap();
+    assert_eq!(state.wake_at(later), None, "a time that has come wakes again and again");
     state.apply(Event::Tick, later);
     assert_eq!(claims(&state.apply(outlook(&[("anna", 1), ("boris", 2)]), later)), [1]);
     // It came up: everybody again.
