@@ -448,6 +448,26 @@ async fn rule_19_a_lost_ledger_needs_a_human_who_accepts_duplicates() {
     opened.close().await;
 }
 
+/// A page decides what its address is: it must not be able to write a line that cannot be read again.
+#[tokio::test]
+async fn rule_11_an_endless_address_does_not_damage_the_ledger() {
+    let folder = tempfile::tempdir().unwrap();
+    let opened = furnished(folder.path()).await;
+    let made = opened.store.enqueue(task(vec![item("anna")]), NOW).await.unwrap();
+    let id = only_item(&opened.store, made.task).await;
+    let url = Some("\u{1}ж".repeat(500_000));
+    publish(&opened.store, id, Verdict::Succeeded { url, result: BTreeMap::new() }).await;
+    // Something behind it: a bad last line would only be cut off.
+    let made = opened.store.enqueue(task(vec![item("anna")]), NOW).await.unwrap();
+    publish(&opened.store, only_item(&opened.store, made.task).await, succeeded()).await;
+    opened.close().await;
+    let opened = open(folder.path());
+    assert_eq!((opened.report.ledger_damage.as_deref(), opened.report.restored), (None, false));
+    let kept = opened.store.item(id).await.unwrap().unwrap();
+    assert!(kept.state == ItemState::Succeeded && kept.url.unwrap().len() <= 4_096);
+    opened.close().await;
+}
+
 #[tokio::test]
 async fn rule_11_a_damaged_ledger_holds_everything() {
     let folder = tempfile::tempdir().unwrap();

@@ -19,6 +19,9 @@ use crate::model::{
     Verdict,
 };
 
+/// Of a published thing's address; escaped as JSON it is still far below the longest line of the ledger.
+const MAX_URL_BYTES: usize = 4_096;
+
 /// Takes the profile's lock for a waiting item and starts an attempt, or moves the item out of the way
 /// when it cannot start any more (overdue, canceled) or not yet (spacing).
 pub(in crate::store) fn claim(tx: &mut Tx<'_>, id: ItemId, now: Timestamp) -> Ran<Claim, ClaimRefused> {
@@ -151,6 +154,11 @@ fn ledger_hashes(tx: &Tx<'_>, item: &Item) -> Result<(Option<String>, Option<Str
     Ok((key, tx.task(item.task)?.and_then(|task| task.idempotency)))
 }
 
+/// An address comes from a page, which may make it as long as it likes; a line of the ledger may not be.
+fn bounded_url(url: &str) -> String {
+    url[..url.floor_char_boundary(MAX_URL_BYTES.min(url.len()))].to_owned()
+}
+
 /// Writes how an attempt ended. The lock stays until the browser is verified dead.
 pub(in crate::store) fn finish(
     tx: &mut Tx<'_>,
@@ -171,12 +179,13 @@ pub(in crate::store) fn finish(
     ended.evidence.extend_from_slice(evidence);
     let detail = match verdict {
         Verdict::Succeeded { url, result } => {
-            ended.url.clone_from(url);
+            let url = url.as_deref().map(bounded_url);
+            ended.url.clone_from(&url);
             ended.result.clone_from(result);
             ended.failure = None;
             let (key, idempotency) = ledger_hashes(tx, &item)?;
             tx.ledger_before.push(Line::Published { item: id, fence, url: url.clone(), key, idempotency, at: now });
-            url.clone().unwrap_or_default()
+            url.unwrap_or_default()
         }
         Verdict::TryAgain { failure, due_at, counted } => {
             ended.due_at = *due_at;
