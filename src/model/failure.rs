@@ -88,6 +88,10 @@ codes! {
     AttachFailed "attach_failed" Provider Backoff "The browser started but its DevTools port did not answer.";
     ProviderDown "provider_down" Provider Uncounted "Start the browser host or Dolphin Anty; the item waits and loses no attempt.";
     ProfileInUse "profile_in_use" Profile Uncounted "Close the profile's window; the item waits and loses no attempt.";
+    // What the site said, told by a `stopIf` or by an outside worker.
+    NeedsHuman "needs_human" Profile Uncounted "The site asks for a person (a login, a verification): open the profile with `cove profiles open`, do what it asks, then `cove profiles unpark`.";
+    RateLimited "rate_limited" Profile Uncounted "The site says that this profile did too much: its items wait, and no attempt is lost.";
+    Rejected "rejected" Site Never "The site refused what was to be published: see the message, change the item and submit it again.";
     // The daemon's own ends.
     DeadlineExceeded "deadline_exceeded" Site Backoff "The attempt took longer than the flow allows; look at the trace for the slow step.";
     ArmRefused "arm_refused" Daemon Uncounted "The attempt was overtaken (canceled or outdated) before the commit point; nothing was published.";
