@@ -20,7 +20,9 @@ mod form;
 mod front;
 mod guard;
 mod health;
+mod intents;
 pub mod limit;
+mod metrics;
 mod page;
 mod profiles;
 mod query;
@@ -30,6 +32,7 @@ mod start;
 mod tasks;
 mod uploads;
 mod usage;
+mod waits;
 mod wire;
 
 use std::io;

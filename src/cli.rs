@@ -266,6 +266,12 @@ mod tests {
             "cove --url http://127.0.0.1:8088 status",
             "cove flows show atelier --json",
             "cove resume --accept-duplicates",
+            "cove tasks retry t1",
+            "cove tasks pause t1",
+            "cove items resolve i1 published --url http://x --note seen",
+            "cove items resolve i1 not-published",
+            "cove profiles unpark anna",
+            "cove flows run atelier --profile anna --input caption=a --publish",
             "cove browser-host --profiles-dir /x --socket /y --sandbox false --until-stdin-ends",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_ok(), "{line}");

@@ -34,6 +34,7 @@ pub struct Config {
     pub state: State,
     pub media: Media,
     pub engine: Engine,
+    pub retention: Retention,
     pub browser: Browser,
     pub dolphin: Dolphin,
     pub auth: Auth,
@@ -85,6 +86,16 @@ pub struct Engine {
     pub drain_seconds: u64,
     /// Evidence of one attempt, in bytes.
     pub evidence_max_bytes: u64,
+    /// How long a profile rests after its site said that it did too much.
+    pub rate_limited_rest_seconds: u64,
+}
+
+/// How long finished tasks are kept; whichever bound is met first. Keys are kept for ever.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Retention {
+    pub task_days: u64,
+    pub tasks: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -189,7 +200,14 @@ impl Default for Engine {
             max_items_per_task: 10_000,
             drain_seconds: 300,
             evidence_max_bytes: 64 * 1024 * 1024,
+            rate_limited_rest_seconds: 3_600,
         }
+    }
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self { task_days: 90, tasks: 100_000 }
     }
 }
 

@@ -1,7 +1,7 @@
 //! `cove serve`: composes the rooms, spawns the long-lived tasks, and drains them.
 //!
-//! The only place that spawns tasks which live as long as the process: the engine's loop and the API. Either
-//! one's end ends the daemon. The order of a stop: nothing new starts, what is not armed is handed back,
+//! The only place that spawns tasks which live as long as the process: the engine's loop and the API, either of
+//! whose end ends the daemon, and retention, which is only aborted. The order of a stop: nothing new starts, what is not armed is handed back,
 //! what is armed is waited for up to the drain limit, the API closes its connections, the browser host
 //! ends, the last commits return. A second signal exits at once; the fence holds all the same, since
 //! whatever is armed is armed on disk.
@@ -23,6 +23,7 @@ use crate::browser::host::HostOptions;
 use crate::config::Config;
 use crate::engine::{self, EngineError, EngineHandle, Limits, Shared};
 use crate::model::{Clock, SystemClock};
+use crate::ops::retention::{self, Keeper};
 use crate::store::{BootReport, OpenError, Store, WriterThread};
 use listen::{ListenFile, Listeners};
 
@@ -100,13 +101,15 @@ struct Running {
     engine_handle: EngineHandle,
     engine: JoinHandle<Result<(), EngineError>>,
     api: JoinHandle<()>,
+    /// What keeps the house clean; nobody waits for it.
+    keeping: JoinHandle<()>,
     stop_api: CancellationToken,
     provider: Arc<ChromiumProvider>,
     socket: PathBuf,
 }
 
 impl Running {
-    #[expect(clippy::disallowed_methods, reason = "the two long-lived tasks of the daemon, joined in `run`")]
+    #[expect(clippy::disallowed_methods, reason = "the long-lived tasks of the daemon, ended in `run`")]
     fn start(
         config: &Arc<Config>,
         state_dir: &Path,
@@ -125,6 +128,12 @@ impl Running {
             clock.clone(),
         );
         let context = Arc::new(context.map_err(ServeError::Media)?);
+        let keeper = Keeper {
+            store: store.clone(),
+            clock: clock.clone(),
+            state_dir: state_dir.to_owned(),
+            retention: config.retention.clone(),
+        };
         let shared = Arc::new(Shared {
             store,
             provider: provider.clone(),
@@ -137,6 +146,7 @@ impl Running {
                 slots: config.engine.slots,
                 retry_base: Duration::from_secs(config.engine.retry_base_seconds),
                 retry_max: Duration::from_secs(config.engine.retry_max_seconds),
+                rest: Duration::from_secs(config.engine.rate_limited_rest_seconds),
             },
         });
         let stop_api = CancellationToken::new();
@@ -146,6 +156,7 @@ impl Running {
             engine_handle,
             engine: tokio::spawn(engine::run(engine, shared)),
             api: tokio::spawn(api::serve(context, tcp, Some(unix), stop_api.clone())),
+            keeping: tokio::spawn(retention::run(keeper, stop_api.clone())),
             stop_api,
             provider,
             socket,
@@ -187,6 +198,7 @@ impl Running {
             self.api.abort();
         }
         self.engine.abort();
+        self.keeping.abort();
         self.provider.shutdown().await;
         listen::remove_socket(&self.socket);
         // The last handles of the store go with the tasks; the writer then closes the file.

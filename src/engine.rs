@@ -10,6 +10,7 @@ pub mod event;
 mod operator;
 pub mod state;
 mod turn;
+mod verify;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -22,7 +23,7 @@ use crate::browser::{Provider, Session};
 use crate::model::{Clock, Failure, Fence, ItemId, ProfileId, Timestamp};
 use crate::store::media::MediaStore;
 use crate::store::{Pause, Store};
-pub use admission::why_waiting;
+pub use admission::{why_ready_waits, why_waiting};
 use event::Event;
 pub use state::Limits;
 pub use turn::{EngineError, carry, run};
@@ -44,6 +45,8 @@ pub struct View {
     pub busy: u32,
     /// Profiles that cove runs, with the item; None: a browser from before a restart is being stopped.
     pub running: BTreeMap<ProfileId, Option<ItemId>>,
+    /// The wall clock jumped: what comes due by it is held.
+    pub clock_suspect: bool,
     /// Profiles that a person looks at through cove.
     pub operators: BTreeMap<ProfileId, OperatorView>,
     /// Profiles that a person uses outside cove, and when cove looks again.
@@ -97,6 +100,9 @@ enum Message {
     Close {
         profile: ProfileId,
         reply: oneshot::Sender<bool>,
+    },
+    Resolved {
+        item: ItemId,
     },
 }
 
@@ -153,6 +159,13 @@ impl EngineHandle {
     /// Closes what `open_profile` opened. False: it was not open.
     pub async fn close_profile(&self, profile: ProfileId) -> bool {
         self.ask(|reply| Message::Close { profile, reply }).await
+    }
+
+    /// A person resolved the item: a verify that runs for it is stopped. Its profile stays locked until
+    /// its browser is dead, so nothing of the item starts before (fence.md rule 14).
+    pub async fn resolved(&self, item: ItemId) {
+        // Without a loop nothing runs that could be stopped.
+        drop(self.mailbox.send(Message::Resolved { item }).await);
     }
 
     async fn ask(&self, message: impl FnOnce(oneshot::Sender<bool>) -> Message) -> bool {

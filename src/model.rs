@@ -15,8 +15,10 @@ pub mod time;
 
 pub use failure::{Blame, Failure, FailureCode, Retry};
 pub use id::{Fence, ItemId, ParseIdError, TaskId};
-pub use item::{EvidenceFile, FileInput, InputValue, Item, ItemState, Verdict, WaitReason};
+pub use item::{
+    EvidenceFile, FileInput, HeldFor, InputValue, Item, ItemState, Place, Resolution, Verdict, VerifyPlan, WaitReason,
+};
 pub use lock::{Lock, LockKind};
-pub use profile::{Profile, ProfileId, ProfileState};
+pub use profile::{Parked, Profile, ProfileEffect, ProfileId, ProfileState};
 pub use task::{Counts, Intent, OnUnknown, Task, TaskEvent, TaskState};
 pub use time::{Clock, SystemClock, Timestamp};

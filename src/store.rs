@@ -11,6 +11,7 @@ mod codec;
 mod flows;
 mod ledger;
 pub mod media;
+mod profiles;
 mod queue;
 mod reads;
 mod requests;
@@ -28,8 +29,8 @@ use tokio::sync::{Semaphore, watch};
 pub use boot::{BootReport, LEDGER_FILE, OpenError, SCHEMA_VERSION, STATE_FILE};
 pub use requests::*;
 
-use crate::model::{EvidenceFile, Fence, Item, ItemId, Profile, ProfileId, TaskId, Timestamp, Verdict};
-use queue::{enqueue, progress, recover};
+use crate::model::{Fence, Item, ItemId, ItemState, Profile, ProfileId, Resolution, TaskId, Timestamp};
+use queue::{enqueue, outcome, progress, recover, retention, settle};
 use writer::{Ran, WriterHandle};
 
 /// Reads at a time; a caller beyond waits.
@@ -117,8 +118,30 @@ impl Store {
     }
 
     /// False: no such task. Asking twice is asking once.
-    pub async fn request_cancel(&self, task: TaskId, now: Timestamp) -> Result<bool, StoreError> {
-        sure(self.writer.submit(move |tx| progress::request_cancel(tx, task, now)).await)
+    pub async fn ask(&self, task: TaskId, ask: Ask, now: Timestamp) -> Result<bool, StoreError> {
+        sure(self.writer.submit(move |tx| settle::ask(tx, task, ask, now)).await)
+    }
+
+    /// Queues failed items again, a step at a time, from `from` on (zero at first). None: no such task.
+    pub async fn retry(&self, task: TaskId, from: u64, now: Timestamp) -> Result<Option<RetryStep>, StoreError> {
+        sure(self.writer.submit(move |tx| settle::retry(tx, task, from, STEP, now)).await)
+    }
+
+    /// Settles an unknown outcome. What a verify that runs for it finds later changes nothing.
+    pub async fn resolve(
+        &self,
+        item: ItemId,
+        resolution: Resolution,
+        url: Option<String>,
+        note: String,
+        now: Timestamp,
+    ) -> Result<Item, ResolveRefused> {
+        self.writer.submit(move |tx| outcome::resolve(tx, item, resolution, url.as_deref(), &note, now)).await?
+    }
+
+    /// None: no such profile.
+    pub async fn unpark(&self, profile: ProfileId) -> Result<Option<Profile>, StoreError> {
+        sure(self.writer.submit(move |tx| profiles::unpark(tx, &profile)).await)
     }
 
     pub async fn put_flow(
@@ -141,7 +164,7 @@ impl Store {
         name: String,
         now: Timestamp,
     ) -> Result<Profile, CreateProfileError> {
-        self.writer.submit(move |tx| flows::create_profile(tx, &id, &name, now)).await?
+        self.writer.submit(move |tx| profiles::create(tx, &id, &name, now)).await?
     }
 
     /// Stops claims until a resume.
@@ -175,13 +198,27 @@ impl Store {
 
     pub async fn finish(
         &self,
-        item: ItemId,
-        fence: Fence,
-        verdict: Verdict,
-        evidence: Vec<EvidenceFile>,
+        end: AttemptEnded,
         now: Timestamp,
     ) -> Result<Result<Finished, FinishRefused>, StoreError> {
-        self.writer.submit(move |tx| progress::finish(tx, item, fence, &verdict, &evidence, now)).await
+        self.writer.submit(move |tx| progress::finish(tx, &end, now)).await
+    }
+
+    pub async fn begin_verify(
+        &self,
+        item: ItemId,
+        now: Timestamp,
+    ) -> Result<Result<VerifyBegun, ClaimRefused>, StoreError> {
+        self.writer.submit(move |tx| outcome::begin_verify(tx, item, now)).await
+    }
+
+    /// The state that the item has now.
+    pub async fn finish_verify(
+        &self,
+        end: Verified,
+        now: Timestamp,
+    ) -> Result<Result<ItemState, FinishRefused>, StoreError> {
+        self.writer.submit(move |tx| outcome::finish_verify(tx, &end, now)).await
     }
 
     pub async fn lock_for_operator(
@@ -197,13 +234,20 @@ impl Store {
         sure(self.writer.submit(move |tx| progress::release(tx, &profile, fence)).await)
     }
 
-    /// Makes items ready whose time has come. True: there may be more.
-    pub async fn promote(&self, now: Timestamp) -> Result<bool, StoreError> {
-        sure(self.writer.submit(move |tx| progress::promote(tx, now, STEP)).await)
+    /// Makes items ready whose time has come, or holds them where the clock is not to be believed. True:
+    /// there may be more.
+    pub async fn promote(&self, hold: bool, now: Timestamp) -> Result<bool, StoreError> {
+        sure(self.writer.submit(move |tx| progress::promote(tx, now, hold, STEP)).await)
     }
 
-    pub async fn cancel_waiting(&self, task: TaskId, now: Timestamp) -> Result<Canceled, StoreError> {
-        sure(self.writer.submit(move |tx| progress::cancel_waiting(tx, task, STEP, now)).await)
+    /// Carries out what was asked of a task, a step at a time.
+    pub async fn settle(&self, task: TaskId, now: Timestamp) -> Result<Settled, StoreError> {
+        sure(self.writer.submit(move |tx| settle::settle(tx, task, STEP, now)).await)
+    }
+
+    /// Forgets a step of a finished task. True: it is forgotten.
+    pub async fn prune(&self, task: TaskId) -> Result<bool, StoreError> {
+        sure(self.writer.submit(move |tx| retention::prune(tx, task, STEP)).await)
     }
 }
 
@@ -246,7 +290,17 @@ impl Store {
 
     /// Every profile, by id.
     pub async fn profiles(&self) -> Result<Vec<Profile>, StoreError> {
-        self.read(flows::profiles).await
+        self.read(profiles::list).await
+    }
+
+    /// Why items wait, in numbers.
+    pub async fn waiting(&self) -> Result<Waiting, StoreError> {
+        self.read(reads::waiting).await
+    }
+
+    /// Finished tasks to forget: ended before `before`, or the oldest beyond `keep`.
+    pub async fn prunable(&self, before: Timestamp, keep: u64, limit: usize) -> Result<Vec<Prunable>, StoreError> {
+        self.read(move |txn| retention::prunable(txn, before, keep, limit)).await
     }
 
     pub async fn stats(&self) -> Result<StoreStats, StoreError> {

@@ -14,6 +14,7 @@ use tokio::time::timeout;
 use super::body::{self, Reply};
 use super::error::ApiError;
 use super::front::Call;
+use super::waits::Waits;
 use super::{Context, usage};
 use crate::config::ProviderKind;
 use crate::engine::View;
@@ -104,14 +105,16 @@ pub async fn health(context: Arc<Context>, _: Call) -> Result<Response<Reply>, A
     Ok(body::json(if ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, &json))
 }
 
-/// Items by state, and tasks.
-fn queue_json(stats: &StoreStats) -> Value {
+/// Items by state, why those that wait do, and tasks.
+fn queue_json(stats: &StoreStats, waits: Option<&Waits>) -> Value {
     let mut queue: Map<String, Value> =
         ItemState::ALL.into_iter().map(|state| (state.name().to_owned(), 0.into())).collect();
     for (state, count) in &stats.items_by_state {
         queue.insert(state.name().to_owned(), (*count).into());
     }
     queue.insert("tasks".to_owned(), stats.tasks.into());
+    queue.insert("wait_reasons".to_owned(), json!(waits.map(Waits::json)));
+    queue.insert("oldest_waiting_since".to_owned(), json!(waits.and_then(|waits| waits.oldest)));
     Value::Object(queue)
 }
 
@@ -129,6 +132,7 @@ pub async fn status(context: Arc<Context>, _: Call) -> Result<Response<Reply>, A
         ProviderKind::Chromium => "chromium",
         ProviderKind::Dolphin => "dolphin",
     };
+    let waits = Waits::look(&context).await.ok();
     let resources = usage::resource_usage(&context, view, findings.free_mb).await?;
     let json = json!({
         "version": env!("CARGO_PKG_VERSION"),
@@ -136,7 +140,7 @@ pub async fn status(context: Arc<Context>, _: Call) -> Result<Response<Reply>, A
         "state": state,
         "pause": view.pause,
         "slots": {"total": view.slots, "busy": view.busy},
-        "queue": findings.store.as_ref().ok().map(queue_json),
+        "queue": findings.store.as_ref().ok().map(|stats| queue_json(stats, waits.as_ref())),
         "resource_usage": resources,
         "breakers": [],
         "provider": {"kind": kind, "status": if view.provider_down.is_some() { "down" } else { "up" },
@@ -180,8 +184,8 @@ mod tests {
     #[test]
     fn the_queue_names_every_state() {
         let stats = StoreStats { items_by_state: vec![(ItemState::Queued, 3)], tasks: 2, ..StoreStats::default() };
-        let queue = queue_json(&stats);
+        let queue = queue_json(&stats, None);
         assert_eq!((&queue["queued"], &queue["failed"], &queue["tasks"]), (&json!(3), &json!(0), &json!(2)));
-        assert_eq!(queue.as_object().unwrap().len(), ItemState::ALL.len() + 1);
+        assert_eq!(queue.as_object().unwrap().len(), ItemState::ALL.len() + 3);
     }
 }

@@ -118,16 +118,23 @@ fn state(profile: &Profile, view: &View) -> ProfileState {
     }
 }
 
-fn profile_json(profile: &Profile, view: &View) -> Value {
+pub fn profile_json(profile: &Profile, view: &View) -> Value {
     let mut json = json!({
         "id": profile.id,
         "name": profile.name,
         "state": state(profile, view),
-        "needs_human": profile.parked,
+        "needs_human": profile.parked.as_ref().map(|parked| &parked.message),
         "item": view.running.get(&profile.id),
         "created_at": profile.created_at,
         "last_armed_at": profile.last_armed_at,
     });
+    if let Some(parked) = &profile.parked {
+        json["parked_at"] = json!(parked.since);
+        json["parked_by"] = json!(parked.item);
+    }
+    if let Some(until) = profile.rests_until {
+        json["rate_limited_until"] = json!(until);
+    }
     let link = |operator: &OperatorView| devtools::url(&operator.token, operator.session.is_some());
     if let Some(link) = view.operators.get(&profile.id).and_then(link) {
         json["devtools_url"] = json!(link);
@@ -140,7 +147,7 @@ fn profile_json(profile: &Profile, view: &View) -> Value {
     json
 }
 
-async fn find(context: &Context, text: &str) -> Result<Profile, ApiError> {
+pub async fn find(context: &Context, text: &str) -> Result<Profile, ApiError> {
     let directory = Directory::load(context).await?;
     directory.find(text).cloned().map_err(|unfit| ApiError::not_found(&unfit.to_string()))
 }
@@ -238,11 +245,12 @@ fn engine_silent() -> ApiError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{ItemId, Timestamp};
+    use crate::model::{ItemId, Parked, Timestamp};
 
     fn profile(id: &str, name: &str) -> Profile {
         let id = ProfileId::new(id).unwrap();
-        Profile { id, name: name.to_owned(), created_at: Timestamp::ZERO, parked: None, last_armed_at: None }
+        let (created_at, name) = (Timestamp::ZERO, name.to_owned());
+        Profile { id, name, created_at, parked: None, rests_until: None, last_armed_at: None }
     }
 
     fn directory() -> Directory {
@@ -282,8 +290,10 @@ mod tests {
         let mut anna = profile("anna", "Anna");
         let mut view = View::default();
         assert_eq!(profile_json(&anna, &view)["state"], "idle");
-        anna.parked = Some("asked to sign in".to_owned());
-        assert_eq!(profile_json(&anna, &view)["state"], "needs_human");
+        let message = "asked to sign in".to_owned();
+        anna.parked = Some(Parked { since: Timestamp::ZERO, message, item: Some(ItemId::new(7)) });
+        let parked = profile_json(&anna, &view);
+        assert_eq!((&parked["state"], &parked["needs_human"]), (&json!("needs_human"), &json!("asked to sign in")));
         view.running.insert(anna.id.clone(), Some(ItemId::new(7)));
         let running = profile_json(&anna, &view);
         assert_eq!((&running["state"], &running["item"]), (&json!("running"), &json!("i7")));

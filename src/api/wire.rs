@@ -36,6 +36,9 @@ pub fn task(row: &TaskRow, reasons: &BTreeMap<&'static str, u32>) -> Value {
     if let Some(asked) = row.intent.cancel_requested_at {
         json["cancel_requested_at"] = json!(asked);
     }
+    if let Some(asked) = row.intent.paused_at {
+        json["paused_at"] = json!(asked);
+    }
     json["wait_reasons"] = json!(reasons);
     json
 }
@@ -137,7 +140,12 @@ pub mod tests {
             created_at: Timestamp::from_millis(1_000),
             state: ItemState::RetryWait,
             due_at: Timestamp::from_millis(9_000),
-            ready: true,
+            place: crate::model::Place::Ready,
+            external: None,
+            held_for: None,
+            attempts_before: 0,
+            cleared_fence: None,
+            verify: None,
             attempts: 2,
             fence: Some(Fence::new(12)),
             armed_fence: None,
@@ -195,6 +203,9 @@ pub mod tests {
             max_attempts: 3,
             spacing_seconds: 0,
             on_unknown: OnUnknown::Hold,
+            external: None,
+            verifiable: false,
+            rehearsal: false,
             idempotency: None,
             created_at: Timestamp::from_millis(1_000),
             counts,
@@ -206,7 +217,7 @@ pub mod tests {
                 "failed": 0, "canceled": 0},
             "total": 2, "created_at": "1970-01-01T00:00:01.000Z", "wait_reasons": {"no_slot": 1}});
         assert_eq!(task(&row, &BTreeMap::from([("no_slot", 1)])), expected);
-        let intent = Intent { cancel_requested_at: Some(Timestamp::from_millis(2_000)) };
+        let intent = Intent { cancel_requested_at: Some(Timestamp::from_millis(2_000)), paused_at: None };
         let row = TaskRow { task: task_of(Some(Timestamp::from_millis(3_000))), intent, waiting: vec![] };
         let json = task(&row, &BTreeMap::new());
         assert_eq!(json["finished_at"], "1970-01-01T00:00:03.000Z");

@@ -58,6 +58,17 @@ impl EvidenceFolder {
 
 /// Where a kept file lies; the API serves it from here.
 #[must_use]
+/// Removes everything that any attempt of the item left.
+///
+/// # Errors
+/// When something is there and cannot be removed.
+pub fn remove_all_of(state_dir: &Path, item: ItemId) -> io::Result<()> {
+    match std::fs::remove_dir_all(state_dir.join("evidence").join(item.to_string())) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
 pub fn path_of(state_dir: &Path, item: ItemId, file: &EvidenceFile) -> PathBuf {
     state_dir.join("evidence").join(item.to_string()).join(file.fence.to_string()).join(&file.file)
 }

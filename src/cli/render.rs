@@ -105,7 +105,34 @@ pub fn item(item: &Value) -> String {
         let facts = (text(file, "attempt"), text(file, "bytes"), text(file, "url"));
         lines.push(format!("{:<12} attempt {} {} bytes {}", "evidence", facts.0, facts.1, facts.2));
     }
+    if text(item, "state") == "outcome_unknown" {
+        lines.extend(question(item));
+    }
     lines.join("\n")
+}
+
+/// What a retry did.
+#[must_use]
+pub fn retried(task: &Value) -> String {
+    let mut lines = vec![format!("{} items queued again", text(task, "retried"))];
+    for skipped in task["skipped"].as_array().into_iter().flatten() {
+        lines.push(format!("{} left alone: {}", text(skipped, "item_id"), text(skipped, "reason")));
+    }
+    lines.join("\n")
+}
+
+/// The question that an unknown outcome is, with the pictures to look at beside it (fence.md rule 14).
+fn question(item: &Value) -> Vec<String> {
+    let picture = |name: &str| {
+        let files = item["evidence"].as_array().into_iter().flatten();
+        files.filter(|file| file["file"] == name).map(|file| text(file, "url")).next_back()
+    };
+    let mut lines = vec!["was it published? look at the site and at these:".to_owned()];
+    for (what, name) in [("before", "before.png"), ("after", "after.png")] {
+        lines.push(format!("  {what:<10} {}", picture(name).unwrap_or_else(|| "no picture".to_owned())));
+    }
+    lines.push(format!("then: cove items resolve {} published | not-published | give-up", text(item, "id")));
+    lines
 }
 
 #[must_use]

@@ -65,6 +65,9 @@ pub(super) static KEYS: &[Key] = &[
     key("engine", "max_items_per_task", Rule::Integer(1, 100_000)),
     key("engine", "drain_seconds", Rule::Integer(0, DAY_SECONDS)),
     key("engine", "evidence_max_bytes", Rule::Integer(64 * KIB, 16 * GIB)),
+    key("engine", "rate_limited_rest_seconds", Rule::Integer(1, 7 * DAY_SECONDS)),
+    key("retention", "task_days", Rule::Integer(1, 3_650)),
+    key("retention", "tasks", Rule::Integer(0, 100_000_000)),
     key("browser", "provider", Rule::Choice(&["chromium", "dolphin"])),
     key("browser", "chromium", Rule::Path),
     key("browser", "headless", Rule::Bool),
@@ -241,7 +244,7 @@ mod tests {
                 assert_eq!(error.value, Some(bad.to_string()));
             }
         }
-        assert_eq!(ranges, 15);
+        assert_eq!(ranges, 18);
     }
 
     #[test]

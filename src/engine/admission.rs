@@ -1,13 +1,14 @@
 //! Who may start now, when to try again, and why the others wait. Pure.
 //!
-//! [`why_waiting`] is the one place where a `wait_reason` is made: API, CLI and page show what it says.
+//! [`why_waiting`] and its part [`why_ready_waits`] are the one place where a `wait_reason` is made: API, CLI,
+//! metrics and page show what they say.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::View;
 use super::state::Limits;
-use crate::model::{Intent, Item, ItemState, ProfileId, Timestamp, WaitReason};
+use crate::model::{HeldFor, Intent, Item, ItemState, Place, Profile, ProfileId, Timestamp, WaitReason};
 use crate::store::{Head, Pause};
 
 /// Longest exponent of the back-off: beyond it the maximum holds anyway.
@@ -35,50 +36,77 @@ pub fn back_off(limits: &Limits, attempts: u32, roll: f64) -> Duration {
     ceiling.mul_f64(roll.clamp(0.0, 1.0))
 }
 
-/// Why an item waits, and until when where there is a time. None: it runs or is terminal.
+/// Why an item waits, and until when where there is a time. None: it runs or is terminal. `profile` is
+/// the row of the item's own profile.
 #[must_use]
 pub fn why_waiting(
     item: &Item,
     intent: &Intent,
-    parked: bool,
+    profile: Option<&Profile>,
     view: &View,
     now: Timestamp,
 ) -> Option<(WaitReason, Option<Timestamp>)> {
     match item.state {
         ItemState::Running | ItemState::Succeeded | ItemState::Failed | ItemState::Canceled => return None,
-        ItemState::OutcomeUnknown => return Some((WaitReason::OutcomeUnknown, None)),
-        ItemState::Held => return Some((WaitReason::HeldAfterRestore, None)),
+        ItemState::OutcomeUnknown => {
+            return Some((WaitReason::OutcomeUnknown, item.verify.and_then(|plan| plan.next_at)));
+        }
+        ItemState::Held => {
+            let clock = item.held_for == Some(HeldFor::Clock);
+            let reason = if clock { WaitReason::ClockSuspect } else { WaitReason::HeldAfterRestore };
+            return Some((reason, None));
+        }
         ItemState::Queued | ItemState::RetryWait => {}
+    }
+    if item.place == Place::Paused || intent.paused_at.is_some() {
+        return Some((WaitReason::Paused, None));
     }
     if item.due_at > now {
         let reason =
             if item.state == ItemState::RetryWait { WaitReason::RetryBackoff } else { WaitReason::ScheduledFor };
         return Some((reason, Some(item.due_at)));
     }
-    let reason = match &view.pause {
-        Some(Pause::Operator { .. }) => WaitReason::Paused,
-        Some(_) => WaitReason::HeldAfterRestore,
-        None if intent.cancel_requested_at.is_some() || view.draining => WaitReason::Draining,
-        None if parked => WaitReason::ProfileNeedsHuman,
-        None => return Some(what_is_missing(item, view)),
-    };
-    Some((reason, None))
+    if intent.cancel_requested_at.is_some() {
+        return Some((WaitReason::Draining, None));
+    }
+    Some(why_ready_waits(item.external.is_some(), &item.profile, profile, view, now))
 }
 
-fn what_is_missing(item: &Item, view: &View) -> (WaitReason, Option<Timestamp>) {
-    if view.operators.contains_key(&item.profile) {
+/// Why what is ready in a profile does not run.
+#[must_use]
+pub fn why_ready_waits(
+    external: bool,
+    id: &ProfileId,
+    profile: Option<&Profile>,
+    view: &View,
+    now: Timestamp,
+) -> (WaitReason, Option<Timestamp>) {
+    match &view.pause {
+        Some(Pause::Operator { .. }) => return (WaitReason::Paused, None),
+        Some(_) => return (WaitReason::HeldAfterRestore, None),
+        None if view.draining => return (WaitReason::Draining, None),
+        None => {}
+    }
+    if profile.is_some_and(|profile| profile.parked.is_some()) {
+        return (WaitReason::ProfileNeedsHuman, None);
+    }
+    if let Some(until) = profile.and_then(|profile| profile.rests_until).filter(|until| *until > now) {
+        return (WaitReason::RateLimitedUntil, Some(until));
+    }
+    if view.operators.contains_key(id) {
         return (WaitReason::ProfileInUseByOperator, None);
     }
-    if let Some(until) = view.in_use.get(&item.profile) {
+    if let Some(until) = view.in_use.get(id) {
         return (WaitReason::ProfileInUseByOperator, Some(*until));
     }
-    if view.provider_down.is_some() {
+    if view.provider_down.is_some() && !external {
         return (WaitReason::ProviderDown, None);
     }
-    if view.running.contains_key(&item.profile) {
+    if view.running.contains_key(id) {
         return (WaitReason::ProfileBusy, None);
     }
-    // Nothing else is missing: either the slots are taken, or its turn comes within this moment.
+    // Nothing else is missing: the slots (or the outside workers) are taken, or its turn comes within
+    // this moment.
     (WaitReason::NoSlot, None)
 }
 

@@ -6,8 +6,10 @@
 use std::collections::BTreeMap;
 
 use crate::browser::Session;
-use crate::model::{EvidenceFile, Failure, Fence, Item, ItemId, ProfileId, Task, TaskId, Verdict};
-use crate::store::{ArmRefused, Claim, Leftover, Outlook};
+use crate::model::{EvidenceFile, Failure, Fence, Item, ItemId, ProfileId, Task, TaskId};
+use crate::store::{
+    ArmRefused, AttemptEnded, Claim, Leftover, Outlook, Settled, Verified, VerifyBegun, VerifyFinding,
+};
 
 /// How an attempt says that it ended. Whether it was armed is the state machine's to know.
 #[derive(Clone, Debug, PartialEq)]
@@ -34,7 +36,9 @@ pub enum Event {
     Outlook(Outlook),
 
     // Answers to commits.
-    Promoted,
+    Promoted {
+        more: bool,
+    },
     Claimed(Box<Claim>),
     NotClaimed,
     ArmAnswered {
@@ -48,9 +52,13 @@ pub enum Event {
     Released {
         fence: Fence,
     },
-    TaskCanceled {
+    Settled {
         task: TaskId,
-        more: bool,
+        settled: Settled,
+    },
+    VerifyBegun(Box<VerifyBegun>),
+    VerifyStored {
+        fence: Fence,
     },
     /// `fence` is None where the profile was busy.
     OperatorLocked {
@@ -69,13 +77,23 @@ pub enum Event {
     ArmAsked {
         fence: Fence,
     },
-    /// `browser`: a browser may run that has to be stopped. `roll` in 0..1 spreads the back-off.
+    /// `stopped`: what the site said, where the flow watches for it, whatever the end is. `browser`: one
+    /// may run that has to be stopped. `roll` in 0..1 spreads the back-off.
     Ended {
         fence: Fence,
         end: AttemptEnd,
         evidence: Vec<EvidenceFile>,
+        stopped: Option<Failure>,
         browser: bool,
         roll: f64,
+    },
+    /// The end of a verify. `look` is None where it could not look: nothing is learnt, and no run is spent.
+    Looked {
+        fence: Fence,
+        look: Option<VerifyFinding>,
+        evidence: Vec<EvidenceFile>,
+        stopped: Option<Failure>,
+        browser: bool,
     },
     /// The browser is verified dead.
     Closed {
@@ -91,6 +109,10 @@ pub enum Event {
     CloseAsked {
         profile: ProfileId,
     },
+    /// A person resolved the item: a verify that runs for it has nothing to find any more.
+    Resolved {
+        item: ItemId,
+    },
     /// The daemon stops.
     Drain,
 }
@@ -98,12 +120,14 @@ pub enum Event {
 /// A write into the store; its answer comes back as an event.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Commit {
-    Promote,
+    Promote { hold: bool },
     Claim { item: ItemId },
     Arm { item: ItemId, fence: Fence },
-    Finish { item: ItemId, fence: Fence, verdict: Verdict, evidence: Vec<EvidenceFile> },
+    Finish(AttemptEnded),
     Release { profile: ProfileId, fence: Fence },
-    CancelWaiting { task: TaskId },
+    Settle { task: TaskId },
+    BeginVerify { item: ItemId },
+    FinishVerify(Verified),
     LockForOperator { profile: ProfileId, headless: bool, token: String },
 }
 
@@ -116,6 +140,11 @@ pub enum Work {
     },
     /// Armed before a restart of the daemon: only the confirmation is left (fence.md rule 15).
     Reattach {
+        item: Box<Item>,
+        task: Box<Task>,
+    },
+    /// Look whether an unknown outcome was published (fence.md rule 12).
+    Verify {
         item: Box<Item>,
         task: Box<Task>,
     },

@@ -15,9 +15,10 @@ use super::event::{Act, AttemptEnd, Commit, Event, Step, Work};
 use super::{OperatorView, View};
 use crate::browser::Session;
 use crate::model::{
-    Blame, EvidenceFile, Failure, FailureCode, Fence, Item, ItemId, ProfileId, Retry, Task, TaskId, Timestamp, Verdict,
+    Blame, EvidenceFile, Failure, FailureCode, Fence, Item, ItemId, ProfileEffect, ProfileId, Retry, Task, TaskId,
+    Timestamp, Verdict,
 };
-use crate::store::{ArmRefused, Claim, Claimed, Outlook, Pause};
+use crate::store::{ArmRefused, AttemptEnded, Claim, Claimed, Outlook, Pause, Settled};
 
 /// First and longest wait before a provider that was down is tried again.
 const PROVIDER_FIRST_WAIT: Duration = Duration::from_secs(2);
@@ -31,6 +32,8 @@ pub struct Limits {
     pub slots: u32,
     pub retry_base: Duration,
     pub retry_max: Duration,
+    /// How long a profile rests after its site said that it did too much.
+    pub rest: Duration,
 }
 
 /// How far an attempt is.
@@ -67,6 +70,8 @@ enum Owner {
         max_attempts: u32,
         cancel: bool,
     },
+    /// Looks whether the item was published; whether what it finds proves anything was known before.
+    Verify { item: ItemId },
     /// A browser left over from before a restart; its item, if any, has its end already.
     Leftover,
     Operator(OperatorView),
@@ -74,7 +79,7 @@ enum Owner {
 
 impl Owner {
     fn item(item: &Item, task: &Task, cancel: bool) -> Self {
-        Self::Item { id: item.id, task: item.task, attempts: item.attempts, max_attempts: task.max_attempts, cancel }
+        Self::Item { id: item.id, task: item.task, attempts: item.attempts_spent(), max_attempts: task.max_attempts, cancel }
     }
 }
 
@@ -99,6 +104,8 @@ pub struct State {
     /// A look at the queue is on its way; another one is wanted after it.
     looking: bool,
     look_again: bool,
+    /// Work in steps is not done: the loop turns again at once.
+    go_on: bool,
     next_due: Option<Timestamp>,
     /// Why a profile could not be opened for a person, until the next try.
     open_errors: BTreeMap<ProfileId, String>,
@@ -117,6 +124,7 @@ impl State {
             in_use: BTreeMap::new(),
             looking: false,
             look_again: false,
+            go_on: false,
             next_due: None,
             open_errors: BTreeMap::new(),
         }
@@ -125,7 +133,11 @@ impl State {
     pub fn apply(&mut self, event: Event, now: Timestamp) -> Step {
         match event {
             Event::Recovered(leftovers) => self.recovered(leftovers),
-            Event::Bell | Event::Tick | Event::Promoted => self.look(),
+            Event::Bell | Event::Tick => {
+                self.go_on = false;
+                self.look()
+            }
+            Event::Promoted { more } => self.step_done(more),
             // The row moved on without us: whoever moved it rings.
             Event::NotClaimed => Step::default(),
             Event::Outlook(outlook) => self.plan(outlook, now),
@@ -133,16 +145,23 @@ impl State {
             Event::ArmAsked { fence } => self.arm_asked(fence),
             Event::ArmAnswered { fence, answer } => self.arm_answered(fence, answer),
             Event::Opened { fence, session } => self.opened(fence, session),
-            Event::Ended { fence, end, evidence, browser, roll } => {
-                self.ended(fence, end, evidence, browser, roll, now)
+            Event::Ended { fence, end, evidence, stopped, browser, roll } => {
+                let told = Told { end, evidence, stopped, browser };
+                self.ended(fence, told, roll, now)
             }
+            Event::VerifyBegun(begun) => self.verify_begun(*begun),
+            Event::Looked { fence, look, evidence, stopped, browser } => {
+                self.looked(fence, look, evidence, stopped.as_ref(), browser, now)
+            }
+            Event::VerifyStored { fence } => self.end_stored(fence, false),
+            Event::Resolved { item } => self.resolved(item),
             Event::EndStored { fence, refused } => self.end_stored(fence, refused),
             Event::Closed { fence } => self.closed(fence),
             Event::Released { fence } => {
                 self.running.remove(&fence);
                 self.look()
             }
-            Event::TaskCanceled { task, more } => self.task_canceled(task, more),
+            Event::Settled { task, settled } => self.settled(task, settled),
             Event::OpenAsked { profile, headless, token } => self.open_asked(profile, headless, token, now),
             Event::OperatorLocked { fence, profile, headless, token } => {
                 self.operator_locked(fence, profile, headless, token)
@@ -165,12 +184,13 @@ impl State {
             operators: BTreeMap::new(),
             in_use: self.in_use.clone(),
             open_errors: self.open_errors.clone(),
+            clock_suspect: false,
             provider_down: self.provider.as_ref().map(|trouble| trouble.why.clone()),
             turned_at: now,
         };
         for running in self.running.values() {
             match &running.owner {
-                Owner::Item { id, .. } => {
+                Owner::Item { id, .. } | Owner::Verify { item: id } => {
                     view.running.insert(running.profile.clone(), Some(*id));
                 }
                 Owner::Leftover => {
@@ -189,6 +209,9 @@ impl State {
     pub fn wake_at(&self, now: Timestamp) -> Option<Timestamp> {
         if self.draining || !self.ready {
             return None;
+        }
+        if self.go_on {
+            return Some(now);
         }
         let provider = self.provider.as_ref().map(|trouble| trouble.until);
         let times = self.next_due.into_iter().chain(provider).chain(self.in_use.values().copied());
@@ -231,15 +254,18 @@ impl State {
         if self.draining {
             return step;
         }
-        step.commit.extend(outlook.cancels.into_iter().map(|task| Commit::CancelWaiting { task }));
+        step.commit.extend(outlook.to_settle.into_iter().map(|task| Commit::Settle { task }));
         if outlook.overdue {
-            step.commit.push(Commit::Promote);
+            step.commit.push(Commit::Promote { hold: false });
         }
-        if self.pause.is_some() {
-            return step;
-        }
+        let heads = match &self.pause {
+            None => outlook.heads,
+            Some(Pause::Operator { .. }) => return step,
+            // After a restore a verify only looks, and may find out what nobody knows.
+            Some(_) => Vec::new(),
+        };
         // With nothing left to start nobody would find out whether the provider is back.
-        if outlook.heads.is_empty() && self.provider.as_ref().is_some_and(|trouble| trouble.until <= now) {
+        if heads.is_empty() && outlook.verifies.is_empty() && self.provider.as_ref().is_some_and(|trouble| trouble.until <= now) {
             self.provider = None;
         }
         let free = self.limits.slots.saturating_sub(self.busy());
@@ -249,9 +275,14 @@ impl State {
             Some(_) => free.min(1).saturating_sub(self.busy()),
             None => free,
         };
-        let room = Room { free, in_use: &self.in_use };
+        // What may have gone out is looked at before more is sent.
         let taken = |profile: &ProfileId| self.running.values().any(|running| &running.profile == profile);
-        let chosen = admission::choose(outlook.heads, &room, taken);
+        let room = Room { free, in_use: &self.in_use };
+        let verifies = admission::choose(outlook.verifies, &room, taken);
+        let taken = |profile: &ProfileId| taken(profile) || verifies.iter().any(|head| &head.profile == profile);
+        let free = free.saturating_sub(u32::try_from(verifies.len()).unwrap_or(u32::MAX));
+        let chosen = admission::choose(heads, &Room { free, in_use: &self.in_use }, taken);
+        step.commit.extend(verifies.iter().map(|head| Commit::BeginVerify { item: head.item }));
         step.commit.extend(chosen.into_iter().map(|head| Commit::Claim { item: head.item }));
         step
     }
@@ -306,19 +337,19 @@ impl State {
         if self.provider.take().is_some() { self.look() } else { Step::default() }
     }
 
-    fn ended(
-        &mut self,
-        fence: Fence,
-        end: AttemptEnd,
-        evidence: Vec<EvidenceFile>,
-        browser: bool,
-        roll: f64,
-        now: Timestamp,
-    ) -> Step {
+    fn ended(&mut self, fence: Fence, told: Told, roll: f64, now: Timestamp) -> Step {
+        let Told { end, evidence, stopped, browser } = told;
         let Some(running) = self.running.get_mut(&fence) else { return Step::default() };
         running.browser = browser;
-        let (id, verdict) = match (&running.owner, running.phase) {
-            (Owner::Item { .. }, Phase::Ending | Phase::Closing) | (Owner::Leftover, _) => return Step::default(),
+        let stopped = stopped.as_ref().or(match &end {
+            AttemptEnd::Unarmed(failure) => Some(failure),
+            _ => None,
+        });
+        let effect = stopped.and_then(|failure| effect(failure, &self.limits, now));
+        let (item, verdict) = match (&running.owner, running.phase) {
+            (Owner::Item { .. }, Phase::Ending | Phase::Closing) | (Owner::Leftover | Owner::Verify { .. }, _) => {
+                return Step::default();
+            }
             (Owner::Operator(_), _) => return self.operator_ended(fence, end),
             (Owner::Item { id, .. }, phase) => {
                 (*id, verdict(&self.limits, self.draining, running, phase, end, roll, now))
@@ -330,7 +361,7 @@ impl State {
         if let Some(running) = self.running.get_mut(&fence) {
             running.phase = Phase::Ending;
         }
-        Step::commit(Commit::Finish { item: id, fence, verdict, evidence })
+        Step::commit(Commit::Finish(AttemptEnded { item, fence, verdict, evidence, effect }))
     }
 
     /// An end that is not the item's fault says something about the provider or the profile.
@@ -346,7 +377,8 @@ impl State {
                     .map_or(PROVIDER_FIRST_WAIT, |trouble| (trouble.wait * 2).min(PROVIDER_LONGEST_WAIT));
                 self.provider = Some(ProviderTrouble { why: failure.detail.clone(), until: now.plus(wait), wait });
             }
-            Blame::Profile => {
+            // What a site says of a profile is kept with the profile.
+            Blame::Profile if failure.code == FailureCode::ProfileInUse => {
                 if let Some(running) = self.running.get(&fence) {
                     self.in_use.insert(running.profile.clone(), now.plus(IN_USE_WAIT));
                 }
@@ -376,11 +408,11 @@ impl State {
         }
     }
 
-    fn task_canceled(&mut self, canceled: TaskId, more: bool) -> Step {
+    fn settled(&mut self, settled: TaskId, Settled { canceled, more }: Settled) -> Step {
         let mut step = Step::default();
         for (fence, running) in &mut self.running {
             let Owner::Item { task, cancel, .. } = &mut running.owner else { continue };
-            if *task == canceled && !*cancel {
+            if canceled && *task == settled && !*cancel {
                 *cancel = true;
                 // After the commit point the mark is ignored: an armed attempt is never cut.
                 if matches!(running.phase, Phase::Unarmed) {
@@ -388,10 +420,13 @@ impl State {
                 }
             }
         }
-        if more {
-            step.commit.push(Commit::CancelWaiting { task: canceled });
-        }
-        step
+        step.and(self.step_done(more))
+    }
+
+    /// A step of work on many items is done; between two of them the loop hears whoever else wants it.
+    fn step_done(&mut self, more: bool) -> Step {
+        self.go_on |= more;
+        if more { Step::default() } else { self.look() }
     }
 
     fn drain(&mut self) -> Step {
@@ -405,6 +440,23 @@ impl State {
             }
         }
         step
+    }
+}
+
+/// How an attempt says that it ended.
+struct Told {
+    end: AttemptEnd,
+    evidence: Vec<EvidenceFile>,
+    stopped: Option<Failure>,
+    browser: bool,
+}
+
+/// What a site said means for the profile, beyond the attempt that met it.
+fn effect(failure: &Failure, limits: &Limits, now: Timestamp) -> Option<ProfileEffect> {
+    match failure.code {
+        FailureCode::NeedsHuman => Some(ProfileEffect::Park(failure.detail.clone())),
+        FailureCode::RateLimited => Some(ProfileEffect::Rest(now.plus(limits.rest))),
+        _ => None,
     }
 }
 
@@ -468,5 +520,6 @@ fn as_unknown(failure: Failure) -> Failure {
 
 mod operator;
 mod recovery;
+mod verify;
 #[cfg(test)]
 mod tests;

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::event::{Act, Commit, Event, Step, Work};
 use super::state::State;
-use super::{Engine, HEARTBEAT, Message, Shared, attempt, operator};
+use super::{Engine, HEARTBEAT, Message, Shared, attempt, operator, verify};
 use crate::model::{Failure, FailureCode, Fence, ProfileId, Timestamp};
 use crate::store::{Store, StoreError};
 
@@ -101,6 +101,7 @@ impl Loop {
                 self.opening.insert(token.clone(), reply);
                 Event::OpenAsked { profile, headless, token }
             }
+            Message::Resolved { item } => Event::Resolved { item },
             Message::Close { profile, reply } => {
                 self.closing.insert(profile.clone(), reply);
                 Event::CloseAsked { profile }
@@ -164,6 +165,7 @@ impl Loop {
         match work {
             Work::Attempt { item, task } => self.children.spawn(attempt::run(child, *item, *task)),
             Work::Reattach { item, task } => self.children.spawn(attempt::reattach(child, *item, *task)),
+            Work::Verify { item, task } => self.children.spawn(verify::run(child, *item, *task)),
             Work::Operator { profile, headless, adopt } => {
                 self.children.spawn(operator::run(child, profile, headless, adopt))
             }
@@ -217,10 +219,7 @@ async fn close(shared: Arc<Shared>, mailbox: mpsc::Sender<Message>, fence: Fence
 /// state machine over the same store without a clock and without browsers.
 pub async fn carry(store: &Store, commit: Commit, now: Timestamp) -> Result<Event, StoreError> {
     Ok(match commit {
-        Commit::Promote => {
-            store.promote(now).await?;
-            Event::Promoted
-        }
+        Commit::Promote { hold } => Event::Promoted { more: store.promote(hold, now).await? },
         Commit::Claim { item } => match store.claim(item, now).await? {
             Ok(claim) => Event::Claimed(Box::new(claim)),
             Err(refused) => {
@@ -229,9 +228,9 @@ pub async fn carry(store: &Store, commit: Commit, now: Timestamp) -> Result<Even
             }
         },
         Commit::Arm { item, fence } => Event::ArmAnswered { fence, answer: store.arm(item, fence, now).await? },
-        Commit::Finish { item, fence, verdict, evidence } => {
-            let state = verdict.state();
-            let refused = match store.finish(item, fence, verdict, evidence, now).await? {
+        Commit::Finish(end) => {
+            let (item, fence, state) = (end.item, end.fence, end.verdict.state());
+            let refused = match store.finish(end, now).await? {
                 Ok(finished) => {
                     tracing::info!(%item, task = %finished.task, %fence, %state, "attempt ended");
                     false
@@ -243,15 +242,28 @@ pub async fn carry(store: &Store, commit: Commit, now: Timestamp) -> Result<Even
             };
             Event::EndStored { fence, refused }
         }
+        Commit::BeginVerify { item } => match store.begin_verify(item, now).await? {
+            Ok(begun) => Event::VerifyBegun(Box::new(begun)),
+            Err(refused) => {
+                tracing::debug!(%item, %refused, "not verified");
+                Event::NotClaimed
+            }
+        },
+        Commit::FinishVerify(end) => {
+            let (item, fence) = (end.item, end.fence);
+            match store.finish_verify(end, now).await? {
+                Ok(state) => tracing::info!(%item, %fence, %state, "verified"),
+                Err(refused) => tracing::info!(%item, %fence, %refused, "resolved meanwhile"),
+            }
+            Event::VerifyStored { fence }
+        }
         Commit::Release { profile, fence } => {
             if !store.release(profile.clone(), fence).await? {
                 tracing::warn!(%profile, %fence, "the lock was not held any more");
             }
             Event::Released { fence }
         }
-        Commit::CancelWaiting { task } => {
-            Event::TaskCanceled { task, more: store.cancel_waiting(task, now).await?.more }
-        }
+        Commit::Settle { task } => Event::Settled { task, settled: store.settle(task, now).await? },
         Commit::LockForOperator { profile, headless, token } => {
             let fence = store.lock_for_operator(profile.clone(), now).await?.ok();
             Event::OperatorLocked { fence, profile, headless, token }

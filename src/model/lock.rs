@@ -33,6 +33,8 @@ pub enum LockOwner {
     Item(ItemId),
     /// A person who looks at the profile (`cove profiles open`).
     Operator,
+    /// The engine, while it looks whether this item was published (fence.md rule 12).
+    Verify(ItemId),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -105,7 +105,7 @@ fn initialise(db: &Database) -> Result<(), StoreError> {
     let txn = db.begin_write()?;
     create_all(&txn)?;
     txn.open_table(SCHEMA)?.insert(SCHEMA_KEY, SCHEMA_VERSION)?;
-    let meta = Meta { epoch: 0, sequence: 0, items: [0; ItemState::ALL.len()], pause: None };
+    let meta = Meta { epoch: 0, sequence: 0, items: [0; ItemState::ALL.len()], backing_off: 0, held_for_clock: 0, pause: None };
     txn.open_table(META)?.insert(META_KEY, codec::encode(&meta)?.as_slice())?;
     txn.commit()?;
     Ok(())
@@ -179,7 +179,7 @@ fn reconcile(
         }
     }
     if report.restored {
-        facts.take_over(&mut tx, now)?;
+        facts.take_over(&mut tx, lost_ledger, now)?;
         tx.meta.pause = Some(Pause::Restored { since: now, blind: lost_ledger });
     } else {
         facts.take_published(&mut tx, now)?;

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::StoreError;
-use crate::model::{Fence, ItemId, Timestamp};
+use crate::model::{Fence, ItemId, Resolution, Timestamp};
 
 /// Longest line read; a URL is bounded far below.
 const MAX_LINE_BYTES: u64 = 64 * 1024;
@@ -33,6 +33,17 @@ pub(super) enum Line {
     Published {
         item: ItemId,
         fence: Fence,
+        url: Option<String>,
+        key: Option<String>,
+        idempotency: Option<String>,
+        at: Timestamp,
+    },
+    /// A verify or a human said what became of an unknown outcome.
+    Resolved {
+        item: ItemId,
+        /// Of the arming that is settled.
+        fence: Fence,
+        resolution: Resolution,
         url: Option<String>,
         key: Option<String>,
         idempotency: Option<String>,

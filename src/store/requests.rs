@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{
-    Fence, InputValue, Intent, Item, ItemId, ItemState, Lock, OnUnknown, ProfileId, Task, TaskEvent, TaskId, TaskState,
-    Timestamp,
+    EvidenceFile, Failure, Fence, InputValue, Intent, Item, ItemId, ItemState, Lock, OnUnknown, ProfileEffect, ProfileId,
+    Task, TaskEvent, TaskId, TaskState, Timestamp, Verdict,
 };
 
 /// Any operation may meet this; the daemon stops when the disk fails.
@@ -36,6 +36,11 @@ pub struct NewTask {
     pub max_attempts: u32,
     pub spacing_seconds: u32,
     pub on_unknown: OnUnknown,
+    /// What the flow says of itself.
+    pub external: Option<String>,
+    pub verifiable: bool,
+    /// Stop before the commit point.
+    pub rehearsal: bool,
     pub items: Vec<NewItem>,
     pub idempotency: Option<Idempotency>,
 }
@@ -269,10 +274,119 @@ pub struct Finished {
     pub state: ItemState,
 }
 
+/// How an attempt ended, as the engine has decided.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AttemptEnded {
+    pub item: ItemId,
+    pub fence: Fence,
+    pub verdict: Verdict,
+    pub evidence: Vec<EvidenceFile>,
+    pub effect: Option<ProfileEffect>,
+}
+
+/// What a person asks of a task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Canceled {
-    /// Waiting items of the task are left; ask again.
+pub enum Ask {
+    Cancel,
+    Pause,
+    Resume,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settled {
+    /// The task's running attempts are to be interrupted.
+    pub canceled: bool,
+    /// Items of the task are left to look at; ask again.
     pub more: bool,
+}
+
+/// One step of a retry.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RetryStep {
+    pub retried: u32,
+    pub skipped: Vec<(ItemId, SkipReason)>,
+    /// Where to go on; None: that was all.
+    pub next: Option<u64>,
+}
+
+/// Why a failed item is not tried again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SkipReason {
+    /// It may have published, and nobody has said that it did not.
+    WasArmed,
+    /// Another item holds its key by now.
+    KeyTaken,
+}
+
+impl SkipReason {
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::WasArmed => "was_armed",
+            Self::KeyTaken => "key_taken",
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ResolveRefused {
+    #[error("no item of this id")]
+    NotFound,
+    #[error("the item is {0}, and only an outcome_unknown can be resolved")]
+    NotUnknown(ItemState),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+#[derive(Clone, Debug)]
+pub struct VerifyBegun {
+    pub item: Item,
+    pub task: Task,
+    /// Of the profile's lock.
+    pub fence: Fence,
+}
+
+/// What a verify is worth, as the engine has decided.
+#[derive(Clone, Debug, PartialEq)]
+pub enum VerifyFinding {
+    Found { url: Option<String>, result: BTreeMap<String, String> },
+    NotFound(String),
+    Inconclusive(Failure),
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Verified {
+    pub item: ItemId,
+    /// Of the profile's lock.
+    pub fence: Fence,
+    pub finding: VerifyFinding,
+    pub evidence: Vec<EvidenceFile>,
+    pub effect: Option<ProfileEffect>,
+}
+
+/// A finished task to be forgotten, with the items whose evidence goes first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Prunable {
+    pub task: TaskId,
+    pub items: Vec<ItemId>,
+}
+
+/// Why items wait, in numbers that nobody has to count.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Waiting {
+    /// Ready items by lane (empty: cove itself) and profile.
+    pub ready: Vec<(String, ProfileId, u64)>,
+    pub scheduled: u64,
+    pub backing_off: u64,
+    /// Of paused tasks.
+    pub paused: u64,
+    pub held_for_restore: u64,
+    pub held_for_clock: u64,
+    pub outcome_unknown: u64,
+    /// When the first of the scheduled and backing off becomes due.
+    pub next_due: Option<Timestamp>,
+    /// When the item that waits longest was accepted.
+    pub oldest: Option<Timestamp>,
 }
 
 /// The first item in the queue of one profile.
@@ -292,8 +406,10 @@ pub struct Outlook {
     pub overdue: bool,
     /// When the next item becomes due.
     pub next_due: Option<Timestamp>,
-    /// Tasks whose cancel waits to be carried out.
-    pub cancels: Vec<TaskId>,
+    /// Tasks whose intent waits to be carried out.
+    pub to_settle: Vec<TaskId>,
+    /// Items to verify now, whose profile is free.
+    pub verifies: Vec<Head>,
     pub pause: Option<Pause>,
 }
 

@@ -84,7 +84,7 @@ pub fn read(body: &Value, bounds: &Bounds, walk: &mut Walk) -> Request {
         priority: number(walk.integer(fields, "", "priority", &PRIORITY), 0),
         max_attempts: number(walk.integer(fields, "", "max_attempts", &MAX_ATTEMPTS), bounds.default_max_attempts),
         spacing_seconds: number(walk.integer(fields, "", "spacing_seconds", &SPACING_SECONDS), 0),
-        on_unknown: OnUnknown::Hold,
+        on_unknown: on_unknown(fields, walk),
     };
     if !body.is_object() {
         return request;
@@ -123,13 +123,16 @@ fn not_yet(fields: &Map<String, Value>, walk: &mut Walk) {
     if optional(fields, "webhook").is_some() {
         walk.wrong(Code::NotSupported, "/webhook", "Webhooks are not supported by this version; leave it out.");
     }
+}
+
+fn on_unknown(fields: &Map<String, Value>, walk: &mut Walk) -> OnUnknown {
     match optional(fields, "on_unknown").map(Value::as_str) {
-        None | Some(Some("hold")) => {}
-        Some(Some("retry")) => {
-            let detail = "`retry` is not supported by this version; `hold` leaves the decision to a human.";
-            walk.wrong(Code::NotSupported, "/on_unknown", detail);
+        None | Some(Some("hold")) => OnUnknown::Hold,
+        Some(Some("retry")) => OnUnknown::Retry,
+        Some(_) => {
+            walk.wrong(Code::InvalidField, "/on_unknown", "Expected `hold` or `retry`.");
+            OnUnknown::Hold
         }
-        Some(_) => walk.wrong(Code::InvalidField, "/on_unknown", "Expected `hold` or `retry`."),
     }
 }
 

@@ -9,7 +9,7 @@ use crate::engine::OperatorView;
 use crate::engine::event::{Act, Commit, Step, Work};
 use crate::model::lock::LockOwner;
 use crate::model::{Failure, FailureCode, ProfileId, Timestamp, Verdict};
-use crate::store::Leftover;
+use crate::store::{AttemptEnded, Leftover};
 
 impl State {
     pub(super) fn recovered(&mut self, leftovers: Vec<Leftover>) -> Step {
@@ -43,7 +43,8 @@ impl State {
                     let failure = Failure::new(FailureCode::DaemonStopped, detail);
                     Verdict::TryAgain { failure, due_at: Timestamp::ZERO, counted: false }
                 };
-                let finish = Commit::Finish { item: item.id, fence, verdict, evidence: Vec::new() };
+                let end = AttemptEnded { item: item.id, fence, verdict, evidence: Vec::new(), effect: None };
+                let finish = Commit::Finish(end);
                 (Owner::item(&item, &task, canceled), Phase::Ending, Step::commit(finish))
             }
             None if lock.owner == LockOwner::Operator => {

@@ -1,4 +1,4 @@
-//! The engine's operations: claim, arm, finish, release, promote, cancel.
+//! The engine's operations: claim, arm, finish, release, promote.
 //!
 //! Each is a compare-and-set: the engine's picture of the queue may be old, the row decides. An item that
 //! is armed ends `succeeded` or `outcome_unknown`, whoever asks (fence.md rules 4, 7 and 8). Called by the
@@ -9,14 +9,14 @@ use std::convert::Infallible;
 use redb::ReadableTable;
 
 use super::super::ledger::Line;
-use super::super::tables::{self, Tx};
+use super::super::tables::Tx;
 use super::super::writer::Ran;
-use super::super::{ArmRefused, Canceled, Claim, ClaimRefused, Claimed, FinishRefused, Finished, StoreError, codec};
+use super::super::{ArmRefused, AttemptEnded, Claim, ClaimRefused, Claimed, FinishRefused, Finished, StoreError, codec};
 use super::{hex, key_hash};
 use crate::model::lock::LockOwner;
 use crate::model::{
-    EvidenceFile, Failure, FailureCode, Fence, Item, ItemId, ItemState, Lock, LockKind, ProfileId, TaskId, Timestamp,
-    Verdict,
+    Failure, FailureCode, Fence, HeldFor, Item, ItemId, ItemState, Lock, LockKind, Place, ProfileId, Timestamp, Verdict,
+    VerifyPlan,
 };
 
 /// Of a published thing's address; escaped as JSON it is still far below the longest line of the ledger.
@@ -26,14 +26,14 @@ const MAX_URL_BYTES: usize = 4_096;
 /// when it cannot start any more (overdue, canceled) or not yet (spacing).
 pub(in crate::store) fn claim(tx: &mut Tx<'_>, id: ItemId, now: Timestamp) -> Ran<Claim, ClaimRefused> {
     let Some(item) = tx.item(id)? else { return Ok(Err(ClaimRefused::NotWaiting)) };
-    if !item.state.is_waiting() || !item.ready {
+    if item.place != Place::Ready {
         return Ok(Err(ClaimRefused::NotWaiting));
     }
     if tx.meta.pause.is_some() {
         return Ok(Err(ClaimRefused::Paused));
     }
     let Some(profile) = tx.profile(item.profile.as_str())? else { return Ok(Err(ClaimRefused::ProfileUnknown)) };
-    if profile.parked.is_some() {
+    if profile.parked.is_some() || profile.rests_until.is_some_and(|until| until > now) {
         return Ok(Err(ClaimRefused::ProfileParked));
     }
     if tx.locks.get((LockKind::Profile.name(), item.profile.as_str()))?.is_some() {
@@ -41,16 +41,14 @@ pub(in crate::store) fn claim(tx: &mut Tx<'_>, id: ItemId, now: Timestamp) -> Ra
     }
     let task = tx.task(item.task)?.ok_or_else(|| StoreError::Corrupt(format!("tasks: no row of {}", item.task)))?;
     if tx.intent(item.task)?.cancel_requested_at.is_some() {
-        cancel_one(tx, &item, now)?;
+        super::settle::cancel_one(tx, &item, now)?;
         return Ok(Ok(Claim::Moved));
     }
     if item.not_after.is_some_and(|not_after| not_after < now) {
         let failure = Failure::new(FailureCode::Overdue, "its not_after passed before it could start");
         let overdue = Item { state: ItemState::Failed, failure: Some(failure), finished_at: Some(now), ..item.clone() };
         let overdue = tx.change_item(&item, overdue, "failed", "overdue", now)?;
-        if overdue.armed_fence.is_none() {
-            tx.free_key(&overdue)?;
-        }
+        tx.free_key_of_ended(&overdue)?;
         return Ok(Ok(Claim::Moved));
     }
     if let Some(next) = spaced_until(&profile, task.spacing_seconds).filter(|next| *next > now) {
@@ -78,7 +76,7 @@ fn spaced_until(profile: &crate::model::Profile, spacing_seconds: u32) -> Option
         .map(|last| last.plus(std::time::Duration::from_secs(u64::from(spacing_seconds))))
 }
 
-fn take_lock(
+pub(super) fn take_lock(
     tx: &mut Tx<'_>,
     profile: &ProfileId,
     owner: LockOwner,
@@ -118,7 +116,7 @@ pub(in crate::store) fn release(tx: &mut Tx<'_>, profile: &ProfileId, fence: Fen
     Ok(Ok(held))
 }
 
-fn held_lock(tx: &Tx<'_>, profile: &ProfileId) -> Result<Option<Lock>, StoreError> {
+pub(super) fn held_lock(tx: &Tx<'_>, profile: &ProfileId) -> Result<Option<Lock>, StoreError> {
     tx.locks
         .get((LockKind::Profile.name(), profile.as_str()))?
         .map(|row| codec::decode("locks", row.value()))
@@ -149,25 +147,21 @@ pub(in crate::store) fn arm(tx: &mut Tx<'_>, id: ItemId, fence: Fence, now: Time
     Ok(Ok(()))
 }
 
-fn ledger_hashes(tx: &Tx<'_>, item: &Item) -> Result<(Option<String>, Option<String>), StoreError> {
+pub(super) fn ledger_hashes(tx: &Tx<'_>, item: &Item) -> Result<(Option<String>, Option<String>), StoreError> {
     let key = item.key.as_ref().map(|key| hex(&key_hash(key)));
     Ok((key, tx.task(item.task)?.and_then(|task| task.idempotency)))
 }
 
 /// An address comes from a page, which may make it as long as it likes; a line of the ledger may not be.
-fn bounded_url(url: &str) -> String {
+pub(super) fn bounded_url(url: &str) -> String {
     url[..url.floor_char_boundary(MAX_URL_BYTES.min(url.len()))].to_owned()
 }
 
-/// Writes how an attempt ended. The lock stays until the browser is verified dead.
-pub(in crate::store) fn finish(
-    tx: &mut Tx<'_>,
-    id: ItemId,
-    fence: Fence,
-    verdict: &Verdict,
-    evidence: &[EvidenceFile],
-    now: Timestamp,
-) -> Ran<Finished, FinishRefused> {
+/// Writes how an attempt ended, and what that means for its profile. The lock stays until the browser
+/// is verified dead.
+pub(in crate::store) fn finish(tx: &mut Tx<'_>, end: &AttemptEnded, now: Timestamp) -> Ran<Finished, FinishRefused> {
+    let AttemptEnded { item: id, fence, verdict, evidence, effect } = end;
+    let (id, fence) = (*id, *fence);
     let Some(item) = tx.item(id)? else { return Ok(Err(FinishRefused::StaleFence)) };
     if item.state != ItemState::Running || item.fence != Some(fence) {
         return Ok(Err(FinishRefused::StaleFence));
@@ -175,6 +169,10 @@ pub(in crate::store) fn finish(
     if item.is_armed() && !matches!(verdict, Verdict::Succeeded { .. } | Verdict::OutcomeUnknown(_)) {
         return Ok(Err(FinishRefused::Armed));
     }
+    let canceled = matches!(verdict, Verdict::TryAgain { .. }) && tx.intent(item.task)?.cancel_requested_at.is_some();
+    let canceled =
+        canceled.then(|| Verdict::Canceled(Failure::new(FailureCode::Canceled, "canceled on request")));
+    let verdict = canceled.as_ref().unwrap_or(verdict);
     let mut ended = Item { state: verdict.state(), ..item.clone() };
     ended.evidence.extend_from_slice(evidence);
     let detail = match verdict {
@@ -195,7 +193,13 @@ pub(in crate::store) fn finish(
             ended.failure = Some(failure.clone());
             failure.to_string()
         }
-        Verdict::OutcomeUnknown(failure) | Verdict::Failed(failure) | Verdict::Canceled(failure) => {
+        Verdict::OutcomeUnknown(failure) => {
+            ended.failure = Some(failure.clone());
+            let verifiable = tx.task(item.task)?.is_some_and(|task| task.verifiable);
+            ended.verify = verifiable.then(|| VerifyPlan::beginning(now));
+            failure.to_string()
+        }
+        Verdict::Failed(failure) | Verdict::Canceled(failure) => {
             ended.failure = Some(failure.clone());
             failure.to_string()
         }
@@ -204,81 +208,29 @@ pub(in crate::store) fn finish(
         ended.finished_at = Some(now);
     }
     let ended = tx.change_item(&item, ended, verdict.state().name(), &detail, now)?;
-    if matches!(ended.state, ItemState::Failed | ItemState::Canceled) && ended.armed_fence.is_none() {
-        tx.free_key(&ended)?;
+    tx.free_key_of_ended(&ended)?;
+    if let Some(effect) = effect {
+        tx.affect_profile(&ended, effect, now)?;
     }
     Ok(Ok(Finished { task: ended.task, state: ended.state }))
 }
 
-/// Moves items whose time has come from `DUE` to `READY`; at most `limit`. True: there may be more.
-pub(in crate::store) fn promote(tx: &mut Tx<'_>, now: Timestamp, limit: usize) -> Ran<bool, Infallible> {
+/// Moves items whose time has come from `DUE` to `READY`, or holds them where the clock that says so is
+/// not to be believed (fence.md rule 20); at most `limit`. True: there may be more.
+pub(in crate::store) fn promote(tx: &mut Tx<'_>, now: Timestamp, hold: bool, limit: usize) -> Ran<bool, Infallible> {
     let mut due = Vec::new();
     for row in tx.due.range(..=(now.as_millis(), u64::MAX))?.take(limit) {
-        due.push(row?.0.value());
+        due.push(row?.0.value().1);
     }
-    for (due_at, id) in &due {
-        let mut item = tx
-            .item(ItemId::new(*id))?
-            .ok_or_else(|| StoreError::Corrupt(format!("due: no item {}", ItemId::new(*id))))?;
-        tx.writes += 1;
-        tx.due.remove((*due_at, *id))?;
-        item.ready = true;
-        tx.items.insert(*id, codec::encode(&item)?.as_slice())?;
-        tx.ready.insert((item.profile.as_str(), super::rank_of(item.priority), *id), ())?;
-    }
-    Ok(Ok(due.len() == limit))
-}
-
-/// What a person asks: the engine carries it out. False: no such task.
-pub(in crate::store) fn request_cancel(tx: &mut Tx<'_>, id: TaskId, now: Timestamp) -> Ran<bool, Infallible> {
-    let Some(task) = tx.task(id)? else { return Ok(Ok(false)) };
-    let mut intent = tx.intent(id)?;
-    if intent.cancel_requested_at.is_none() && !task.counts.state().is_terminal() {
-        tx.writes += 1;
-        intent.cancel_requested_at = Some(now);
-        tx.intents.insert(id.raw(), codec::encode(&intent)?.as_slice())?;
-        tx.cancels.insert(id.raw(), ())?;
-        tx.log(id, None, "cancel_requested", "", now)?;
-    }
-    Ok(Ok(true))
-}
-
-/// Cancels a task's waiting items, at most `limit`; when none is left the request is done.
-pub(in crate::store) fn cancel_waiting(
-    tx: &mut Tx<'_>,
-    id: TaskId,
-    limit: usize,
-    now: Timestamp,
-) -> Ran<Canceled, Infallible> {
-    let mut waiting = Vec::new();
-    for row in tx.task_items.range((id.raw(), 0)..=(id.raw(), u64::MAX))? {
-        let (_, item) = row?.0.value();
-        let item: Item = tables::get("items", &tx.items, item)?
-            .ok_or_else(|| StoreError::Corrupt(format!("task_items: no item of {id}")))?;
-        if item.state.is_waiting() || item.state == ItemState::Held {
-            waiting.push(item);
-            if waiting.len() > limit {
-                break;
-            }
+    for id in &due {
+        let id = ItemId::new(*id);
+        let item = tx.item(id)?.ok_or_else(|| StoreError::Corrupt(format!("due: no item {id}")))?;
+        if hold {
+            let held = Item { state: ItemState::Held, held_for: Some(HeldFor::Clock), ..item.clone() };
+            tx.change_item(&item, held, "held", "it came due by a clock that jumped", now)?;
+        } else {
+            tx.move_item(&item, item.clone(), now)?;
         }
     }
-    let more = waiting.len() > limit;
-    for item in waiting.iter().take(limit) {
-        cancel_one(tx, item, now)?;
-    }
-    if !more {
-        tx.writes += 1;
-        tx.cancels.remove(id.raw())?;
-    }
-    Ok(Ok(Canceled { more }))
-}
-
-pub(in crate::store) fn cancel_one(tx: &mut Tx<'_>, item: &Item, now: Timestamp) -> Result<(), StoreError> {
-    let failure = Failure::new(FailureCode::Canceled, "canceled on request");
-    let canceled = Item { state: ItemState::Canceled, failure: Some(failure), finished_at: Some(now), ..item.clone() };
-    let canceled = tx.change_item(item, canceled, "canceled", "", now)?;
-    if canceled.armed_fence.is_none() {
-        tx.free_key(&canceled)?;
-    }
-    Ok(())
+    Ok(Ok(due.len() == limit))
 }
