@@ -10,6 +10,7 @@ pub mod id;
 pub mod item;
 pub mod lock;
 pub mod profile;
+pub mod proof;
 pub mod task;
 pub mod time;
 
@@ -18,5 +19,6 @@ pub use id::{Fence, ItemId, ParseIdError, TaskId};
 pub use item::{EvidenceFile, FileInput, InputValue, Item, ItemState, Verdict, WaitReason};
 pub use lock::{Lock, LockKind};
 pub use profile::{Profile, ProfileId, ProfileState};
+pub use proof::{Baseline, Proofs};
 pub use task::{Counts, Intent, OnUnknown, Task, TaskEvent, TaskState};
 pub use time::{Clock, SystemClock, Timestamp};

@@ -17,7 +17,7 @@ use super::turn::Child;
 use crate::browser::evidence::EvidenceFolder;
 use crate::browser::{AttemptName, CommitGate, Mode, Replay, ReplayEnd, Session, StartOptions};
 use crate::model::flow::Flow;
-use crate::model::{EvidenceFile, Failure, FailureCode, InputValue, Item, Task};
+use crate::model::{EvidenceFile, Failure, FailureCode, InputValue, Item, Proofs, Task};
 use crate::store::media::{self, MediaError};
 
 /// Beyond the flow's own limit: for the end to be written down.
@@ -151,7 +151,7 @@ async fn replay(
     gate: &dyn CommitGate,
 ) -> Outcome {
     let deadline = flow.max_duration;
-    let replay = Replay { flow, inputs, mode, evidence, deadline, cancel: child.interrupt.clone() };
+    let replay = Replay { flow, inputs, mode, evidence, deadline, cancel: child.interrupt.clone(), open_waits: &[] };
     let replayed = tokio::time::timeout(deadline + GRACE, crate::browser::replay(session, replay, gate)).await;
     let Ok(replayed) = replayed else {
         let detail = format!("the attempt did not end within {} s", (deadline + GRACE).as_secs());
@@ -238,7 +238,7 @@ struct Gate<'a> {
 
 #[async_trait]
 impl CommitGate for Gate<'_> {
-    async fn arm(&self) -> Result<(), Failure> {
+    async fn arm(&self, _proofs: Proofs) -> Result<(), Failure> {
         for file in self.inputs.values().filter_map(InputValue::as_file) {
             let unchanged = media::unchanged(file).await.unwrap_or(false);
             if !unchanged {
