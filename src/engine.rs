@@ -20,7 +20,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::browser::{Provider, Session};
-use crate::model::{Clock, Failure, Fence, ItemId, ProfileId, Timestamp};
+use crate::model::{Clock, Failure, Fence, ItemId, ProfileId, Proofs, Timestamp};
 use crate::store::media::MediaStore;
 use crate::store::{Pause, Store};
 pub use admission::{why_ready_waits, why_waiting};
@@ -90,6 +90,7 @@ enum Message {
     /// An attempt stands before its commit point.
     Arm {
         fence: Fence,
+        proofs: Proofs,
         reply: oneshot::Sender<Result<(), Failure>>,
     },
     Open {

@@ -10,6 +10,7 @@ pub mod id;
 pub mod item;
 pub mod lock;
 pub mod profile;
+pub mod proof;
 pub mod task;
 pub mod time;
 
@@ -20,5 +21,6 @@ pub use item::{
 };
 pub use lock::{Lock, LockKind};
 pub use profile::{Parked, Profile, ProfileEffect, ProfileId, ProfileState};
+pub use proof::{Baseline, Proofs};
 pub use task::{Counts, Intent, OnUnknown, Task, TaskEvent, TaskState};
 pub use time::{Clock, SystemClock, Timestamp};

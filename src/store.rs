@@ -29,7 +29,7 @@ use tokio::sync::{Semaphore, watch};
 pub use boot::{BootReport, LEDGER_FILE, OpenError, SCHEMA_VERSION, STATE_FILE};
 pub use requests::*;
 
-use crate::model::{Fence, Item, ItemId, ItemState, Profile, ProfileId, Resolution, TaskId, Timestamp};
+use crate::model::{Fence, Item, ItemId, ItemState, Profile, ProfileId, Proofs, Resolution, TaskId, Timestamp};
 use queue::{enqueue, outcome, progress, recover, retention, settle};
 use writer::{Ran, WriterHandle};
 
@@ -192,8 +192,14 @@ impl Store {
     }
 
     /// Returns when `armed` is durable in the store and in the ledger.
-    pub async fn arm(&self, item: ItemId, fence: Fence, now: Timestamp) -> Result<Result<(), ArmRefused>, StoreError> {
-        self.writer.submit(move |tx| progress::arm(tx, item, fence, now)).await
+    pub async fn arm(
+        &self,
+        item: ItemId,
+        fence: Fence,
+        proofs: Proofs,
+        now: Timestamp,
+    ) -> Result<Result<(), ArmRefused>, StoreError> {
+        self.writer.submit(move |tx| progress::arm(tx, item, fence, &proofs, now)).await
     }
 
     pub async fn finish(

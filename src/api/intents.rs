@@ -25,20 +25,19 @@ const MAX_URL_BYTES: usize = 2_048;
 const MAX_NOTE_BYTES: usize = 2_000;
 
 pub async fn cancel(context: Arc<Context>, call: Call) -> Result<Response<Reply>, ApiError> {
-    ask(&context, &call, Ask::Cancel).await
+    ask(&context, parse_task_id(call.params.get("id"))?, Ask::Cancel).await
 }
 
 pub async fn pause(context: Arc<Context>, call: Call) -> Result<Response<Reply>, ApiError> {
-    ask(&context, &call, Ask::Pause).await
+    ask(&context, parse_task_id(call.params.get("id"))?, Ask::Pause).await
 }
 
 pub async fn resume(context: Arc<Context>, call: Call) -> Result<Response<Reply>, ApiError> {
-    ask(&context, &call, Ask::Resume).await
+    ask(&context, parse_task_id(call.params.get("id"))?, Ask::Resume).await
 }
 
 /// Intent only: it counts from now on, and what runs is told by the engine.
-async fn ask(context: &Context, call: &Call, ask: Ask) -> Result<Response<Reply>, ApiError> {
-    let id = parse_task_id(call.params.get("id"))?;
+async fn ask(context: &Context, id: TaskId, ask: Ask) -> Result<Response<Reply>, ApiError> {
     if !context.store.ask(id, ask, context.clock.now()).await? {
         return Err(no_task());
     }

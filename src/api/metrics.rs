@@ -48,7 +48,11 @@ async fn gather(context: &Context) -> Result<(Vec<Gauge>, StoreStats), ApiError>
         gauge("slots", "Attempts that may run at a time.", f64::from(view.slots)),
         gauge("tasks", "Tasks in the state file.", count(stats.tasks)),
         gauge("oldest_waiting_seconds", "Age of the item that waits longest.", oldest),
-        gauge("paused", "1 while nothing is started on a person's word or after a restore.", flag(view.pause.is_some())),
+        gauge(
+            "paused",
+            "1 while nothing is started on a person's word or after a restore.",
+            flag(view.pause.is_some()),
+        ),
         gauge("provider_down", "1 while no browser can be started.", flag(view.provider_down.is_some())),
     ];
     for state in ItemState::ALL {
@@ -58,7 +62,12 @@ async fn gather(context: &Context) -> Result<(Vec<Gauge>, StoreStats), ApiError>
     }
     for (reason, wait) in &waits.by_reason {
         let label = Some(("wait_reason", reason.name()));
-        gauges.push(Gauge { name: "items_waiting", help: "Items that wait, by reason.", label, value: count(wait.items) });
+        gauges.push(Gauge {
+            name: "items_waiting",
+            help: "Items that wait, by reason.",
+            label,
+            value: count(wait.items),
+        });
     }
     Ok((gauges, stats))
 }

@@ -14,7 +14,9 @@ use super::body::Reply;
 use super::error::ApiError;
 use super::front::Call;
 use super::limit::Class;
-use super::{Context, admin, devtools, evidence, flows, health, intents, metrics, page, profiles, start, tasks, uploads};
+use super::{
+    Context, admin, devtools, evidence, flows, health, intents, metrics, page, profiles, start, tasks, uploads,
+};
 
 type Answer = Pin<Box<dyn Future<Output = Result<Response<Reply>, ApiError>> + Send>>;
 type Handler = fn(Arc<Context>, Call) -> Answer;

@@ -144,6 +144,7 @@ pub mod tests {
             external: None,
             held_for: None,
             attempts_before: 0,
+            proofs: None,
             cleared_fence: None,
             verify: None,
             attempts: 2,

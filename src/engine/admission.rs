@@ -136,7 +136,12 @@ mod tests {
 
     #[test]
     fn the_back_off_doubles_up_to_its_maximum_and_is_spread() {
-        let limits = Limits { slots: 1, retry_base: Duration::from_secs(30), retry_max: Duration::from_secs(1_800) };
+        let limits = Limits {
+            slots: 1,
+            retry_base: Duration::from_secs(30),
+            retry_max: Duration::from_secs(1_800),
+            rest: Duration::ZERO,
+        };
         assert_eq!(back_off(&limits, 1, 1.0), Duration::from_secs(30));
         assert_eq!(back_off(&limits, 3, 1.0), Duration::from_secs(120));
         assert_eq!(back_off(&limits, 99, 1.0), Duration::from_secs(1_800));

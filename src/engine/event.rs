@@ -6,10 +6,8 @@
 use std::collections::BTreeMap;
 
 use crate::browser::Session;
-use crate::model::{EvidenceFile, Failure, Fence, Item, ItemId, ProfileId, Task, TaskId};
-use crate::store::{
-    ArmRefused, AttemptEnded, Claim, Leftover, Outlook, Settled, Verified, VerifyBegun, VerifyFinding,
-};
+use crate::model::{EvidenceFile, Failure, Fence, Item, ItemId, ProfileId, Proofs, Task, TaskId};
+use crate::store::{ArmRefused, AttemptEnded, Claim, Leftover, Outlook, Settled, Verified, VerifyBegun, VerifyFinding};
 
 /// How an attempt says that it ended. Whether it was armed is the state machine's to know.
 #[derive(Clone, Debug, PartialEq)]
@@ -76,6 +74,7 @@ pub enum Event {
     },
     ArmAsked {
         fence: Fence,
+        proofs: Proofs,
     },
     /// `stopped`: what the site said, where the flow watches for it, whatever the end is. `browser`: one
     /// may run that has to be stopped. `roll` in 0..1 spreads the back-off.
@@ -122,7 +121,7 @@ pub enum Event {
 pub enum Commit {
     Promote { hold: bool },
     Claim { item: ItemId },
-    Arm { item: ItemId, fence: Fence },
+    Arm { item: ItemId, fence: Fence, proofs: Proofs },
     Finish(AttemptEnded),
     Release { profile: ProfileId, fence: Fence },
     Settle { task: TaskId },

@@ -15,8 +15,8 @@ use super::event::{Act, AttemptEnd, Commit, Event, Step, Work};
 use super::{OperatorView, View};
 use crate::browser::Session;
 use crate::model::{
-    Blame, EvidenceFile, Failure, FailureCode, Fence, Item, ItemId, ProfileEffect, ProfileId, Retry, Task, TaskId,
-    Timestamp, Verdict,
+    Blame, EvidenceFile, Failure, FailureCode, Fence, Item, ItemId, ProfileEffect, ProfileId, Proofs, Retry, Task,
+    TaskId, Timestamp, Verdict,
 };
 use crate::store::{ArmRefused, AttemptEnded, Claim, Claimed, Outlook, Pause, Settled};
 
@@ -71,7 +71,9 @@ enum Owner {
         cancel: bool,
     },
     /// Looks whether the item was published; whether what it finds proves anything was known before.
-    Verify { item: ItemId },
+    Verify {
+        item: ItemId,
+    },
     /// A browser left over from before a restart; its item, if any, has its end already.
     Leftover,
     Operator(OperatorView),
@@ -79,7 +81,13 @@ enum Owner {
 
 impl Owner {
     fn item(item: &Item, task: &Task, cancel: bool) -> Self {
-        Self::Item { id: item.id, task: item.task, attempts: item.attempts_spent(), max_attempts: task.max_attempts, cancel }
+        Self::Item {
+            id: item.id,
+            task: item.task,
+            attempts: item.attempts_spent(),
+            max_attempts: task.max_attempts,
+            cancel,
+        }
     }
 }
 
@@ -142,7 +150,7 @@ impl State {
             Event::NotClaimed => Step::default(),
             Event::Outlook(outlook) => self.plan(outlook, now),
             Event::Claimed(claim) => self.claimed(*claim),
-            Event::ArmAsked { fence } => self.arm_asked(fence),
+            Event::ArmAsked { fence, proofs } => self.arm_asked(fence, proofs),
             Event::ArmAnswered { fence, answer } => self.arm_answered(fence, answer),
             Event::Opened { fence, session } => self.opened(fence, session),
             Event::Ended { fence, end, evidence, stopped, browser, roll } => {
@@ -265,7 +273,10 @@ impl State {
             Some(_) => Vec::new(),
         };
         // With nothing left to start nobody would find out whether the provider is back.
-        if heads.is_empty() && outlook.verifies.is_empty() && self.provider.as_ref().is_some_and(|trouble| trouble.until <= now) {
+        if heads.is_empty()
+            && outlook.verifies.is_empty()
+            && self.provider.as_ref().is_some_and(|trouble| trouble.until <= now)
+        {
             self.provider = None;
         }
         let free = self.limits.slots.saturating_sub(self.busy());
@@ -296,7 +307,7 @@ impl State {
         Step::act(Act::Start { fence, work: Work::Attempt { item: Box::new(item), task: Box::new(task) } })
     }
 
-    fn arm_asked(&mut self, fence: Fence) -> Step {
+    fn arm_asked(&mut self, fence: Fence, proofs: Proofs) -> Step {
         let refuse = |why| Step::act(Act::AnswerArm { fence, answer: Err(why) });
         let draining = self.draining;
         match self.running.get_mut(&fence) {
@@ -308,7 +319,7 @@ impl State {
             }
             Some(Running { phase: phase @ Phase::Unarmed, owner: Owner::Item { id, .. }, .. }) => {
                 *phase = Phase::Arming;
-                Step::commit(Commit::Arm { item: *id, fence })
+                Step::commit(Commit::Arm { item: *id, fence, proofs })
             }
             _ => refuse(Failure::new(FailureCode::ArmRefused, "the attempt is not running any more")),
         }
@@ -520,6 +531,6 @@ fn as_unknown(failure: Failure) -> Failure {
 
 mod operator;
 mod recovery;
-mod verify;
 #[cfg(test)]
 mod tests;
+mod verify;

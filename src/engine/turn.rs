@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::event::{Act, Commit, Event, Step, Work};
 use super::state::State;
 use super::{Engine, HEARTBEAT, Message, Shared, attempt, operator, verify};
-use crate::model::{Failure, FailureCode, Fence, ProfileId, Timestamp};
+use crate::model::{Failure, FailureCode, Fence, ProfileId, Proofs, Timestamp};
 use crate::store::{Store, StoreError};
 
 /// First and longest wait between two tries to stop a browser.
@@ -92,9 +92,9 @@ impl Loop {
     fn received(&mut self, message: Message) -> Event {
         match message {
             Message::Event(event) => event,
-            Message::Arm { fence, reply } => {
+            Message::Arm { fence, proofs, reply } => {
                 self.arming.insert(fence, reply);
-                Event::ArmAsked { fence }
+                Event::ArmAsked { fence, proofs }
             }
             Message::Open { profile, headless, reply } => {
                 let token = operator::new_token();
@@ -196,10 +196,10 @@ impl Child {
     }
 
     /// Asks for the click. Returns when `armed` is durable, or why it may not be.
-    pub async fn arm(&self) -> Result<(), Failure> {
+    pub async fn arm(&self, proofs: Proofs) -> Result<(), Failure> {
         let gone = || Failure::new(FailureCode::DaemonStopped, "the daemon stops");
         let (reply, answer) = oneshot::channel();
-        self.mailbox.send(Message::Arm { fence: self.fence, reply }).await.map_err(|_| gone())?;
+        self.mailbox.send(Message::Arm { fence: self.fence, proofs, reply }).await.map_err(|_| gone())?;
         answer.await.map_err(|_| gone())?
     }
 }
@@ -227,7 +227,9 @@ pub async fn carry(store: &Store, commit: Commit, now: Timestamp) -> Result<Even
                 Event::NotClaimed
             }
         },
-        Commit::Arm { item, fence } => Event::ArmAnswered { fence, answer: store.arm(item, fence, now).await? },
+        Commit::Arm { item, fence, proofs } => {
+            Event::ArmAnswered { fence, answer: store.arm(item, fence, proofs, now).await? }
+        }
         Commit::Finish(end) => {
             let (item, fence, state) = (end.item, end.fence, end.verdict.state());
             let refused = match store.finish(end, now).await? {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Failure, Fence, ItemId, ProfileId, TaskId, Timestamp};
+use super::{Failure, Fence, ItemId, ProfileId, Proofs, TaskId, Timestamp};
 
 /// product.md §2. The order is that of the stored index; do not change it within a schema version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -306,6 +306,8 @@ pub struct Item {
     /// The fence under which the commit point was last armed; kept for ever.
     pub armed_fence: Option<Fence>,
     pub armed_at: Option<Timestamp>,
+    /// What was already so right before it was armed.
+    pub proofs: Option<Proofs>,
     /// What was armed up to this fence is known not to have published.
     pub cleared_fence: Option<Fence>,
     /// While the outcome is unknown and the flow can be verified.

@@ -105,7 +105,14 @@ fn initialise(db: &Database) -> Result<(), StoreError> {
     let txn = db.begin_write()?;
     create_all(&txn)?;
     txn.open_table(SCHEMA)?.insert(SCHEMA_KEY, SCHEMA_VERSION)?;
-    let meta = Meta { epoch: 0, sequence: 0, items: [0; ItemState::ALL.len()], backing_off: 0, held_for_clock: 0, pause: None };
+    let meta = Meta {
+        epoch: 0,
+        sequence: 0,
+        items: [0; ItemState::ALL.len()],
+        backing_off: 0,
+        held_for_clock: 0,
+        pause: None,
+    };
     txn.open_table(META)?.insert(META_KEY, codec::encode(&meta)?.as_slice())?;
     txn.commit()?;
     Ok(())

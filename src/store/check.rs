@@ -151,9 +151,8 @@ fn item_indexes(txn: &ReadTransaction, items: &[Item], found: &mut Vec<String>) 
     let profiles = items.iter().map(|item| (item.profile.to_string(), item.id.raw())).collect();
     compare("item_profiles", &held!(txn, tables::ITEM_PROFILES, |key| (key.0.to_owned(), key.1)), &profiles, found);
     let at = |place| items.iter().filter(move |item| item.place == place);
-    let ready = at(Place::Ready).map(|item| {
-        (lane_of(item).to_owned(), item.profile.to_string(), rank_of(item.priority), item.id.raw())
-    });
+    let ready = at(Place::Ready)
+        .map(|item| (lane_of(item).to_owned(), item.profile.to_string(), rank_of(item.priority), item.id.raw()));
     let ready: BTreeSet<_> = ready.collect();
     let held = held!(txn, tables::READY, |key| (key.0.to_owned(), key.1.to_owned(), key.2, key.3));
     compare("ready", &held, &ready, found);

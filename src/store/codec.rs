@@ -36,7 +36,8 @@ pub(super) fn decode<T: DeserializeOwned>(table: &'static str, bytes: &[u8]) -> 
 mod tests {
     use super::{decode, encode};
     use crate::model::{
-        Failure, FailureCode, FileInput, InputValue, Item, ItemId, ItemState, ProfileId, TaskId, Timestamp,
+        Baseline, Failure, FailureCode, FileInput, InputValue, Item, ItemId, ItemState, Place, ProfileId, Proofs,
+        TaskId, Timestamp, VerifyPlan,
     };
 
     fn sample() -> Item {
@@ -67,11 +68,17 @@ mod tests {
             created_at: Timestamp::from_millis(1_700_000_000_000),
             state: ItemState::OutcomeUnknown,
             due_at: Timestamp::ZERO,
-            ready: false,
+            place: Place::Off,
+            external: Some("studio".to_owned()),
+            held_for: None,
             attempts: 1,
+            attempts_before: 0,
             fence: None,
             armed_fence: None,
             armed_at: None,
+            proofs: Some(Proofs { baseline: Baseline::Clear, open_waits: vec![3] }),
+            cleared_fence: None,
+            verify: Some(VerifyPlan::beginning(Timestamp::from_millis(1_700_000_000_000))),
             started_at: None,
             finished_at: None,
             url: None,

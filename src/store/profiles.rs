@@ -13,12 +13,7 @@ use super::writer::Ran;
 use super::{CreateProfileError, StoreError, codec};
 use crate::model::{Item, Parked, Profile, ProfileEffect, ProfileId, Timestamp};
 
-pub(super) fn create(
-    tx: &mut Tx<'_>,
-    id: &ProfileId,
-    name: &str,
-    now: Timestamp,
-) -> Ran<Profile, CreateProfileError> {
+pub(super) fn create(tx: &mut Tx<'_>, id: &ProfileId, name: &str, now: Timestamp) -> Ran<Profile, CreateProfileError> {
     if tx.profiles.get(id.as_str())?.is_some() {
         return Ok(Err(CreateProfileError::Exists));
     }

@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{
-    EvidenceFile, Failure, Fence, InputValue, Intent, Item, ItemId, ItemState, Lock, OnUnknown, ProfileEffect, ProfileId,
-    Task, TaskEvent, TaskId, TaskState, Timestamp, Verdict,
+    EvidenceFile, Failure, Fence, InputValue, Intent, Item, ItemId, ItemState, Lock, OnUnknown, ProfileEffect,
+    ProfileId, Task, TaskEvent, TaskId, TaskState, Timestamp, Verdict,
 };
 
 /// Any operation may meet this; the daemon stops when the disk fails.

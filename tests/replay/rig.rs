@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use cove::browser::evidence::EvidenceFolder;
 use cove::browser::{AttemptName, CommitGate, Mode, Replay, ReplayEnd, Replayed, Session};
 use cove::model::flow::Flow;
-use cove::model::{EvidenceFile, Failure, FailureCode, Fence, InputValue, ItemId, ProfileId, Timestamp};
+use cove::model::{EvidenceFile, Failure, FailureCode, Fence, InputValue, ItemId, ProfileId, Proofs, Timestamp};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -186,6 +186,7 @@ pub struct Case {
     pub max_bytes: u64,
     pub gate: Answer,
     pub cancel: CancellationToken,
+    pub open_waits: Vec<usize>,
 }
 
 /// What the gate says.
@@ -207,6 +208,7 @@ impl Case {
             max_bytes: EVIDENCE_BYTES,
             gate: Answer::Yes,
             cancel: CancellationToken::new(),
+            open_waits: Vec::new(),
         }
     }
 
@@ -234,7 +236,7 @@ struct Gate<'a> {
 
 #[async_trait::async_trait]
 impl CommitGate for Gate<'_> {
-    async fn arm(&self) -> Result<(), Failure> {
+    async fn arm(&self, _proofs: Proofs) -> Result<(), Failure> {
         let pictured = std::fs::metadata(self.dir.join("before.png")).is_ok_and(|file| file.len() > 0);
         self.asked.lock().unwrap().push(Moment { clicks: self.rig.site.clicks(), pictured });
         match self.answer {
@@ -252,6 +254,8 @@ impl CommitGate for Gate<'_> {
 pub struct Ended {
     pub end: ReplayEnd,
     pub evidence: Vec<EvidenceFile>,
+    pub stopped: Option<Failure>,
+    pub proofs: Option<Proofs>,
     pub dir: PathBuf,
     pub asked: Vec<Moment>,
     pub took: Duration,
@@ -365,10 +369,12 @@ impl Rig {
             evidence: &folder,
             deadline: case.deadline,
             cancel: case.cancel,
+            open_waits: &case.open_waits,
         };
         let began = Instant::now();
-        let Replayed { end, evidence } = cove::browser::replay(&self.browser.session, replay, &gate).await;
-        Ended { end, evidence, dir, asked: gate.asked.into_inner().unwrap(), took: began.elapsed() }
+        let Replayed { end, evidence, stopped, proofs } =
+            cove::browser::replay(&self.browser.session, replay, &gate).await;
+        Ended { end, evidence, stopped, proofs, dir, asked: gate.asked.into_inner().unwrap(), took: began.elapsed() }
     }
 
     /// The page, then the steps: a flow without a commit point.

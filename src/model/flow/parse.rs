@@ -70,6 +70,8 @@ fn read_document(reader: &mut Reader, json: &[u8]) -> Option<Flow> {
         commit,
         origins: settings.origins,
         max_duration: settings.max_duration,
+        verify: None,
+        external: None,
     })
 }
 

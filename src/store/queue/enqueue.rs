@@ -168,6 +168,7 @@ fn insert_item(
         fence: None,
         armed_fence: None,
         armed_at: None,
+        proofs: None,
         cleared_fence: None,
         verify: None,
         started_at: None,

@@ -98,7 +98,11 @@ pub(in crate::store) fn begin_verify(tx: &mut Tx<'_>, id: ItemId, now: Timestamp
 }
 
 /// Writes what a verify found. The lock stays until its browser is verified dead.
-pub(in crate::store) fn finish_verify(tx: &mut Tx<'_>, end: &Verified, now: Timestamp) -> Ran<ItemState, FinishRefused> {
+pub(in crate::store) fn finish_verify(
+    tx: &mut Tx<'_>,
+    end: &Verified,
+    now: Timestamp,
+) -> Ran<ItemState, FinishRefused> {
     let Some(item) = tx.item(end.item)? else { return Ok(Err(FinishRefused::StaleFence)) };
     let locked = held_lock(tx, &item.profile)?.is_some_and(|lock| lock.fence == end.fence);
     let Some(plan) = item.verify.filter(|plan| locked && plan.next_at.is_some()) else {

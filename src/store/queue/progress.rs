@@ -11,12 +11,14 @@ use redb::ReadableTable;
 use super::super::ledger::Line;
 use super::super::tables::Tx;
 use super::super::writer::Ran;
-use super::super::{ArmRefused, AttemptEnded, Claim, ClaimRefused, Claimed, FinishRefused, Finished, StoreError, codec};
+use super::super::{
+    ArmRefused, AttemptEnded, Claim, ClaimRefused, Claimed, FinishRefused, Finished, StoreError, codec,
+};
 use super::{hex, key_hash};
 use crate::model::lock::LockOwner;
 use crate::model::{
-    Failure, FailureCode, Fence, HeldFor, Item, ItemId, ItemState, Lock, LockKind, Place, ProfileId, Timestamp, Verdict,
-    VerifyPlan,
+    Failure, FailureCode, Fence, HeldFor, Item, ItemId, ItemState, Lock, LockKind, Place, ProfileId, Proofs, Timestamp,
+    Verdict, VerifyPlan,
 };
 
 /// Of a published thing's address; escaped as JSON it is still far below the longest line of the ledger.
@@ -124,7 +126,13 @@ pub(super) fn held_lock(tx: &Tx<'_>, profile: &ProfileId) -> Result<Option<Lock>
 }
 
 /// The compare-and-set before the click (fence.md rule 4). The ledger's line follows the commit.
-pub(in crate::store) fn arm(tx: &mut Tx<'_>, id: ItemId, fence: Fence, now: Timestamp) -> Ran<(), ArmRefused> {
+pub(in crate::store) fn arm(
+    tx: &mut Tx<'_>,
+    id: ItemId,
+    fence: Fence,
+    proofs: &Proofs,
+    now: Timestamp,
+) -> Ran<(), ArmRefused> {
     let Some(item) = tx.item(id)? else { return Ok(Err(ArmRefused::Outdated)) };
     let running = item.state == ItemState::Running && item.fence == Some(fence);
     if !running || fence.epoch() != tx.meta.epoch || item.armed_fence == Some(fence) {
@@ -140,7 +148,8 @@ pub(in crate::store) fn arm(tx: &mut Tx<'_>, id: ItemId, fence: Fence, now: Time
         profile.last_armed_at = Some(now);
         tx.put_profile(&profile)?;
     }
-    let armed = Item { armed_fence: Some(fence), armed_at: Some(now), ..item.clone() };
+    let proofs = Some(proofs.clone());
+    let armed = Item { armed_fence: Some(fence), armed_at: Some(now), proofs, ..item.clone() };
     let armed = tx.change_item(&item, armed, "armed", "", now)?;
     let (key, idempotency) = ledger_hashes(tx, &armed)?;
     tx.ledger_after.push(Line::Armed { item: id, fence, key, idempotency, at: now });
@@ -170,8 +179,7 @@ pub(in crate::store) fn finish(tx: &mut Tx<'_>, end: &AttemptEnded, now: Timesta
         return Ok(Err(FinishRefused::Armed));
     }
     let canceled = matches!(verdict, Verdict::TryAgain { .. }) && tx.intent(item.task)?.cancel_requested_at.is_some();
-    let canceled =
-        canceled.then(|| Verdict::Canceled(Failure::new(FailureCode::Canceled, "canceled on request")));
+    let canceled = canceled.then(|| Verdict::Canceled(Failure::new(FailureCode::Canceled, "canceled on request")));
     let verdict = canceled.as_ref().unwrap_or(verdict);
     let mut ended = Item { state: verdict.state(), ..item.clone() };
     ended.evidence.extend_from_slice(evidence);
@@ -181,8 +189,11 @@ pub(in crate::store) fn finish(tx: &mut Tx<'_>, end: &AttemptEnded, now: Timesta
             ended.url.clone_from(&url);
             ended.result.clone_from(result);
             ended.failure = None;
-            let (key, idempotency) = ledger_hashes(tx, &item)?;
-            tx.ledger_before.push(Line::Published { item: id, fence, url: url.clone(), key, idempotency, at: now });
+            // A rehearsal published nothing.
+            if !tx.task(item.task)?.is_some_and(|task| task.rehearsal) {
+                let (key, idempotency) = ledger_hashes(tx, &item)?;
+                tx.ledger_before.push(Line::Published { item: id, fence, url: url.clone(), key, idempotency, at: now });
+            }
             url.unwrap_or_default()
         }
         Verdict::TryAgain { failure, due_at, counted } => {

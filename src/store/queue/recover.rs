@@ -13,9 +13,7 @@ use super::super::tables::Tx;
 use super::super::writer::Ran;
 use super::super::{Pause, ResumeRefused, StoreError};
 use super::key_hash_from_hex;
-use crate::model::{
-    Failure, FailureCode, Fence, HeldFor, Item, ItemId, ItemState, Resolution, Timestamp, VerifyPlan,
-};
+use crate::model::{Failure, FailureCode, Fence, HeldFor, Item, ItemId, ItemState, Resolution, Timestamp, VerifyPlan};
 
 /// What the ledger says of one item, its last lines winning.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

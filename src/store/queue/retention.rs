@@ -83,7 +83,11 @@ fn forget_item(tx: &mut Tx<'_>, task: TaskId, id: ItemId) -> Result<ItemState, S
     tx.item_profiles.remove((item.profile.as_str(), id.raw()))?;
     let place = (item.profile.as_str(), task.raw());
     let left = tx.task_profiles.get(place)?.map_or(0, |row| row.value()).saturating_sub(1);
-    if left == 0 { tx.task_profiles.remove(place)? } else { tx.task_profiles.insert(place, left)? };
+    if left == 0 {
+        tx.task_profiles.remove(place)?
+    } else {
+        tx.task_profiles.insert(place, left)?
+    };
     tx.meta.items[item.state as usize] -= 1;
     Ok(item.state)
 }
