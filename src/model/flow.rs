@@ -4,15 +4,20 @@
 //! replay by its shape. A flow stays a valid recording: Chrome can import it again. Strings are templates
 //! until the replay renders them with one item's inputs. Nothing here touches a browser or the disk.
 
+mod check;
+mod custom;
 mod inputs;
 mod keys;
+mod origin;
 mod parse;
 mod reader;
 mod selector;
+mod settings;
 mod steps;
 mod template;
 #[cfg(test)]
 mod tests;
+mod verify;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -22,7 +27,7 @@ use serde::{Deserialize, Serialize};
 use super::FailureCode;
 pub use inputs::{InputProblem, InputSpec, InputType, RawInput};
 pub use keys::{KeyStroke, stroke};
-pub use parse::{is_new_tab, origin_of};
+pub use origin::{is_new_tab, origin_of, url_contains};
 pub use selector::Selector;
 pub use template::Template;
 
