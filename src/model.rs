@@ -19,4 +19,4 @@ pub use item::{EvidenceFile, FileInput, InputValue, Item, ItemState, Verdict, Wa
 pub use lock::{Lock, LockKind};
 pub use profile::{Profile, ProfileId, ProfileState};
 pub use task::{Counts, Intent, OnUnknown, Task, TaskEvent, TaskState};
-pub use time::{Clock, SystemClock, Timestamp};
+pub use time::{BootId, BootTime, Clock, Moment, SystemClock, Timestamp};
