@@ -16,7 +16,7 @@ pub mod time;
 pub use failure::{Blame, Failure, FailureCode, Retry};
 pub use id::{Fence, ItemId, ParseIdError, TaskId};
 pub use item::{EvidenceFile, FileInput, InputValue, Item, ItemState, Verdict, WaitReason};
-pub use lock::{Lock, LockKind};
+pub use lock::{Lock, LockKind, LockOwner};
 pub use profile::{Profile, ProfileId, ProfileState};
 pub use task::{Counts, Intent, OnUnknown, Task, TaskEvent, TaskState};
 pub use time::{BootId, BootTime, Clock, Moment, SystemClock, Timestamp};

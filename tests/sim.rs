@@ -17,7 +17,10 @@ use std::time::Duration;
 use cove::browser::Session;
 use cove::engine::event::{Act, AttemptEnd, Event, Work};
 use cove::engine::state::{Limits, State};
-use cove::model::{Failure, FailureCode, Fence, Item, ItemId, ItemState, OnUnknown, ProfileId, TaskId, Timestamp};
+use cove::model::{
+    BootId, BootTime, Failure, FailureCode, Fence, Item, ItemId, ItemState, Moment, OnUnknown, ProfileId, TaskId,
+    Timestamp,
+};
 use cove::store::{EnqueueError, Idempotency, ItemQuery, NewItem, NewTask, STATE_FILE, Store, TaskQuery, WriterThread};
 
 const PROFILES: [&str; 3] = ["anna", "boris", "clara"];
@@ -58,6 +61,11 @@ struct World {
 /// The daemon died here; nothing after it happens.
 struct Crash;
 
+/// The world's clocks run together.
+fn moment(wall: Timestamp) -> Moment {
+    Moment { wall, boot: BootTime::from_millis(wall.as_millis() - 1_794_000_000_000), boot_id: BootId::new(1) }
+}
+
 fn limits() -> Limits {
     Limits { slots: SLOTS, retry_base: Duration::from_secs(30), retry_max: Duration::from_secs(600) }
 }
@@ -65,7 +73,7 @@ fn limits() -> Limits {
 impl World {
     async fn new(folder: &Path, seed: u64, fence_off: bool) -> Self {
         let now = Timestamp::from_millis(1_795_000_000_000);
-        let (store, thread, _) = Store::open(folder, now).unwrap();
+        let (store, thread, _) = Store::open(folder, moment(now)).unwrap();
         for name in PROFILES {
             store.create_profile(ProfileId::new(name).unwrap(), name.to_owned(), now).await.unwrap();
         }
@@ -102,14 +110,14 @@ impl World {
                 if self.chance(1) {
                     return Err(Crash);
                 }
-                events.push_back(cove::engine::carry(&self.store(), commit, self.now).await.unwrap());
+                events.push_back(cove::engine::carry(&self.store(), commit, moment(self.now)).await.unwrap());
                 if self.chance(1) {
                     return Err(Crash);
                 }
             }
             for act in step.then {
                 if act == Act::Look {
-                    events.push_back(Event::Outlook(self.store().outlook(self.now).await.unwrap()));
+                    events.push_back(Event::Outlook(self.store().outlook(moment(self.now)).await.unwrap()));
                 } else {
                     self.act(act);
                 }
@@ -322,7 +330,7 @@ impl World {
     }
 
     async fn open(&mut self) {
-        let (store, thread, _) = Store::open(&self.folder, self.now).unwrap();
+        let (store, thread, _) = Store::open(&self.folder, moment(self.now)).unwrap();
         self.store = Some((store, thread));
         loop {
             self.state = State::new(limits());

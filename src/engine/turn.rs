@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::event::{Act, Commit, Event, Step, Work};
 use super::state::State;
 use super::{Engine, HEARTBEAT, Message, Shared, attempt, operator};
-use crate::model::{Failure, FailureCode, Fence, ProfileId, Timestamp};
+use crate::model::{Failure, FailureCode, Fence, Moment, ProfileId};
 use crate::store::{Store, StoreError};
 
 /// First and longest wait between two tries to stop a browser.
@@ -117,14 +117,14 @@ impl Loop {
             }
             let Step { commit, then } = self.state.apply(event, self.shared.clock.now());
             // Handed over together, the writer commits them together.
-            let now = self.shared.clock.now();
+            let now = self.shared.clock.moment();
             let answers = join_all(commit.into_iter().map(|commit| carry(&self.shared.store, commit, now))).await;
             for answer in answers {
                 events.push_back(answer?);
             }
             for act in then {
                 if matches!(act, Act::Look) {
-                    let outlook = self.shared.store.outlook(self.shared.clock.now()).await?;
+                    let outlook = self.shared.store.outlook(self.shared.clock.moment()).await?;
                     events.push_back(Event::Outlook(outlook));
                 } else {
                     self.act(act);
@@ -215,20 +215,21 @@ async fn close(shared: Arc<Shared>, mailbox: mpsc::Sender<Message>, fence: Fence
 
 /// Carries one commit to the store and its answer back. Public for the simulation, which turns the same
 /// state machine over the same store without a clock and without browsers.
-pub async fn carry(store: &Store, commit: Commit, now: Timestamp) -> Result<Event, StoreError> {
+pub async fn carry(store: &Store, commit: Commit, moment: Moment) -> Result<Event, StoreError> {
+    let now = moment.wall;
     Ok(match commit {
         Commit::Promote => {
             store.promote(now).await?;
             Event::Promoted
         }
-        Commit::Claim { item } => match store.claim(item, now).await? {
+        Commit::Claim { item } => match store.claim(item, moment).await? {
             Ok(claim) => Event::Claimed(Box::new(claim)),
             Err(refused) => {
                 tracing::debug!(%item, %refused, "not claimed");
                 Event::NotClaimed
             }
         },
-        Commit::Arm { item, fence } => Event::ArmAnswered { fence, answer: store.arm(item, fence, now).await? },
+        Commit::Arm { item, fence } => Event::ArmAnswered { fence, answer: store.arm(item, fence, moment).await? },
         Commit::Finish { item, fence, verdict, evidence } => {
             let state = verdict.state();
             let refused = match store.finish(item, fence, verdict, evidence, now).await? {
@@ -253,7 +254,7 @@ pub async fn carry(store: &Store, commit: Commit, now: Timestamp) -> Result<Even
             Event::TaskCanceled { task, more: store.cancel_waiting(task, now).await?.more }
         }
         Commit::LockForOperator { profile, headless, token } => {
-            let fence = store.lock_for_operator(profile.clone(), now).await?.ok();
+            let fence = store.lock_for_operator(profile.clone(), moment).await?.ok();
             Event::OperatorLocked { fence, profile, headless, token }
         }
     })

@@ -9,10 +9,12 @@ use super::queue::recover::pending_cancels;
 use super::tables::{self, Bytes, META, META_KEY, Meta, get};
 use super::{
     EventRow, Head, ItemQuery, Leftover, MAX_WAITING_SHOWN, Outlook, Page, StoreError, StoreStats, TaskQuery, TaskRow,
-    codec,
+    codec, locks,
 };
-use crate::model::lock::LockOwner;
-use crate::model::{Intent, Item, ItemId, ItemState, Lock, Profile, ProfileId, Task, TaskEvent, TaskId, Timestamp};
+use crate::model::{
+    Intent, Item, ItemId, ItemState, LockKind, LockOwner, Moment, Profile, ProfileId, Task, TaskEvent, TaskId,
+    Timestamp,
+};
 
 /// Rows that one page may look at when filters leave out most of them; the page is short then and has
 /// a cursor.
@@ -166,13 +168,15 @@ pub(super) fn events(
         .collect()
 }
 
-pub(super) fn outlook(txn: &ReadTransaction, now: Timestamp) -> Result<Outlook, StoreError> {
+pub(super) fn outlook(txn: &ReadTransaction, moment: Moment) -> Result<Outlook, StoreError> {
+    let now = moment.wall;
     let due = txn.open_table(tables::DUE)?;
     let first_due = due.first()?.map(|row| Timestamp::from_millis(row.0.value().0));
+    let next_due = first_due.filter(|first| *first > now);
     Ok(Outlook {
-        heads: heads(txn)?,
+        heads: heads(txn, moment)?,
         overdue: first_due.is_some_and(|first| first <= now),
-        next_due: first_due.filter(|first| *first > now),
+        next_due: next_due.into_iter().chain(locks::next_profile_expiry(txn, moment)?).min(),
         cancels: pending_cancels(&txn.open_table(tables::CANCELS)?, MAX_CANCELS)?,
         pause: meta(txn)?.pause,
     })
@@ -180,9 +184,9 @@ pub(super) fn outlook(txn: &ReadTransaction, now: Timestamp) -> Result<Outlook, 
 
 /// The first ready item of every profile that is neither locked nor parked: one look-up a profile,
 /// however long its queue is.
-fn heads(txn: &ReadTransaction) -> Result<Vec<Head>, StoreError> {
+fn heads(txn: &ReadTransaction, now: Moment) -> Result<Vec<Head>, StoreError> {
     let ready = txn.open_table(tables::READY)?;
-    let locks = txn.open_table(tables::LOCKS)?;
+    let held = txn.open_table(tables::LOCKS)?;
     let profiles = txn.open_table(tables::PROFILES)?;
     let mut heads = Vec::new();
     let mut from = String::new();
@@ -190,7 +194,7 @@ fn heads(txn: &ReadTransaction) -> Result<Vec<Head>, StoreError> {
         let Some(row) = ready.range((from.as_str(), 0, 0)..)?.next() else { break };
         let key = row?.0;
         let (profile, rank, item) = key.value();
-        let busy = locks.get((crate::model::LockKind::Profile.name(), profile))?.is_some();
+        let busy = locks::get(&held, &LockKind::PROFILE, profile)?.is_some_and(|lock| lock.is_held(now));
         let parked = tables::get_named::<Profile>("profiles", &profiles, profile)?
             .is_some_and(|profile| profile.parked.is_some());
         if !busy && !parked {
@@ -207,10 +211,12 @@ fn heads(txn: &ReadTransaction) -> Result<Vec<Head>, StoreError> {
 
 pub(super) fn leftovers(txn: &ReadTransaction) -> Result<Vec<Leftover>, StoreError> {
     let mut leftovers = Vec::new();
-    for row in txn.open_table(tables::LOCKS)?.iter()? {
-        let lock: Lock = codec::decode("locks", row?.1.value())?;
+    for lock in locks::of_profiles(txn)? {
+        let lock = lock?;
         let running = match &lock.owner {
-            LockOwner::Item(id) => {
+            // Neither a browser nor an item of ours is behind it.
+            LockOwner::Outside(_) => continue,
+            LockOwner::Item(id) | LockOwner::Claim { item: id, .. } | LockOwner::Verify(id) => {
                 item(txn, *id)?.filter(|item| item.state == ItemState::Running && item.fence == Some(lock.fence))
             }
             LockOwner::Operator => None,
