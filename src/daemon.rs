@@ -75,7 +75,7 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     let mut signals = Signals::new().map_err(ServeError::Signal)?;
     make_private_dir(&state_dir)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let (store, writer, report) = Store::open(&state_dir, clock.now())?;
+    let (store, writer, report) = Store::open(&state_dir, clock.moment())?;
     log_boot(&state_dir, &report);
     let listeners = Listeners::bind(config.server.listen, &config.socket_path()).await?;
     let provider = Arc::new(start_provider(&config, &state_dir)?);
@@ -306,6 +306,9 @@ fn log_boot(state_dir: &Path, report: &BootReport) {
     tracing::info!(state_dir = %state_dir.display(), created, restored, epoch, "state file open");
     if report.ledger_cut_bytes > 0 {
         tracing::warn!(bytes = report.ledger_cut_bytes, "a torn last line of the publish ledger was cut off");
+    }
+    if report.leases_rebased > 0 {
+        tracing::info!(leases = report.leases_rebased, "the machine was booted: leases of locks go on with their rest");
     }
     if let Some(damage) = &report.ledger_damage {
         tracing::error!(damage, "the publish ledger is damaged: everything is held until a human resumes");

@@ -19,8 +19,8 @@ pub use id::{Fence, ItemId, ParseIdError, TaskId};
 pub use item::{
     EvidenceFile, FileInput, HeldFor, InputValue, Item, ItemState, Place, Resolution, Verdict, VerifyPlan, WaitReason,
 };
-pub use lock::{Lock, LockKind};
+pub use lock::{Lease, Lock, LockKind, LockOwner};
 pub use profile::{Parked, Profile, ProfileEffect, ProfileId, ProfileState};
 pub use proof::{Baseline, Proofs};
 pub use task::{Counts, Intent, OnUnknown, Task, TaskEvent, TaskState};
-pub use time::{Clock, SystemClock, Timestamp};
+pub use time::{BootId, BootTime, Clock, Moment, SystemClock, Timestamp};

@@ -10,6 +10,7 @@ mod check;
 mod codec;
 mod flows;
 mod ledger;
+mod locks;
 pub mod media;
 mod profiles;
 mod queue;
@@ -18,10 +19,12 @@ mod requests;
 mod tables;
 mod writer;
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use redb::{Database, ReadTransaction, ReadableDatabase};
 use tokio::sync::{Semaphore, watch};
@@ -29,16 +32,20 @@ use tokio::sync::{Semaphore, watch};
 pub use boot::{BootReport, LEDGER_FILE, OpenError, SCHEMA_VERSION, STATE_FILE};
 pub use requests::*;
 
-use crate::model::{Fence, Item, ItemId, ItemState, Profile, ProfileId, Proofs, Resolution, TaskId, Timestamp};
+use crate::model::{
+    Fence, Item, ItemId, ItemState, Lock, LockKind, Moment, Profile, ProfileId, Proofs, Resolution, TaskId, Timestamp,
+};
 use queue::{enqueue, outcome, progress, recover, retention, settle};
 use writer::{Ran, WriterHandle};
 
 /// Reads at a time; a caller beyond waits.
 const READERS: usize = 4;
-/// Items moved by one promotion or one step of a cancel.
+/// Items moved by one promotion or one step of a cancel; locks looked at by one step of a cleanup.
 const STEP: usize = 500;
 /// Waiting items read for a task's `wait_reasons`.
 pub const MAX_WAITING_SHOWN: usize = 1_000;
+/// Locks told by one cleanup; the others are counted.
+pub const MAX_LOCKS_SHOWN: usize = 1_000;
 
 impl<E: Into<redb::Error>> From<E> for StoreError {
     fn from(error: E) -> Self {
@@ -71,7 +78,7 @@ impl WriterThread {
 
 impl Store {
     /// Opens (or makes) the state file in `folder` and compares it with its ledger. Blocks.
-    pub fn open(folder: &Path, now: Timestamp) -> Result<(Self, WriterThread, BootReport), OpenError> {
+    pub fn open(folder: &Path, now: Moment) -> Result<(Self, WriterThread, BootReport), OpenError> {
         let (db, ledger, report) = boot::open(folder, now)?;
         let db = Arc::new(db);
         let (writer, thread) = writer::start(db.clone(), ledger);
@@ -179,7 +186,7 @@ impl Store {
 
 /// Operations of the engine: progress.
 impl Store {
-    pub async fn outlook(&self, now: Timestamp) -> Result<Outlook, StoreError> {
+    pub async fn outlook(&self, now: Moment) -> Result<Outlook, StoreError> {
         self.read(move |txn| reads::outlook(txn, now)).await
     }
 
@@ -187,7 +194,7 @@ impl Store {
         self.read(reads::leftovers).await
     }
 
-    pub async fn claim(&self, item: ItemId, now: Timestamp) -> Result<Result<Claim, ClaimRefused>, StoreError> {
+    pub async fn claim(&self, item: ItemId, now: Moment) -> Result<Result<Claim, ClaimRefused>, StoreError> {
         self.writer.submit(move |tx| progress::claim(tx, item, now)).await
     }
 
@@ -197,7 +204,7 @@ impl Store {
         item: ItemId,
         fence: Fence,
         proofs: Proofs,
-        now: Timestamp,
+        now: Moment,
     ) -> Result<Result<(), ArmRefused>, StoreError> {
         self.writer.submit(move |tx| progress::arm(tx, item, fence, &proofs, now)).await
     }
@@ -213,7 +220,7 @@ impl Store {
     pub async fn begin_verify(
         &self,
         item: ItemId,
-        now: Timestamp,
+        now: Moment,
     ) -> Result<Result<VerifyBegun, ClaimRefused>, StoreError> {
         self.writer.submit(move |tx| outcome::begin_verify(tx, item, now)).await
     }
@@ -230,14 +237,14 @@ impl Store {
     pub async fn lock_for_operator(
         &self,
         profile: ProfileId,
-        now: Timestamp,
+        now: Moment,
     ) -> Result<Result<Fence, ClaimRefused>, StoreError> {
-        self.writer.submit(move |tx| progress::lock_for_operator(tx, &profile, now)).await
+        self.writer.submit(move |tx| locks::take_for_operator(tx, &profile, now)).await
     }
 
     /// Frees a profile's lock. False: it was not held under this fence.
     pub async fn release(&self, profile: ProfileId, fence: Fence) -> Result<bool, StoreError> {
-        sure(self.writer.submit(move |tx| progress::release(tx, &profile, fence)).await)
+        sure(self.writer.submit(move |tx| locks::free_profile(tx, &profile, fence)).await)
     }
 
     /// Makes items ready whose time has come, or holds them where the clock is not to be believed. True:
@@ -254,6 +261,54 @@ impl Store {
     /// Forgets a step of a finished task. True: it is forgotten.
     pub async fn prune(&self, task: TaskId) -> Result<bool, StoreError> {
         sure(self.writer.submit(move |tx| retention::prune(tx, task, STEP)).await)
+    }
+}
+
+/// Locks, of whoever asks. Every refusal has changed nothing.
+impl Store {
+    pub async fn acquire_lock(&self, asked: LockAsked, now: Moment) -> Result<Acquire, AcquireRefused> {
+        self.writer.submit(move |tx| locks::acquire(tx, &asked, now)).await?
+    }
+
+    /// A new lease for what is held.
+    pub async fn refresh_lock(&self, held: LockHeld, ttl: Duration, now: Moment) -> Result<Granted, NotYours> {
+        self.writer.submit(move |tx| locks::refresh(tx, &held, ttl, now)).await?
+    }
+
+    pub async fn release_lock(&self, held: LockHeld, now: Moment) -> Result<(), NotYours> {
+        self.writer.submit(move |tx| locks::release(tx, &held, now)).await?
+    }
+
+    /// Removes what is expired, and with `force` what an owner still holds; in steps that let others in.
+    pub async fn clean_up_locks(&self, asked: Cleanup, now: Moment) -> Result<CleanedUp, StoreError> {
+        let mut all = CleanedUp::default();
+        let mut from = Some(locks::Place::default());
+        while let Some(place) = from {
+            let asked = asked.clone();
+            let step = self.writer.submit(move |tx| locks::clean_up(tx, &asked, &place, STEP, now)).await;
+            let (cleaned, next) = sure(step)?;
+            locks::add(&mut all, cleaned);
+            from = next;
+        }
+        Ok(all)
+    }
+
+    /// What [`Store::clean_up_locks`] would do now.
+    pub async fn locks_to_clean_up(&self, asked: Cleanup, now: Moment) -> Result<CleanedUp, StoreError> {
+        self.read(move |txn| locks::to_clean_up(txn, &asked, STEP, now)).await
+    }
+
+    pub async fn lock(&self, kind: LockKind, key: String) -> Result<Option<Lock>, StoreError> {
+        self.read(move |txn| locks::read(txn, &kind, &key)).await
+    }
+
+    pub async fn locks(&self, query: LockQuery) -> Result<LockPage, StoreError> {
+        self.read(move |txn| locks::list(txn, &query)).await
+    }
+
+    /// The profiles that outside programs hold.
+    pub async fn profiles_held_outside(&self, now: Moment) -> Result<BTreeMap<ProfileId, Lock>, StoreError> {
+        self.read(move |txn| locks::profiles_held_outside(txn, now)).await
     }
 }
 

@@ -8,8 +8,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use cove::model::{
-    Failure, FailureCode, Fence, FileInput, InputValue, ItemId, ItemState, OnUnknown, ProfileId, Proofs, TaskState,
-    Timestamp, Verdict,
+    BootId, BootTime, Failure, FailureCode, Fence, FileInput, InputValue, ItemId, ItemState, Moment, OnUnknown,
+    ProfileId, Proofs, TaskState, Timestamp, Verdict,
 };
 use cove::store::{
     ArmRefused, Ask, AttemptEnded, BootReport, Claim, ClaimRefused, Claimed, EnqueueError, FinishRefused, Idempotency,
@@ -17,6 +17,7 @@ use cove::store::{
 };
 
 const NOW: Timestamp = Timestamp::from_millis(1_795_000_000_000);
+const MOMENT: Moment = Moment { wall: NOW, boot: BootTime::from_millis(77_000), boot_id: BootId::new(1) };
 
 struct Opened {
     store: Store,
@@ -25,7 +26,7 @@ struct Opened {
 }
 
 fn open(folder: &Path) -> Opened {
-    let (store, thread, report) = Store::open(folder, NOW).unwrap();
+    let (store, thread, report) = Store::open(folder, MOMENT).unwrap();
     Opened { store, thread, report }
 }
 
@@ -82,7 +83,7 @@ async fn only_item(store: &Store, task: cove::model::TaskId) -> ItemId {
 }
 
 async fn claim(store: &Store, item: ItemId) -> Claimed {
-    match store.claim(item, NOW).await.unwrap() {
+    match store.claim(item, MOMENT).await.unwrap() {
         Ok(Claim::Started(claimed)) => *claimed,
         other => panic!("{other:?}"),
     }
@@ -103,7 +104,7 @@ fn ended(item: ItemId, fence: Fence, verdict: Verdict) -> AttemptEnded {
 /// Claims, arms and ends an item; frees its profile.
 async fn publish(store: &Store, item: ItemId, verdict: Verdict) {
     let claimed = claim(store, item).await;
-    store.arm(item, claimed.fence, Proofs::default(), NOW).await.unwrap().unwrap();
+    store.arm(item, claimed.fence, Proofs::default(), MOMENT).await.unwrap().unwrap();
     store.finish(ended(item, claimed.fence, verdict), NOW).await.unwrap().unwrap();
     assert!(store.release(claimed.item.profile, claimed.fence).await.unwrap());
 }
@@ -115,11 +116,11 @@ async fn a_task_goes_through_its_life() {
     let store = &opened.store;
     let made = store.enqueue(task(vec![item("anna"), item("boris")]), NOW).await.unwrap();
     assert_eq!((made.state, made.items, made.replayed), (TaskState::Queued, 2, false));
-    let outlook = store.outlook(NOW).await.unwrap();
+    let outlook = store.outlook(MOMENT).await.unwrap();
     assert_eq!(outlook.heads.len(), 2);
     let claimed = claim(store, outlook.heads[0].item).await;
     assert_eq!(claimed.item.attempts, 1);
-    assert_eq!(store.claim(claimed.item.id, NOW).await.unwrap().unwrap_err(), ClaimRefused::NotWaiting);
+    assert_eq!(store.claim(claimed.item.id, MOMENT).await.unwrap().unwrap_err(), ClaimRefused::NotWaiting);
     assert_eq!(store.task(made.task).await.unwrap().unwrap().task.counts.state(), TaskState::Running);
     let ids: Vec<_> = outlook.heads.iter().map(|head| head.item).collect();
     store.finish(ended(ids[0], claimed.fence, Verdict::Failed(failure())), NOW).await.unwrap().unwrap();
@@ -265,24 +266,24 @@ async fn rule_4_arming_is_a_compare_and_set() {
     let query = ItemQuery { task: Some(made.task), limit: 10, ..ItemQuery::default() };
     let ids: Vec<_> = store.items(query).await.unwrap().rows.into_iter().map(|item| item.id).collect();
     let first = claim(store, ids[0]).await;
-    assert_eq!(store.claim(ids[1], NOW).await.unwrap().unwrap_err(), ClaimRefused::ProfileBusy);
+    assert_eq!(store.claim(ids[1], MOMENT).await.unwrap().unwrap_err(), ClaimRefused::ProfileBusy);
     // Another item, an old fence, a lost lock, an intended cancel.
-    assert_eq!(store.arm(ids[1], first.fence, Proofs::default(), NOW).await.unwrap(), Err(ArmRefused::Outdated));
+    assert_eq!(store.arm(ids[1], first.fence, Proofs::default(), MOMENT).await.unwrap(), Err(ArmRefused::Outdated));
     let again = Verdict::TryAgain { failure: failure(), due_at: NOW, counted: true };
     store.finish(ended(ids[0], first.fence, again), NOW).await.unwrap().unwrap();
-    assert_eq!(store.arm(ids[0], first.fence, Proofs::default(), NOW).await.unwrap(), Err(ArmRefused::Outdated));
+    assert_eq!(store.arm(ids[0], first.fence, Proofs::default(), MOMENT).await.unwrap(), Err(ArmRefused::Outdated));
     store.release(profile("anna"), first.fence).await.unwrap();
     let second = claim(store, ids[0]).await;
     assert!(second.fence > first.fence);
-    assert_eq!(store.arm(ids[0], first.fence, Proofs::default(), NOW).await.unwrap(), Err(ArmRefused::Outdated));
+    assert_eq!(store.arm(ids[0], first.fence, Proofs::default(), MOMENT).await.unwrap(), Err(ArmRefused::Outdated));
     assert!(!store.release(profile("anna"), first.fence).await.unwrap(), "an old fence frees nothing");
     store.release(profile("anna"), second.fence).await.unwrap();
-    assert_eq!(store.arm(ids[0], second.fence, Proofs::default(), NOW).await.unwrap(), Err(ArmRefused::LockLost));
+    assert_eq!(store.arm(ids[0], second.fence, Proofs::default(), MOMENT).await.unwrap(), Err(ArmRefused::LockLost));
     let again = Verdict::TryAgain { failure: failure(), due_at: NOW, counted: true };
     store.finish(ended(ids[0], second.fence, again), NOW).await.unwrap().unwrap();
     let third = claim(store, ids[0]).await;
     store.ask(made.task, Ask::Cancel, NOW).await.unwrap();
-    assert_eq!(store.arm(ids[0], third.fence, Proofs::default(), NOW).await.unwrap(), Err(ArmRefused::Canceled));
+    assert_eq!(store.arm(ids[0], third.fence, Proofs::default(), MOMENT).await.unwrap(), Err(ArmRefused::Canceled));
     assert!(std::fs::read_to_string(folder.path().join(LEDGER_FILE)).unwrap().lines().count() == 1, "only the epoch");
     opened.close().await;
 }
@@ -295,9 +296,9 @@ async fn rule_8_an_armed_item_ends_in_two_ways_alone() {
     let made = store.enqueue(task(vec![item("anna")]), NOW).await.unwrap();
     let id = only_item(store, made.task).await;
     let claimed = claim(store, id).await;
-    store.arm(id, claimed.fence, Proofs::default(), NOW).await.unwrap().unwrap();
+    store.arm(id, claimed.fence, Proofs::default(), MOMENT).await.unwrap().unwrap();
     assert_eq!(
-        store.arm(id, claimed.fence, Proofs::default(), NOW).await.unwrap(),
+        store.arm(id, claimed.fence, Proofs::default(), MOMENT).await.unwrap(),
         Err(ArmRefused::Outdated),
         "armed twice"
     );
@@ -322,11 +323,11 @@ async fn what_is_due_later_waits_and_is_promoted() {
     let store = &opened.store;
     let later = NOW.plus(Duration::from_secs(60));
     store.enqueue(task(vec![NewItem { not_before: Some(later), ..item("anna") }]), NOW).await.unwrap();
-    let outlook = store.outlook(NOW).await.unwrap();
+    let outlook = store.outlook(MOMENT).await.unwrap();
     assert_eq!((outlook.heads.len(), outlook.overdue, outlook.next_due), (0, false, Some(later)));
-    assert!(store.outlook(later).await.unwrap().overdue);
+    assert!(store.outlook(Moment { wall: later, ..MOMENT }).await.unwrap().overdue);
     assert!(!store.promote(false, later).await.unwrap());
-    assert_eq!(store.outlook(later).await.unwrap().heads.len(), 1);
+    assert_eq!(store.outlook(Moment { wall: later, ..MOMENT }).await.unwrap().heads.len(), 1);
     opened.close().await;
 }
 
@@ -366,7 +367,7 @@ async fn rule_7_published_in_the_ledger_and_not_in_the_store_is_succeeded_at_boo
     let made = opened.store.enqueue(task(vec![item("anna")]), NOW).await.unwrap();
     let id = only_item(&opened.store, made.task).await;
     let claimed = claim(&opened.store, id).await;
-    opened.store.arm(id, claimed.fence, Proofs::default(), NOW).await.unwrap().unwrap();
+    opened.store.arm(id, claimed.fence, Proofs::default(), MOMENT).await.unwrap().unwrap();
     opened.close().await;
     std::fs::copy(folder.path().join(STATE_FILE), folder.path().join("before")).unwrap();
     let opened = open(folder.path());
@@ -418,7 +419,7 @@ async fn rule_17_a_store_behind_its_ledger_is_a_restored_one() {
         let again = store.enqueue(task(vec![keyed("boris", key)]), NOW).await.unwrap_err();
         assert!(matches!(again, EnqueueError::KeyTaken { .. }), "{key} may go out twice");
     }
-    assert_eq!(store.claim(ids[2], NOW).await.unwrap().unwrap_err(), ClaimRefused::NotWaiting);
+    assert_eq!(store.claim(ids[2], MOMENT).await.unwrap().unwrap_err(), ClaimRefused::NotWaiting);
     store.resume(false, NOW).await.unwrap();
     claim(store, ids[2]).await;
     opened.close().await;
@@ -435,10 +436,10 @@ async fn rule_19_a_lost_ledger_needs_a_human_who_accepts_duplicates() {
     std::fs::remove_file(folder.path().join(LEDGER_FILE)).unwrap();
     let opened = open(folder.path());
     assert!(matches!(opened.report.pause, Some(Pause::Restored { blind: true, .. })));
-    assert!(opened.store.outlook(NOW).await.unwrap().heads.is_empty());
+    assert!(opened.store.outlook(MOMENT).await.unwrap().heads.is_empty());
     opened.store.resume(false, NOW).await.unwrap_err();
     opened.store.resume(true, NOW).await.unwrap();
-    assert_eq!(opened.store.outlook(NOW).await.unwrap().heads.len(), 1);
+    assert_eq!(opened.store.outlook(MOMENT).await.unwrap().heads.len(), 1);
     opened.close().await;
 }
 
@@ -481,7 +482,7 @@ async fn rule_11_a_damaged_ledger_holds_everything() {
     std::fs::write(&path, &bytes).unwrap();
     let opened = open(folder.path());
     assert!(opened.report.ledger_damage.is_some());
-    assert_eq!(opened.store.claim(waiting, NOW).await.unwrap().unwrap_err(), ClaimRefused::Paused);
+    assert_eq!(opened.store.claim(waiting, MOMENT).await.unwrap().unwrap_err(), ClaimRefused::Paused);
     assert_eq!(std::fs::read(&path).unwrap(), bytes, "a damaged ledger was changed");
     opened.close().await;
 }
@@ -492,21 +493,21 @@ async fn a_file_that_is_no_state_file_is_refused_and_left_alone() {
     let path = folder.path().join(STATE_FILE);
     for content in [b"".as_slice(), b"SQLite format 3\0", &[0; 8192], b"redb"] {
         std::fs::write(&path, content).unwrap();
-        let error = Store::open(folder.path(), NOW).err().unwrap();
+        let error = Store::open(folder.path(), MOMENT).err().unwrap();
         assert!(matches!(error, OpenError::NotAStateFile { .. }), "{error}");
         assert_eq!(std::fs::read(&path).unwrap(), content);
     }
     // A redb file of another program.
     std::fs::remove_file(&path).unwrap();
     drop(redb::Database::create(&path).unwrap());
-    assert!(matches!(Store::open(folder.path(), NOW).err().unwrap(), OpenError::NotAStateFile { .. }));
+    assert!(matches!(Store::open(folder.path(), MOMENT).err().unwrap(), OpenError::NotAStateFile { .. }));
 }
 
 #[tokio::test]
 async fn a_newer_schema_and_a_held_file_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let opened = furnished(folder.path()).await;
-    assert!(matches!(Store::open(folder.path(), NOW).err().unwrap(), OpenError::Held(_)));
+    assert!(matches!(Store::open(folder.path(), MOMENT).err().unwrap(), OpenError::Held(_)));
     opened.close().await;
     let schema: redb::TableDefinition<&str, u32> = redb::TableDefinition::new("schema");
     let db = redb::Database::open(folder.path().join(STATE_FILE)).unwrap();
@@ -514,6 +515,6 @@ async fn a_newer_schema_and_a_held_file_are_refused() {
     txn.open_table(schema).unwrap().insert("version", 999).unwrap();
     txn.commit().unwrap();
     drop(db);
-    let error = Store::open(folder.path(), NOW).err().unwrap();
+    let error = Store::open(folder.path(), MOMENT).err().unwrap();
     assert!(matches!(error, OpenError::NewerSchema { found: 999, .. }), "{error}");
 }

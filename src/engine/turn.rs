@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::event::{Act, Commit, Event, Step, Work};
 use super::state::State;
 use super::{Engine, HEARTBEAT, Message, Shared, attempt, operator, verify};
-use crate::model::{Failure, FailureCode, Fence, ProfileId, Proofs, Timestamp};
+use crate::model::{Failure, FailureCode, Fence, Moment, ProfileId, Proofs};
 use crate::store::{Store, StoreError};
 
 /// First and longest wait between two tries to stop a browser.
@@ -118,14 +118,14 @@ impl Loop {
             }
             let Step { commit, then } = self.state.apply(event, self.shared.clock.now());
             // Handed over together, the writer commits them together.
-            let now = self.shared.clock.now();
+            let now = self.shared.clock.moment();
             let answers = join_all(commit.into_iter().map(|commit| carry(&self.shared.store, commit, now))).await;
             for answer in answers {
                 events.push_back(answer?);
             }
             for act in then {
                 if matches!(act, Act::Look) {
-                    let outlook = self.shared.store.outlook(self.shared.clock.now()).await?;
+                    let outlook = self.shared.store.outlook(self.shared.clock.moment()).await?;
                     events.push_back(Event::Outlook(outlook));
                 } else {
                     self.act(act);
@@ -217,10 +217,11 @@ async fn close(shared: Arc<Shared>, mailbox: mpsc::Sender<Message>, fence: Fence
 
 /// Carries one commit to the store and its answer back. Public for the simulation, which turns the same
 /// state machine over the same store without a clock and without browsers.
-pub async fn carry(store: &Store, commit: Commit, now: Timestamp) -> Result<Event, StoreError> {
+pub async fn carry(store: &Store, commit: Commit, moment: Moment) -> Result<Event, StoreError> {
+    let now = moment.wall;
     Ok(match commit {
         Commit::Promote { hold } => Event::Promoted { more: store.promote(hold, now).await? },
-        Commit::Claim { item } => match store.claim(item, now).await? {
+        Commit::Claim { item } => match store.claim(item, moment).await? {
             Ok(claim) => Event::Claimed(Box::new(claim)),
             Err(refused) => {
                 tracing::debug!(%item, %refused, "not claimed");
@@ -228,7 +229,7 @@ pub async fn carry(store: &Store, commit: Commit, now: Timestamp) -> Result<Even
             }
         },
         Commit::Arm { item, fence, proofs } => {
-            Event::ArmAnswered { fence, answer: store.arm(item, fence, proofs, now).await? }
+            Event::ArmAnswered { fence, answer: store.arm(item, fence, proofs, moment).await? }
         }
         Commit::Finish(end) => {
             let (item, fence, state) = (end.item, end.fence, end.verdict.state());
@@ -244,7 +245,7 @@ pub async fn carry(store: &Store, commit: Commit, now: Timestamp) -> Result<Even
             };
             Event::EndStored { fence, refused }
         }
-        Commit::BeginVerify { item } => match store.begin_verify(item, now).await? {
+        Commit::BeginVerify { item } => match store.begin_verify(item, moment).await? {
             Ok(begun) => Event::VerifyBegun(Box::new(begun)),
             Err(refused) => {
                 tracing::debug!(%item, %refused, "not verified");
@@ -267,7 +268,7 @@ pub async fn carry(store: &Store, commit: Commit, now: Timestamp) -> Result<Even
         }
         Commit::Settle { task } => Event::Settled { task, settled: store.settle(task, now).await? },
         Commit::LockForOperator { profile, headless, token } => {
-            let fence = store.lock_for_operator(profile.clone(), now).await?.ok();
+            let fence = store.lock_for_operator(profile.clone(), moment).await?.ok();
             Event::OperatorLocked { fence, profile, headless, token }
         }
     })

@@ -11,9 +11,9 @@ use redb::{Builder, Database, DatabaseError, ReadableDatabase, StorageError, Wri
 use super::ledger::{Ledger, Line, sync_folder_of};
 use super::queue::recover::Facts;
 use super::tables::{Closed, META, META_KEY, Meta, SCHEMA, Tx, create_all};
-use super::{Pause, StoreError, codec};
+use super::{Pause, StoreError, codec, locks};
 use crate::model::id::MAX_EPOCH;
-use crate::model::{ItemState, Timestamp};
+use crate::model::{BootId, ItemState, Moment, Timestamp};
 
 pub const STATE_FILE: &str = "state.redb";
 pub const LEDGER_FILE: &str = "publish.ledger";
@@ -58,9 +58,11 @@ pub struct BootReport {
     pub ledger_cut_bytes: u64,
     pub ledger_damage: Option<String>,
     pub pause: Option<Pause>,
+    /// The machine was booted since: leases that now run in this boot (fence.md rule 20).
+    pub leases_rebased: u64,
 }
 
-pub(super) fn open(folder: &Path, now: Timestamp) -> Result<(Database, Ledger, BootReport), OpenError> {
+pub(super) fn open(folder: &Path, now: Moment) -> Result<(Database, Ledger, BootReport), OpenError> {
     let path = folder.join(STATE_FILE);
     let io = |error| OpenError::Io { path: path.clone(), error };
     let created = !path.try_exists().map_err(io)?;
@@ -112,6 +114,7 @@ fn initialise(db: &Database) -> Result<(), StoreError> {
         backing_off: 0,
         held_for_clock: 0,
         pause: None,
+        boot_id: BootId::default(),
     };
     txn.open_table(META)?.insert(META_KEY, codec::encode(&meta)?.as_slice())?;
     txn.commit()?;
@@ -167,9 +170,10 @@ fn reconcile(
     ledger: &mut Ledger,
     facts: &Facts,
     ledger_existed: bool,
-    now: Timestamp,
+    moment: Moment,
     report: &mut BootReport,
 ) -> Result<(), StoreError> {
+    let now = moment.wall;
     let txn = db.begin_write()?;
     let mut tx = Tx::open(&txn)?;
     let was = tx.meta.clone();
@@ -193,6 +197,10 @@ fn reconcile(
     }
     if let Some(what) = &report.ledger_damage {
         tx.meta.pause = Some(Pause::LedgerDamaged { since: now, what: what.clone() });
+    }
+    if was.boot_id != moment.boot_id {
+        report.leases_rebased = locks::rebase(&mut tx, moment)?;
+        tx.meta.boot_id = moment.boot_id;
     }
     report.epoch = tx.meta.epoch;
     report.pause.clone_from(&tx.meta.pause);

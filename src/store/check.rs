@@ -11,8 +11,9 @@ use redb::{ReadTransaction, ReadableTable};
 use super::queue::{enqueue::likeness, key_hash, lane_of, rank_of};
 use super::tables;
 use super::{StoreError, codec, reads};
-use crate::model::lock::LockOwner;
-use crate::model::{Counts, HeldFor, Intent, Item, ItemState, Lock, Place, Profile, Task, TaskEvent};
+use crate::model::{
+    Counts, HeldFor, Intent, Item, ItemState, Lock, LockKind, LockOwner, Place, Profile, Task, TaskEvent,
+};
 
 /// Every record, one a line, table by table in key order.
 pub(super) fn dump(txn: &ReadTransaction) -> Result<String, StoreError> {
@@ -232,18 +233,41 @@ fn duplicates(
     Ok(())
 }
 
-/// One running item a profile, and it holds the profile's lock under its own fence.
+/// One running item a profile, and it holds the profile's lock under its own fence; both indexes of the
+/// locks; every lease runs in the boot that the store knows.
 fn locks(txn: &ReadTransaction, items: &[Item], found: &mut Vec<String>) -> Result<(), StoreError> {
-    let mut held = BTreeMap::new();
+    let meta = reads::meta(txn)?;
+    let last = meta.epoch << crate::model::id::SEQUENCE_BITS | meta.sequence;
+    let (mut held, mut expiry, mut owners) = (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
     for row in txn.open_table(tables::LOCKS)?.iter()? {
-        let lock: Lock = codec::decode("locks", row?.1.value())?;
-        held.insert(lock.key.clone(), lock);
+        let row = row?;
+        let lock: Lock = codec::decode("locks", row.1.value())?;
+        let (kind, key) = (lock.kind.to_string(), lock.key.clone());
+        if row.0.value() != (kind.as_str(), key.as_str()) || lock.fence.raw() > last {
+            found.push(format!("locks: {:?} holds {lock:?}, the last number is {last}", row.0.value()));
+        }
+        owners.insert((lock.owner.to_string(), kind.clone(), key.clone()));
+        if let Some(lease) = &lock.lease {
+            expiry.insert((kind, lease.expires_boot.as_millis(), key));
+            if lease.boot_id != meta.boot_id {
+                found.push(format!("locks: the lease of {lock:?} runs in another boot than {:?}", meta.boot_id));
+            }
+        }
+        if lock.kind == LockKind::PROFILE {
+            held.insert(lock.key.clone(), lock);
+        }
     }
+    let index = held!(txn, tables::LOCK_EXPIRY, |key| (key.0.to_owned(), key.1, key.2.to_owned()));
+    compare("lock_expiry", &index, &expiry, found);
+    let index = held!(txn, tables::LOCK_OWNERS, |key| (key.0.to_owned(), key.1.to_owned(), key.2.to_owned()));
+    compare("lock_owners", &index, &owners, found);
     for item in items.iter().filter(|item| item.state == ItemState::Running) {
-        let holds = held
-            .get(item.profile.as_str())
-            .is_some_and(|lock| Some(lock.fence) == item.fence && lock.owner == LockOwner::Item(item.id));
-        if !holds {
+        let is_its = |owner: &LockOwner| match owner {
+            LockOwner::Item(id) | LockOwner::Claim { item: id, .. } => *id == item.id,
+            _ => false,
+        };
+        let lock = held.get(item.profile.as_str());
+        if !lock.is_some_and(|lock| Some(lock.fence) == item.fence && is_its(&lock.owner)) {
             found.push(format!("locks: {} runs without the lock of profile {}", item.id, item.profile));
         }
     }

@@ -96,13 +96,13 @@ mod tests {
 
     /// The bytes of version 1 as released: a change here is a change of the file format.
     #[test]
-    fn golden_bytes_of_version_1() {
+    fn golden_bytes_of_schema_2() {
         use std::fmt::Write as _;
         let hex = encode(&sample()).unwrap().iter().fold(String::new(), |mut hex, byte| {
             write!(hex, "{byte:02x}").unwrap();
             hex
         });
-        assert_eq!(hex, include_str!("../../tests/golden/item-v1.hex").trim());
+        assert_eq!(hex, include_str!("../../tests/golden/item-v2.hex").trim());
     }
 
     #[test]

@@ -18,9 +18,7 @@ pub(super) use super::media::hex;
 use super::tables::{self, Tx};
 use super::{StoreError, codec};
 use crate::model::id::SEQUENCE_BITS;
-use crate::model::{
-    HeldFor, Intent, Item, ItemId, ItemState, Lock, Place, Profile, Task, TaskEvent, TaskId, Timestamp,
-};
+use crate::model::{HeldFor, Intent, Item, ItemId, ItemState, Place, Profile, Task, TaskEvent, TaskId, Timestamp};
 
 /// The place of a priority in an index that is read from its begin: the highest first.
 pub(super) fn rank_of(priority: i32) -> u32 {
@@ -62,10 +60,6 @@ impl Tx<'_> {
     pub fn items_in(&self, state: ItemState) -> Result<Vec<ItemId>, StoreError> {
         let range = (state as u8, 0)..=(state as u8, u64::MAX);
         self.item_states.range(range)?.map(|row| Ok(ItemId::new(row?.0.value().1))).collect()
-    }
-
-    pub fn locks_held(&self) -> Result<Vec<Lock>, StoreError> {
-        self.locks.iter()?.map(|row| codec::decode("locks", row?.1.value())).collect()
     }
 
     pub fn task(&self, id: TaskId) -> Result<Option<Task>, StoreError> {

@@ -9,10 +9,12 @@ use super::queue::settle::to_settle;
 use super::tables::{self, Bytes, META, META_KEY, Meta, get};
 use super::{
     EventRow, Head, ItemQuery, Leftover, MAX_WAITING_SHOWN, Outlook, Page, StoreError, StoreStats, TaskQuery, TaskRow,
-    Waiting, codec,
+    Waiting, codec, locks,
 };
-use crate::model::lock::LockOwner;
-use crate::model::{Intent, Item, ItemId, ItemState, Lock, Profile, ProfileId, Task, TaskEvent, TaskId, Timestamp};
+use crate::model::{
+    Intent, Item, ItemId, ItemState, LockKind, LockOwner, Moment, Profile, ProfileId, Task, TaskEvent, TaskId,
+    Timestamp,
+};
 
 /// Rows that one page may look at when filters leave out most of them; the page is short then and has
 /// a cursor.
@@ -168,18 +170,21 @@ pub(super) fn events(
         .collect()
 }
 
-pub(super) fn outlook(txn: &ReadTransaction, now: Timestamp) -> Result<Outlook, StoreError> {
+pub(super) fn outlook(txn: &ReadTransaction, moment: Moment) -> Result<Outlook, StoreError> {
+    let now = moment.wall;
     let due = txn.open_table(tables::DUE)?;
     let verify_due = txn.open_table(tables::VERIFY_DUE)?;
     let first_due = due.first()?.map(|row| Timestamp::from_millis(row.0.value().0));
-    let profiles = Profiles::open(txn, now)?;
+    let profiles = Profiles::open(txn, moment)?;
     let heads = heads(txn, "", &profiles)?;
     let next_verify = verify_due.range((now.as_millis() + 1, 0)..)?.next().transpose()?;
     let next_verify = next_verify.map(|row| Timestamp::from_millis(row.0.value().0));
+    let next_due = first_due.filter(|first| *first > now);
+    let next_expiry = locks::next_profile_expiry(txn, moment)?;
     Ok(Outlook {
         heads,
         overdue: first_due.is_some_and(|first| first <= now),
-        next_due: first_due.filter(|first| *first > now).into_iter().chain(next_verify).min(),
+        next_due: next_due.into_iter().chain(next_verify).chain(next_expiry).min(),
         to_settle: to_settle(&txn.open_table(tables::SETTLING)?, MAX_SETTLING)?,
         verifies: verifies(txn, &verify_due, &profiles, now)?,
         pause: meta(txn)?.pause,
@@ -190,21 +195,21 @@ pub(super) fn outlook(txn: &ReadTransaction, now: Timestamp) -> Result<Outlook, 
 struct Profiles {
     locks: ReadOnlyTable<(&'static str, &'static str), Bytes>,
     rows: ReadOnlyTable<&'static str, Bytes>,
-    now: Timestamp,
+    now: Moment,
 }
 
 impl Profiles {
-    fn open(txn: &ReadTransaction, now: Timestamp) -> Result<Self, StoreError> {
+    fn open(txn: &ReadTransaction, now: Moment) -> Result<Self, StoreError> {
         Ok(Self { locks: txn.open_table(tables::LOCKS)?, rows: txn.open_table(tables::PROFILES)?, now })
     }
 
     /// Neither locked nor parked nor resting.
     fn is_free(&self, profile: &str) -> Result<bool, StoreError> {
-        if self.locks.get((crate::model::LockKind::Profile.name(), profile))?.is_some() {
+        if locks::get(&self.locks, &LockKind::PROFILE, profile)?.is_some_and(|lock| lock.is_held(self.now)) {
             return Ok(false);
         }
         let row = tables::get_named::<Profile>("profiles", &self.rows, profile)?;
-        Ok(row.is_none_or(|row| row.parked.is_none() && row.rests_until.is_none_or(|until| until <= self.now)))
+        Ok(row.is_none_or(|row| row.parked.is_none() && row.rests_until.is_none_or(|until| until <= self.now.wall)))
     }
 }
 
@@ -288,13 +293,15 @@ fn oldest_waiting(txn: &ReadTransaction) -> Result<Option<Timestamp>, StoreError
 
 pub(super) fn leftovers(txn: &ReadTransaction) -> Result<Vec<Leftover>, StoreError> {
     let mut leftovers = Vec::new();
-    for row in txn.open_table(tables::LOCKS)?.iter()? {
-        let lock: Lock = codec::decode("locks", row?.1.value())?;
+    for lock in locks::of_profiles(txn)? {
+        let lock = lock?;
         let running = match &lock.owner {
-            LockOwner::Item(id) => {
+            // No browser of ours is behind it; a claim outlives the daemon, and ends by its lease.
+            LockOwner::Outside(_) | LockOwner::Claim { .. } => continue,
+            LockOwner::Item(id) | LockOwner::Verify(id) => {
                 item(txn, *id)?.filter(|item| item.state == ItemState::Running && item.fence == Some(lock.fence))
             }
-            LockOwner::Operator | LockOwner::Verify(_) => None,
+            LockOwner::Operator => None,
         };
         let running = match running {
             Some(item) => {

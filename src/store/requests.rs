@@ -3,8 +3,11 @@
 //! Plain data, named by every room above. A refusal is an enum of its own per operation; [`StoreError`] is
 //! the one thing that any operation may meet.
 
+mod locks;
+
 use std::collections::BTreeMap;
 
+pub use locks::*;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{
@@ -404,7 +407,7 @@ pub struct Outlook {
     pub heads: Vec<Head>,
     /// Items whose time has come wait to be promoted.
     pub overdue: bool,
-    /// When the next item becomes due.
+    /// When there may be more to start: the next item becomes due, or the next lease of a profile ends.
     pub next_due: Option<Timestamp>,
     /// Tasks whose intent waits to be carried out.
     pub to_settle: Vec<TaskId>,

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::ledger::Line;
 use super::{StoreError, codec};
 use crate::model::id::SEQUENCE_BITS;
-use crate::model::{Fence, ItemId, ItemState, TaskId, Timestamp};
+use crate::model::{BootId, BootTime, Fence, ItemId, ItemState, Moment, TaskId, Timestamp};
 
 pub(super) type Bytes = &'static [u8];
 pub(super) type Hash = &'static [u8; 32];
@@ -67,6 +67,10 @@ pub(super) const DUPLICATES: TableDefinition<Hash, u64> = TableDefinition::new("
 pub(super) const EVENTS: TableDefinition<(u64, u64), Bytes> = TableDefinition::new("events");
 /// (kind, key) → lock.
 pub(super) const LOCKS: TableDefinition<(&str, &str), Bytes> = TableDefinition::new("locks");
+/// Index: (kind, end of the lease in milliseconds of this boot, key) of locks with a lease.
+pub(super) const LOCK_EXPIRY: TableDefinition<(&str, u64, &str), ()> = TableDefinition::new("lock_expiry");
+/// Index: (owner's text, kind, key).
+pub(super) const LOCK_OWNERS: TableDefinition<(&str, &str, &str), ()> = TableDefinition::new("lock_owners");
 pub(super) const PROFILES: TableDefinition<&str, Bytes> = TableDefinition::new("profiles");
 pub(super) const FLOWS: TableDefinition<&str, Bytes> = TableDefinition::new("flows");
 /// Content hash → recording, as it was put.
@@ -87,6 +91,8 @@ pub(super) struct Meta {
     pub held_for_clock: u64,
     /// Why nothing is claimed, while nothing is.
     pub pause: Option<super::Pause>,
+    /// The boot that the leases of all locks run in (fence.md rule 20).
+    pub boot_id: BootId,
 }
 
 pub(super) const META_KEY: &str = "state";
@@ -117,6 +123,8 @@ macro_rules! transaction {
             pub ledger_after: Vec<Line>,
             /// Counts writes, so that a refused operation can be shown to have left nothing behind.
             pub writes: u64,
+            /// The latest time that an operation has decided by.
+            pub latest: BootTime,
         }
 
         impl<'txn> Tx<'txn> {
@@ -134,6 +142,7 @@ macro_rules! transaction {
                     ledger_before: Vec::new(),
                     ledger_after: Vec::new(),
                     writes: 0,
+                    latest: BootTime::default(),
                 })
             }
         }
@@ -171,6 +180,8 @@ transaction! {
     duplicates: DUPLICATES<Hash, u64>;
     events: EVENTS<(u64, u64), Bytes>;
     locks: LOCKS<(&'static str, &'static str), Bytes>;
+    lock_expiry: LOCK_EXPIRY<(&'static str, u64, &'static str), ()>;
+    lock_owners: LOCK_OWNERS<(&'static str, &'static str, &'static str), ()>;
     profiles: PROFILES<&'static str, Bytes>;
     flows: FLOWS<&'static str, Bytes>;
     recordings: RECORDINGS<&'static str, Bytes>;
@@ -182,9 +193,17 @@ pub(super) struct Closed {
     pub ledger_before: Vec<Line>,
     pub ledger_after: Vec<Line>,
     pub writes: u64,
+    pub latest: BootTime,
 }
 
 impl Tx<'_> {
+    /// The caller's time, moved on to the latest that was decided by. Callers read the clock and then wait
+    /// for their turn, which may overtake: a lease that was over for one must not be alive for the next.
+    pub fn in_order(&mut self, now: Moment) -> Moment {
+        self.latest = self.latest.max(now.boot);
+        Moment { boot: self.latest, ..now }
+    }
+
     /// The next number of the one sequence that ids, fences and log lines share.
     pub fn next_number(&mut self) -> u64 {
         self.meta.sequence += 1;
@@ -206,8 +225,8 @@ impl Tx<'_> {
 
     /// Closes the tables, so that the transaction can end; what is left is what the end needs.
     pub fn close(self) -> Closed {
-        let Self { meta, ledger_before, ledger_after, writes, .. } = self;
-        Closed { meta, ledger_before, ledger_after, writes }
+        let Self { meta, ledger_before, ledger_after, writes, latest, .. } = self;
+        Closed { meta, ledger_before, ledger_after, writes, latest }
     }
 
     /// Writes what changed of `meta`; called once, right before the commit.

@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::StoreError;
 use super::ledger::Ledger;
 use super::tables::{Closed, Tx};
+use crate::model::BootTime;
 
 /// Operations that wait; a caller beyond waits for room.
 const QUEUE: usize = 1_024;
@@ -143,7 +144,7 @@ pub(super) fn start(db: Arc<Database>, ledger: Ledger) -> (WriterHandle, std::th
     let (queue, inbox) = mpsc::channel(QUEUE);
     let (failing, failed) = watch::channel(None);
     let stats = Arc::new(Mutex::new(WriterStats::default()));
-    let mut writer = Writer { db, ledger, stats: stats.clone(), failing };
+    let mut writer = Writer { db, ledger, latest: BootTime::default(), stats: stats.clone(), failing };
     let thread = std::thread::Builder::new()
         .name("cove-store-writer".to_owned())
         .spawn(move || writer.run(inbox))
@@ -154,6 +155,8 @@ pub(super) fn start(db: Arc<Database>, ledger: Ledger) -> (WriterHandle, std::th
 struct Writer {
     db: Arc<Database>,
     ledger: Ledger,
+    /// Carried from one transaction to the next: see [`Tx::in_order`].
+    latest: BootTime,
     stats: Arc<Mutex<WriterStats>>,
     failing: watch::Sender<Option<String>>,
 }
@@ -206,6 +209,7 @@ impl Writer {
         // Opening after a crash is instant whatever the size of the file; group commit pays for it.
         txn.set_quick_repair(true);
         let mut tx = Tx::open(&txn)?;
+        tx.latest = self.latest;
         let before_meta = tx.meta.clone();
         for (number, operation) in batch.iter_mut().enumerate() {
             let writes = tx.writes;
@@ -215,7 +219,8 @@ impl Writer {
                 return Ok(Some(number));
             }
         }
-        let Closed { meta, ledger_before, ledger_after, writes } = tx.close();
+        let Closed { meta, ledger_before, ledger_after, writes, latest } = tx.close();
+        self.latest = latest;
         if writes == 0 && ledger_before.is_empty() && ledger_after.is_empty() {
             txn.abort()?;
             return Ok(None);

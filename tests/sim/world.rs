@@ -9,7 +9,8 @@ use cove::browser::Session;
 use cove::engine::event::{Act, AttemptEnd, Event, Work};
 use cove::engine::state::{Limits, State};
 use cove::model::{
-    Failure, FailureCode, Fence, ItemId, ItemState, OnUnknown, ProfileId, Proofs, Resolution, TaskId, Timestamp,
+    BootId, BootTime, Failure, FailureCode, Fence, ItemId, ItemState, Moment, OnUnknown, ProfileId, Proofs, Resolution,
+    TaskId, Timestamp,
 };
 use cove::store::{
     Ask, EnqueueError, Idempotency, ItemQuery, NewItem, NewTask, ResolveRefused, STATE_FILE, Store, TaskQuery,
@@ -102,6 +103,11 @@ pub struct World {
 /// The daemon died here; nothing after it happens.
 pub struct Crash;
 
+/// The world's clocks run together.
+fn moment(wall: Timestamp) -> Moment {
+    Moment { wall, boot: BootTime::from_millis(wall.as_millis() - 1_794_000_000_000), boot_id: BootId::new(1) }
+}
+
 fn limits() -> Limits {
     Limits { slots: SLOTS, retry_base: Duration::from_secs(30), retry_max: Duration::from_secs(600), rest: REST }
 }
@@ -113,7 +119,7 @@ fn id(name: &str) -> ProfileId {
 impl World {
     pub async fn new(folder: &Path, seed: u64, fence_off: bool) -> Self {
         let now = Timestamp::from_millis(1_795_000_000_000);
-        let (store, thread, _) = Store::open(folder, now).unwrap();
+        let (store, thread, _) = Store::open(folder, moment(now)).unwrap();
         for name in PROFILES {
             store.create_profile(id(name), name.to_owned(), now).await.unwrap();
         }
@@ -158,7 +164,7 @@ impl World {
                 if self.chance(1) {
                     return Err(Crash);
                 }
-                events.push_back(cove::engine::carry(&self.store(), commit, self.now).await.unwrap());
+                events.push_back(cove::engine::carry(&self.store(), commit, moment(self.now)).await.unwrap());
                 if self.chance(1) {
                     return Err(Crash);
                 }
@@ -169,7 +175,7 @@ impl World {
             }
             for act in step.then {
                 if act == Act::Look {
-                    events.push_back(Event::Outlook(self.store().outlook(self.now).await.unwrap()));
+                    events.push_back(Event::Outlook(self.store().outlook(moment(self.now)).await.unwrap()));
                 } else {
                     self.act(act);
                 }
@@ -502,7 +508,7 @@ impl World {
     }
 
     pub async fn open(&mut self) {
-        let (store, thread, report) = Store::open(&self.folder, self.now).unwrap();
+        let (store, thread, report) = Store::open(&self.folder, moment(self.now)).unwrap();
         self.store = Some((store, thread));
         self.judge.paused |= report.pause.is_some();
         loop {
@@ -521,7 +527,7 @@ impl World {
         self.tally.restores += 1;
         self.close().await;
         std::fs::copy(snapshot, self.folder.join(STATE_FILE)).unwrap();
-        let (store, thread, _) = Store::open(&self.folder, self.now).unwrap();
+        let (store, thread, _) = Store::open(&self.folder, moment(self.now)).unwrap();
         let tasks = store.tasks(TaskQuery { limit: 9_999, ..TaskQuery::default() }).await.unwrap().rows;
         let paused = store.stats().await.unwrap().pause.is_some();
         let tasks = tasks

@@ -7,8 +7,7 @@
 use super::{Owner, Phase, Running, State};
 use crate::engine::OperatorView;
 use crate::engine::event::{Act, Commit, Step, Work};
-use crate::model::lock::LockOwner;
-use crate::model::{Failure, FailureCode, ProfileId, Timestamp, Verdict};
+use crate::model::{Failure, FailureCode, LockOwner, ProfileId, Timestamp, Verdict};
 use crate::store::{AttemptEnded, Leftover};
 
 impl State {

@@ -5,10 +5,9 @@ use std::time::Duration;
 use super::super::event::{Act, AttemptEnd, Commit, Event, Step, Work};
 use super::{Limits, State};
 use crate::browser::Session;
-use crate::model::lock::LockOwner;
 use crate::model::{
-    Counts, Failure, FailureCode, Fence, Intent, Item, ItemId, ItemState, Lock, LockKind, OnUnknown, ProfileId, Task,
-    TaskId, Timestamp, Verdict,
+    Counts, Failure, FailureCode, Fence, Intent, Item, ItemId, ItemState, Lock, LockKind, LockOwner, OnUnknown,
+    ProfileId, Task, TaskId, Timestamp, Verdict,
 };
 use crate::model::{Place, Proofs};
 use crate::store::{ArmRefused, Claim, Claimed, Head, Leftover, Outlook, Pause, Settled};
@@ -346,11 +345,12 @@ fn leftover(number: u64, profile: &str, armed: bool, canceled: bool) -> Leftover
         item.armed_fence = item.fence;
     }
     let lock = Lock {
-        kind: LockKind::Profile,
+        kind: LockKind::PROFILE,
         key: profile.to_owned(),
         owner: LockOwner::Item(item.id),
         fence: item.fence.unwrap(),
         acquired_at: NOW,
+        lease: None,
     };
     let intent = Intent { cancel_requested_at: canceled.then_some(NOW), paused_at: None };
     Leftover { lock, running: Some((item, task(), intent)) }

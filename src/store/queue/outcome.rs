@@ -5,14 +5,14 @@
 //! attempt and is none. What each answer of a verify is worth is the engine's to say.
 
 use super::super::ledger::Line;
+use super::super::locks;
 use super::super::tables::Tx;
 use super::super::writer::Ran;
 use super::super::{
     ClaimRefused, FinishRefused, Pause, ResolveRefused, StoreError, Verified, VerifyBegun, VerifyFinding,
 };
-use super::progress::{bounded_url, held_lock, ledger_hashes, take_lock};
-use crate::model::lock::LockOwner;
-use crate::model::{Item, ItemId, ItemState, OnUnknown, Resolution, Timestamp};
+use super::progress::{bounded_url, ledger_hashes};
+use crate::model::{Item, ItemId, ItemState, LockKind, LockOwner, Moment, OnUnknown, Resolution, Timestamp};
 
 /// Longest note of a person kept in the log, in bytes.
 const MAX_NOTE_BYTES: usize = 2_000;
@@ -76,7 +76,9 @@ fn write_resolution(
 }
 
 /// Takes the profile's lock for a verify whose time has come.
-pub(in crate::store) fn begin_verify(tx: &mut Tx<'_>, id: ItemId, now: Timestamp) -> Ran<VerifyBegun, ClaimRefused> {
+pub(in crate::store) fn begin_verify(tx: &mut Tx<'_>, id: ItemId, moment: Moment) -> Ran<VerifyBegun, ClaimRefused> {
+    let moment = tx.in_order(moment);
+    let now = moment.wall;
     let Some(item) = tx.item(id)? else { return Ok(Err(ClaimRefused::NotWaiting)) };
     if item.verify.and_then(|plan| plan.next_at).is_none_or(|next_at| next_at > now) {
         return Ok(Err(ClaimRefused::NotWaiting));
@@ -88,12 +90,11 @@ pub(in crate::store) fn begin_verify(tx: &mut Tx<'_>, id: ItemId, now: Timestamp
     if profile.parked.is_some() || profile.rests_until.is_some_and(|until| until > now) {
         return Ok(Err(ClaimRefused::ProfileParked));
     }
-    if held_lock(tx, &item.profile)?.is_some() {
+    if locks::held(tx, &LockKind::PROFILE, item.profile.as_str(), moment)?.is_some() {
         return Ok(Err(ClaimRefused::ProfileBusy));
     }
     let task = tx.task(item.task)?.ok_or_else(|| StoreError::Corrupt(format!("tasks: no row of {}", item.task)))?;
-    let fence = tx.next_fence();
-    take_lock(tx, &item.profile, LockOwner::Verify(id), fence, now)?;
+    let fence = locks::take_profile(tx, &item.profile, LockOwner::Verify(id), moment)?;
     Ok(Ok(VerifyBegun { item, task, fence }))
 }
 
@@ -104,7 +105,8 @@ pub(in crate::store) fn finish_verify(
     now: Timestamp,
 ) -> Ran<ItemState, FinishRefused> {
     let Some(item) = tx.item(end.item)? else { return Ok(Err(FinishRefused::StaleFence)) };
-    let locked = held_lock(tx, &item.profile)?.is_some_and(|lock| lock.fence == end.fence);
+    let lock = locks::get(&tx.locks, &LockKind::PROFILE, item.profile.as_str())?;
+    let locked = lock.is_some_and(|lock| lock.fence == end.fence);
     let Some(plan) = item.verify.filter(|plan| locked && plan.next_at.is_some()) else {
         return Ok(Err(FinishRefused::StaleFence));
     };

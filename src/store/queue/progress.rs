@@ -1,4 +1,4 @@
-//! The engine's operations: claim, arm, finish, release, promote.
+//! The engine's operations: claim, arm, finish, promote.
 //!
 //! Each is a compare-and-set: the engine's picture of the queue may be old, the row decides. An item that
 //! is armed ends `succeeded` or `outcome_unknown`, whoever asks (fence.md rules 4, 7 and 8). Called by the
@@ -12,13 +12,12 @@ use super::super::ledger::Line;
 use super::super::tables::Tx;
 use super::super::writer::Ran;
 use super::super::{
-    ArmRefused, AttemptEnded, Claim, ClaimRefused, Claimed, FinishRefused, Finished, StoreError, codec,
+    ArmRefused, AttemptEnded, Claim, ClaimRefused, Claimed, FinishRefused, Finished, StoreError, locks,
 };
 use super::{hex, key_hash};
-use crate::model::lock::LockOwner;
 use crate::model::{
-    Failure, FailureCode, Fence, HeldFor, Item, ItemId, ItemState, Lock, LockKind, Place, ProfileId, Proofs, Timestamp,
-    Verdict, VerifyPlan,
+    Failure, FailureCode, Fence, HeldFor, Item, ItemId, ItemState, LockKind, LockOwner, Moment, Place, Proofs,
+    Timestamp, Verdict, VerifyPlan,
 };
 
 /// Of a published thing's address; escaped as JSON it is still far below the longest line of the ledger.
@@ -26,7 +25,9 @@ const MAX_URL_BYTES: usize = 4_096;
 
 /// Takes the profile's lock for a waiting item and starts an attempt, or moves the item out of the way
 /// when it cannot start any more (overdue, canceled) or not yet (spacing).
-pub(in crate::store) fn claim(tx: &mut Tx<'_>, id: ItemId, now: Timestamp) -> Ran<Claim, ClaimRefused> {
+pub(in crate::store) fn claim(tx: &mut Tx<'_>, id: ItemId, moment: Moment) -> Ran<Claim, ClaimRefused> {
+    let moment = tx.in_order(moment);
+    let now = moment.wall;
     let Some(item) = tx.item(id)? else { return Ok(Err(ClaimRefused::NotWaiting)) };
     if item.place != Place::Ready {
         return Ok(Err(ClaimRefused::NotWaiting));
@@ -38,7 +39,7 @@ pub(in crate::store) fn claim(tx: &mut Tx<'_>, id: ItemId, now: Timestamp) -> Ra
     if profile.parked.is_some() || profile.rests_until.is_some_and(|until| until > now) {
         return Ok(Err(ClaimRefused::ProfileParked));
     }
-    if tx.locks.get((LockKind::Profile.name(), item.profile.as_str()))?.is_some() {
+    if locks::held(tx, &LockKind::PROFILE, item.profile.as_str(), moment)?.is_some() {
         return Ok(Err(ClaimRefused::ProfileBusy));
     }
     let task = tx.task(item.task)?.ok_or_else(|| StoreError::Corrupt(format!("tasks: no row of {}", item.task)))?;
@@ -57,8 +58,7 @@ pub(in crate::store) fn claim(tx: &mut Tx<'_>, id: ItemId, now: Timestamp) -> Ra
         tx.change_item(&item, Item { due_at: next, ..item.clone() }, "spaced", &format!("until {next}"), now)?;
         return Ok(Ok(Claim::Moved));
     }
-    let fence = tx.next_fence();
-    take_lock(tx, &item.profile, LockOwner::Item(id), fence, now)?;
+    let fence = locks::take_profile(tx, &item.profile, LockOwner::Item(id), moment)?;
     let started = Item {
         state: ItemState::Running,
         attempts: item.attempts + 1,
@@ -78,67 +78,24 @@ fn spaced_until(profile: &crate::model::Profile, spacing_seconds: u32) -> Option
         .map(|last| last.plus(std::time::Duration::from_secs(u64::from(spacing_seconds))))
 }
 
-pub(super) fn take_lock(
-    tx: &mut Tx<'_>,
-    profile: &ProfileId,
-    owner: LockOwner,
-    fence: Fence,
-    now: Timestamp,
-) -> Result<(), StoreError> {
-    tx.writes += 1;
-    let lock = Lock { kind: LockKind::Profile, key: profile.to_string(), owner, fence, acquired_at: now };
-    tx.locks.insert((LockKind::Profile.name(), profile.as_str()), codec::encode(&lock)?.as_slice())?;
-    Ok(())
-}
-
-/// Takes a profile's lock for a person.
-pub(in crate::store) fn lock_for_operator(
-    tx: &mut Tx<'_>,
-    profile: &ProfileId,
-    now: Timestamp,
-) -> Ran<Fence, ClaimRefused> {
-    if tx.profile(profile.as_str())?.is_none() {
-        return Ok(Err(ClaimRefused::ProfileUnknown));
-    }
-    if tx.locks.get((LockKind::Profile.name(), profile.as_str()))?.is_some() {
-        return Ok(Err(ClaimRefused::ProfileBusy));
-    }
-    let fence = tx.next_fence();
-    take_lock(tx, profile, LockOwner::Operator, fence, now)?;
-    Ok(Ok(fence))
-}
-
-/// Frees a profile's lock; false: it is not held under this fence.
-pub(in crate::store) fn release(tx: &mut Tx<'_>, profile: &ProfileId, fence: Fence) -> Ran<bool, Infallible> {
-    let held = held_lock(tx, profile)?.is_some_and(|lock| lock.fence == fence);
-    if held {
-        tx.writes += 1;
-        tx.locks.remove((LockKind::Profile.name(), profile.as_str()))?;
-    }
-    Ok(Ok(held))
-}
-
-pub(super) fn held_lock(tx: &Tx<'_>, profile: &ProfileId) -> Result<Option<Lock>, StoreError> {
-    tx.locks
-        .get((LockKind::Profile.name(), profile.as_str()))?
-        .map(|row| codec::decode("locks", row.value()))
-        .transpose()
-}
-
 /// The compare-and-set before the click (fence.md rule 4). The ledger's line follows the commit.
 pub(in crate::store) fn arm(
     tx: &mut Tx<'_>,
     id: ItemId,
     fence: Fence,
     proofs: &Proofs,
-    now: Timestamp,
+    moment: Moment,
 ) -> Ran<(), ArmRefused> {
+    let moment = tx.in_order(moment);
+    let now = moment.wall;
     let Some(item) = tx.item(id)? else { return Ok(Err(ArmRefused::Outdated)) };
     let running = item.state == ItemState::Running && item.fence == Some(fence);
     if !running || fence.epoch() != tx.meta.epoch || item.armed_fence == Some(fence) {
         return Ok(Err(ArmRefused::Outdated));
     }
-    if held_lock(tx, &item.profile)?.is_none_or(|lock| lock.fence != fence) {
+    let held = locks::held(tx, &LockKind::PROFILE, item.profile.as_str(), moment)?;
+    // A lease that is over allows nothing, even while it is nobody else's yet.
+    if held.is_none_or(|lock| lock.fence != fence || lock.is_expired(moment)) {
         return Ok(Err(ArmRefused::LockLost));
     }
     if tx.intent(item.task)?.cancel_requested_at.is_some() {

@@ -11,7 +11,7 @@ use std::convert::Infallible;
 use super::super::ledger::Line;
 use super::super::tables::Tx;
 use super::super::writer::Ran;
-use super::super::{Pause, ResumeRefused, StoreError};
+use super::super::{Pause, ResumeRefused, StoreError, locks};
 use super::key_hash_from_hex;
 use crate::model::{Failure, FailureCode, Fence, HeldFor, Item, ItemId, ItemState, Resolution, Timestamp, VerifyPlan};
 
@@ -120,13 +120,7 @@ impl Facts {
             }
         }
         hold_the_rest(tx, blind, now)?;
-        let held: Vec<(String, String)> =
-            tx.locks_held()?.into_iter().map(|lock| (lock.kind.name().to_owned(), lock.key)).collect();
-        for (kind, key) in held {
-            tx.writes += 1;
-            tx.locks.remove((kind.as_str(), key.as_str()))?;
-        }
-        Ok(())
+        locks::drop_all(tx)
     }
 }
 
