@@ -9,6 +9,7 @@
 //! |---|---|---|
 //! | 0 | [`model`] | pure words: tasks, items, locks, profiles, flows, failures, time |
 //! | 1 | [`config`] | the settings of one process |
+//! | 1 | [`outbound`] | HTTP clients and the one TLS stack of this process |
 //! | 2 | [`store`] | the state file, the ledger, the media folder: the only place that knows redb and bincode |
 //! | 2 | [`browser`] | profiles, sessions, replay, evidence: the only place that knows chromiumoxide |
 //! | 2 | [`telemetry`] | the log of one process |
@@ -47,5 +48,6 @@ pub mod config;
 pub mod daemon;
 pub mod engine;
 pub mod model;
+pub mod outbound;
 pub mod store;
 pub mod telemetry;

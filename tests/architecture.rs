@@ -7,9 +7,10 @@
 use std::path::{Path, PathBuf};
 
 /// A room, and what it may name: every room of a lower rank.
-const RANKS: [(&str, u8); 10] = [
+const RANKS: [(&str, u8); 11] = [
     ("model", 0),
     ("config", 1),
+    ("outbound", 1),
     ("telemetry", 2),
     ("store", 2),
     ("browser", 2),
@@ -21,13 +22,15 @@ const RANKS: [(&str, u8); 10] = [
 ];
 
 /// A crate, and the only places that may name it: a module is its file and the folder beside it.
-const CRATES: [(&str, &[&str]); 6] = [
+const CRATES: [(&str, &[&str]); 8] = [
     ("redb", &["store"]),
     ("bincode", &["store/codec"]),
     ("chromiumoxide", &["browser"]),
     ("hyper", &["api", "cli/practice"]),
     ("hyper_util", &["api", "cli/practice"]),
     ("http_body_util", &["api", "cli/practice"]),
+    ("rustls", &["outbound"]),
+    ("rustls_native_certs", &["outbound"]),
 ];
 
 /// What the words of the model are free of.
