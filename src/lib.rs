@@ -36,7 +36,7 @@
 //! 4. Boot is recovery, then the ordinary loop. There is no second path.
 //! 5. Every index can be rebuilt from its primary table, and a check compares them.
 //! 6. Every queue, body, page, file and wait has a bound from the configuration.
-//! 7. Time and ids enter as arguments; `engine::state` and `engine::admission` are synchronous and pure.
+//! 7. Time and ids enter as arguments; `engine::state`, `admission` and `breaker` are synchronous and pure.
 //! 8. An HTTP handler never waits for a browser.
 //! 9. Nothing secret has `Debug`, and nothing secret is logged.
 //! 10. The store speaks operations, never tables.

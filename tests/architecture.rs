@@ -134,9 +134,10 @@ fn names(path: &str, text: &str) -> Vec<String> {
     wrong
 }
 
-/// `engine::state` and `engine::admission` are synchronous and pure: time and ids enter as arguments.
+/// `engine::state`, `engine::admission` and `engine::breaker` are synchronous and pure: time and ids enter as
+/// arguments.
 fn pure_decisions(path: &str, text: &str) -> Vec<String> {
-    let decides = path.starts_with("engine/state") || is_in(path, &["engine/admission"]);
+    let decides = path.starts_with("engine/state") || is_in(path, &["engine/admission", "engine/breaker"]);
     if !decides {
         return Vec::new();
     }
@@ -457,6 +458,7 @@ fn pure_decisions_finds_waiting_in_what_decides() {
         ("engine/state.rs", "let a = b.await;"),
         ("engine/state/apply.rs", "use tokio::sync::Notify;"),
         ("engine/admission.rs", "fn now() { std::time::Instant::now(); }"),
+        ("engine/breaker/board.rs", "use tokio::sync::Mutex;"),
     ] {
         assert!(!pure_decisions(path, text).is_empty(), "{path}: {text}");
     }
