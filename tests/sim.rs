@@ -267,6 +267,7 @@ impl World {
             on_unknown: OnUnknown::Hold,
             items,
             idempotency,
+            webhook: None,
         };
         match self.store().enqueue(new, self.now).await {
             Ok(made) => {

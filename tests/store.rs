@@ -65,6 +65,7 @@ fn task(items: Vec<NewItem>) -> NewTask {
         on_unknown: OnUnknown::Hold,
         items,
         idempotency: None,
+        webhook: None,
     }
 }
 

@@ -158,6 +158,7 @@ async fn prepare(
         on_unknown: request.on_unknown,
         items: request.rows.iter().map(item).collect(),
         idempotency,
+        webhook: request.webhook.clone(),
     })
 }
 

@@ -196,6 +196,7 @@ pub mod tests {
             spacing_seconds: 0,
             on_unknown: OnUnknown::Hold,
             idempotency: None,
+            webhook: None,
             created_at: Timestamp::from_millis(1_000),
             counts,
             finished_at,

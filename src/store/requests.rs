@@ -3,13 +3,13 @@
 //! Plain data, named by every room above. A refusal is an enum of its own per operation; [`StoreError`] is
 //! the one thing that any operation may meet.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
 use crate::model::{
-    Fence, InputValue, Intent, Item, ItemId, ItemState, Lock, OnUnknown, ProfileId, Task, TaskEvent, TaskId, TaskState,
-    Timestamp,
+    Delivery, DeliveryState, Fence, InputValue, Intent, Item, ItemId, ItemState, Lock, OnUnknown, ProfileId, Task,
+    TaskEvent, TaskId, TaskState, Timestamp, Webhook,
 };
 
 /// Any operation may meet this; the daemon stops when the disk fails.
@@ -38,6 +38,7 @@ pub struct NewTask {
     pub on_unknown: OnUnknown,
     pub items: Vec<NewItem>,
     pub idempotency: Option<Idempotency>,
+    pub webhook: Option<Webhook>,
 }
 
 #[derive(Clone, Debug)]
@@ -273,6 +274,50 @@ pub struct Finished {
 pub struct Canceled {
     /// Waiting items of the task are left; ask again.
     pub more: bool,
+}
+
+/// Where the sender of webhooks looks for work.
+#[derive(Clone, Debug, Default)]
+pub struct DueLook {
+    pub now: Timestamp,
+    /// Begin with the target behind this one, so that each has its turn.
+    pub after: Option<String>,
+    /// Targets that have none now.
+    pub skip: BTreeSet<String>,
+    pub limit: usize,
+}
+
+/// What is due: one delivery a target.
+#[derive(Clone, Debug, Default)]
+pub struct DueDeliveries {
+    pub heads: Vec<DueDelivery>,
+    /// When the next of the targets that were looked at has something.
+    pub next_at: Option<Timestamp>,
+}
+
+#[derive(Clone, Debug)]
+pub struct DueDelivery {
+    pub delivery: Delivery,
+    /// None: the task is gone.
+    pub webhook: Option<Webhook>,
+}
+
+/// How a try to deliver ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TryEnd {
+    Delivered,
+    Again { at: Timestamp },
+    GivenUp,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum RetryRefused {
+    #[error("no delivery of this id belongs to this task")]
+    NotFound,
+    #[error("the delivery is {}; only one that was given up is tried again on request", .0.name())]
+    NotGivenUp(DeliveryState),
+    #[error(transparent)]
+    Store(#[from] StoreError),
 }
 
 /// The first item in the queue of one profile.

@@ -26,6 +26,7 @@ fn task() -> Task {
         spacing_seconds: 0,
         on_unknown: OnUnknown::Hold,
         idempotency: None,
+        webhook: None,
         created_at: NOW,
         counts,
         finished_at: None,

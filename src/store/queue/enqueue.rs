@@ -114,6 +114,7 @@ fn insert_task(
         spacing_seconds: new.spacing_seconds,
         on_unknown: new.on_unknown,
         idempotency: idempotency.as_ref().map(|hash| hex(hash)),
+        webhook: new.webhook.clone(),
         created_at: now,
         counts,
         finished_at: None,
