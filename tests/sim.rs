@@ -17,7 +17,9 @@ use std::time::Duration;
 use cove::browser::Session;
 use cove::engine::event::{Act, AttemptEnd, Event, Work};
 use cove::engine::state::{Limits, State};
-use cove::model::{Failure, FailureCode, Fence, Item, ItemId, ItemState, OnUnknown, ProfileId, TaskId, Timestamp};
+use cove::model::{
+    Failure, FailureCode, Fence, Item, ItemId, ItemState, OnUnknown, ProfileId, TaskId, Timestamp, Webhook,
+};
 use cove::store::{EnqueueError, Idempotency, ItemQuery, NewItem, NewTask, STATE_FILE, Store, TaskQuery, WriterThread};
 
 const PROFILES: [&str; 3] = ["anna", "boris", "clara"];
@@ -267,7 +269,8 @@ impl World {
             on_unknown: OnUnknown::Hold,
             items,
             idempotency,
-            webhook: None,
+            // Told to nobody here, but written down with every change and checked with the rest.
+            webhook: (self.serial % 2 == 0).then(|| Webhook::new("https://host/", None).unwrap()),
         };
         match self.store().enqueue(new, self.now).await {
             Ok(made) => {
