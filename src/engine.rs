@@ -6,6 +6,7 @@
 
 pub mod admission;
 mod attempt;
+pub mod breaker;
 pub mod event;
 mod operator;
 pub mod state;

@@ -9,6 +9,7 @@
 //! |---|---|---|
 //! | 0 | [`model`] | pure words: tasks, items, locks, profiles, flows, failures, time |
 //! | 1 | [`config`] | the settings of one process |
+//! | 1 | [`outbound`] | HTTP clients and the one TLS stack of this process |
 //! | 2 | [`store`] | the state file, the ledger, the media folder: the only place that knows redb and bincode |
 //! | 2 | [`browser`] | profiles, sessions, replay, evidence: the only place that knows chromiumoxide |
 //! | 2 | [`telemetry`] | the log of one process |
@@ -34,7 +35,7 @@
 //! 4. Boot is recovery, then the ordinary loop. There is no second path.
 //! 5. Every index can be rebuilt from its primary table, and a check compares them.
 //! 6. Every queue, body, page, file and wait has a bound from the configuration.
-//! 7. Time and ids enter as arguments; `engine::state` and `engine::admission` are synchronous and pure.
+//! 7. Time and ids enter as arguments; `engine::state`, `admission` and `breaker` are synchronous and pure.
 //! 8. An HTTP handler never waits for a browser.
 //! 9. Nothing secret has `Debug`, and nothing secret is logged.
 //! 10. The store speaks operations, never tables.
@@ -47,5 +48,6 @@ pub mod daemon;
 pub mod engine;
 pub mod model;
 pub mod ops;
+pub mod outbound;
 pub mod store;
 pub mod telemetry;

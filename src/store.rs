@@ -12,6 +12,7 @@ mod flows;
 mod ledger;
 mod locks;
 pub mod media;
+mod outbox;
 mod profiles;
 mod queue;
 mod reads;
@@ -33,7 +34,8 @@ pub use boot::{BootReport, LEDGER_FILE, OpenError, SCHEMA_VERSION, STATE_FILE};
 pub use requests::*;
 
 use crate::model::{
-    Fence, Item, ItemId, ItemState, Lock, LockKind, Moment, Profile, ProfileId, Proofs, Resolution, TaskId, Timestamp,
+    Delivery, DeliveryId, Fence, Item, ItemId, ItemState, Lock, LockKind, Moment, Profile, ProfileId, Proofs,
+    Resolution, TaskId, Timestamp, Tried,
 };
 use queue::{enqueue, outcome, progress, recover, retention, settle};
 use writer::{Ran, WriterHandle};
@@ -309,6 +311,48 @@ impl Store {
     /// The profiles that outside programs hold.
     pub async fn profiles_held_outside(&self, now: Moment) -> Result<BTreeMap<ProfileId, Lock>, StoreError> {
         self.read(move |txn| locks::profiles_held_outside(txn, now)).await
+    }
+}
+
+/// Operations of the sender of webhooks, and of who looks at its log.
+impl Store {
+    /// Waits until the outbox has something new. One waiter.
+    pub async fn outbox_changed(&self) {
+        self.writer.outbox().notified().await;
+    }
+
+    pub async fn due_deliveries(&self, look: DueLook) -> Result<DueDeliveries, StoreError> {
+        self.read(move |txn| outbox::due(txn, &look)).await
+    }
+
+    /// False: the delivery does not stand where the try found it.
+    pub async fn record_delivery(
+        &self,
+        id: DeliveryId,
+        attempts_before: u32,
+        tried: Tried,
+        end: TryEnd,
+    ) -> Result<bool, StoreError> {
+        sure(self.writer.submit(move |tx| outbox::record(tx, id, attempts_before, &tried, end)).await)
+    }
+
+    pub async fn retry_delivery(&self, task: TaskId, id: DeliveryId, now: Timestamp) -> Result<Delivery, RetryRefused> {
+        self.writer.submit(move |tx| outbox::retry(tx, task, id, now)).await?
+    }
+
+    /// Takes away what the log keeps no longer. True: there may be more.
+    pub async fn prune_deliveries(&self, now: Timestamp) -> Result<bool, StoreError> {
+        sure(self.writer.submit(move |tx| outbox::prune(tx, now)).await)
+    }
+
+    /// Newest first; only ids below `before` (raw).
+    pub async fn deliveries(
+        &self,
+        task: TaskId,
+        before: Option<u64>,
+        limit: usize,
+    ) -> Result<Page<Delivery>, StoreError> {
+        self.read(move |txn| reads::deliveries(txn, task, before, limit)).await
     }
 }
 

@@ -3,6 +3,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "store/outbox.rs"]
+mod outbox;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
@@ -70,6 +73,7 @@ fn task(items: Vec<NewItem>) -> NewTask {
         rehearsal: false,
         items,
         idempotency: None,
+        webhook: None,
     }
 }
 

@@ -199,6 +199,7 @@ async fn prepare(
         rehearsal: false,
         items: request.rows.iter().map(item).collect(),
         idempotency,
+        webhook: request.webhook.clone(),
     })
 }
 

@@ -208,6 +208,7 @@ pub mod tests {
             verifiable: false,
             rehearsal: false,
             idempotency: None,
+            webhook: None,
             created_at: Timestamp::from_millis(1_000),
             counts,
             finished_at,

@@ -7,7 +7,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ItemId, ItemState, TaskId, Timestamp};
+use super::{ItemId, ItemState, TaskId, Timestamp, Webhook};
 
 /// product.md §2. The order is that of the stored index; do not change it within a schema version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -161,6 +161,8 @@ pub struct Task {
     pub rehearsal: bool,
     /// SHA-256 of the (scope, `Idempotency-Key`) that made it, in hex; its ledger lines carry it.
     pub idempotency: Option<String>,
+    /// Who is told of its outcomes.
+    pub webhook: Option<Webhook>,
     pub created_at: Timestamp,
     pub counts: Counts,
     pub finished_at: Option<Timestamp>,
@@ -182,7 +184,7 @@ pub struct TaskEvent {
     pub item: Option<ItemId>,
     /// A stable `snake_case` name: `accepted`, `started`, `armed`, `succeeded`, `outcome_unknown`,
     /// `retry_wait`, `queued`, `failed`, `canceled`, `cancel_requested`, `paused`, `resumed`, `retried`,
-    /// `verified`, `resolved`, `held`, `needs_human`, `claimed`.
+    /// `verified`, `resolved`, `held`, `needs_human`, `claimed`, `webhook_given_up`, `webhook_retried`.
     pub kind: String,
     /// For a person; empty where the kind says it all.
     pub detail: String,

@@ -12,7 +12,8 @@ use super::queue::{enqueue::likeness, key_hash, lane_of, rank_of};
 use super::tables;
 use super::{StoreError, codec, reads};
 use crate::model::{
-    Counts, HeldFor, Intent, Item, ItemState, Lock, LockKind, LockOwner, Place, Profile, Task, TaskEvent,
+    Counts, Delivery, DeliveryState, HeldFor, Intent, Item, ItemState, Lock, LockKind, LockOwner, Place, Profile, Task,
+    TaskEvent,
 };
 
 /// Every record, one a line, table by table in key order.
@@ -35,6 +36,9 @@ pub(super) fn dump(txn: &ReadTransaction) -> Result<String, StoreError> {
         let (key, row) = row?;
         let event: TaskEvent = codec::decode("events", row.value())?;
         line(format_args!("event {:?} {event:?}", key.value()));
+    }
+    for delivery in all::<Delivery>(txn, "deliveries", tables::DELIVERIES)? {
+        line(format_args!("delivery {delivery:?}"));
     }
     for row in txn.open_table(tables::LOCKS)?.iter()? {
         line(format_args!("lock {:?}", codec::decode::<Lock>("locks", row?.1.value())?));
@@ -68,6 +72,7 @@ pub(super) fn differences(txn: &ReadTransaction) -> Result<Vec<String>, StoreErr
     keys(txn, &items, &mut found)?;
     duplicates(txn, &tasks, &items, &mut found)?;
     locks(txn, &items, &mut found)?;
+    deliveries(txn, &mut found)?;
     numbers(txn, &tasks, &items, &mut found)?;
     let mut by_state = [0; ItemState::ALL.len()];
     for item in &items {
@@ -274,13 +279,38 @@ fn locks(txn: &ReadTransaction, items: &[Item], found: &mut Vec<String>) -> Resu
     Ok(())
 }
 
+/// A delivery waits or has ended, and its indexes say which.
+fn deliveries(txn: &ReadTransaction, found: &mut Vec<String>) -> Result<(), StoreError> {
+    let deliveries = all::<Delivery>(txn, "deliveries", tables::DELIVERIES)?;
+    for delivery in &deliveries {
+        if (delivery.state == DeliveryState::Pending) != delivery.ended_at.is_none() {
+            found.push(format!("{}: ended_at does not fit its state", delivery.id));
+        }
+    }
+    let of_task = deliveries.iter().map(|delivery| (delivery.task.raw(), delivery.id.raw())).collect();
+    compare("task_deliveries", &held!(txn, tables::TASK_DELIVERIES, |key| key), &of_task, found);
+    let waiting = deliveries.iter().filter(|delivery| delivery.state == DeliveryState::Pending);
+    let due = waiting.map(|row| (row.target.clone(), row.next_at.as_millis(), row.id.raw())).collect();
+    let held_due = held!(txn, tables::DELIVERIES_DUE, |key| (key.0.to_owned(), key.1, key.2));
+    compare("deliveries_due", &held_due, &due, found);
+    let ended = deliveries.iter().filter_map(|row| Some((row.ended_at?.as_millis(), row.id.raw()))).collect();
+    compare("deliveries_ended", &held!(txn, tables::DELIVERIES_ENDED, |key| key), &ended, found);
+    Ok(())
+}
+
 /// No id or fence is above the last number that was given out.
 fn numbers(txn: &ReadTransaction, tasks: &[Task], items: &[Item], found: &mut Vec<String>) -> Result<(), StoreError> {
     let meta = reads::meta(txn)?;
     let last = meta.epoch << crate::model::id::SEQUENCE_BITS | meta.sequence;
     let ids = tasks.iter().map(|task| task.id.raw()).chain(items.iter().map(|item| item.id.raw()));
     let fences = items.iter().filter_map(|item| item.fence).map(crate::model::Fence::raw);
-    found
-        .extend(ids.chain(fences).filter(|id| *id > last).map(|id| format!("numbers: {id} is above the last, {last}")));
+    let deliveries = all::<Delivery>(txn, "deliveries", tables::DELIVERIES)?;
+    let deliveries = deliveries.iter().map(|delivery| delivery.id.raw());
+    found.extend(
+        ids.chain(fences)
+            .chain(deliveries)
+            .filter(|id| *id > last)
+            .map(|id| format!("numbers: {id} is above the last, {last}")),
+    );
     Ok(())
 }

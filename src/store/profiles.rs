@@ -11,7 +11,7 @@ use redb::{ReadTransaction, ReadableTable};
 use super::tables::{PROFILES, Tx};
 use super::writer::Ran;
 use super::{CreateProfileError, StoreError, codec};
-use crate::model::{Item, Parked, Profile, ProfileEffect, ProfileId, Timestamp};
+use crate::model::{HookEvent, Item, Parked, Profile, ProfileEffect, ProfileId, Timestamp};
 
 pub(super) fn create(tx: &mut Tx<'_>, id: &ProfileId, name: &str, now: Timestamp) -> Ran<Profile, CreateProfileError> {
     if tx.profiles.get(id.as_str())?.is_some() {
@@ -52,6 +52,9 @@ impl Tx<'_> {
             ProfileEffect::Park(message) => {
                 profile.parked = Some(Parked { since: now, message: message.clone(), item: Some(item.id) });
                 self.log(item.task, Some(item.id), "needs_human", message, now)?;
+                if let Some(task) = self.task(item.task)? {
+                    self.notify(&task, Some(item), HookEvent::NeedsHuman, now)?;
+                }
             }
             ProfileEffect::Rest(until) => {
                 profile.rests_until = Some(*until);

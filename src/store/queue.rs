@@ -1,7 +1,7 @@
 //! The queue's rows: how one item or task is written together with everything that follows from it.
 //!
 //! Every operation that moves an item goes through [`Tx::change_item`], so that its indexes, its task's
-//! counters and the log line change in the same transaction. Called by the operations beside this file.
+//! counters, the log line and what webhooks are told change in the same transaction. Called by the operations beside this file.
 //! Whether a move is allowed is decided there, not here.
 
 pub(super) mod enqueue;
@@ -18,7 +18,9 @@ pub(super) use super::media::hex;
 use super::tables::{self, Tx};
 use super::{StoreError, codec};
 use crate::model::id::SEQUENCE_BITS;
-use crate::model::{HeldFor, Intent, Item, ItemId, ItemState, Place, Profile, Task, TaskEvent, TaskId, Timestamp};
+use crate::model::{
+    HeldFor, HookEvent, Intent, Item, ItemId, ItemState, Place, Profile, Task, TaskEvent, TaskId, Timestamp,
+};
 
 /// The place of a priority in an index that is read from its begin: the highest first.
 pub(super) fn rank_of(priority: i32) -> u32 {
@@ -124,7 +126,7 @@ impl Tx<'_> {
         if was.state != is.state {
             self.meta.items[was.state as usize] -= 1;
             self.meta.items[is.state as usize] += 1;
-            self.shift_counts(is.task, was.state, is.state, now)?;
+            self.shift_counts(&is, was.state, now)?;
         }
         Ok(is)
     }
@@ -212,11 +214,13 @@ impl Tx<'_> {
         Ok(())
     }
 
-    fn shift_counts(&mut self, id: TaskId, from: ItemState, to: ItemState, now: Timestamp) -> Result<(), StoreError> {
+    /// The item's task with its counters and its indexes, and what is told of both.
+    fn shift_counts(&mut self, item: &Item, from: ItemState, now: Timestamp) -> Result<(), StoreError> {
+        let id = item.task;
         let mut task =
             self.task(id)?.ok_or_else(|| StoreError::Corrupt(format!("tasks: {id} has items but no row")))?;
         let was = task.counts.state();
-        task.counts.shift(from, to);
+        task.counts.shift(from, item.state);
         let is = task.counts.state();
         if was != is {
             self.task_states.remove((was as u8, id.raw()))?;
@@ -232,7 +236,20 @@ impl Tx<'_> {
                 self.open_flows.insert((task.flow.as_str(), id.raw()), ())?;
             }
         }
-        self.put_task(&task)
+        self.put_task(&task)?;
+        let told = match item.state {
+            ItemState::Succeeded => Some(HookEvent::Succeeded),
+            ItemState::Failed => Some(HookEvent::Failed),
+            ItemState::OutcomeUnknown => Some(HookEvent::OutcomeUnknown),
+            _ => None,
+        };
+        if let Some(event) = told {
+            self.notify(&task, Some(item), event, now)?;
+        }
+        if was != is && is.is_terminal() {
+            self.notify(&task, None, HookEvent::TaskFinished, now)?;
+        }
+        Ok(())
     }
 
     pub fn put_task(&mut self, task: &Task) -> Result<(), StoreError> {

@@ -12,8 +12,8 @@ use super::{
     Waiting, codec, locks,
 };
 use crate::model::{
-    Intent, Item, ItemId, ItemState, LockKind, LockOwner, Moment, Profile, ProfileId, Task, TaskEvent, TaskId,
-    Timestamp,
+    Delivery, Intent, Item, ItemId, ItemState, LockKind, LockOwner, Moment, Profile, ProfileId, Task, TaskEvent,
+    TaskId, Timestamp,
 };
 
 /// Rows that one page may look at when filters leave out most of them; the page is short then and has
@@ -131,6 +131,17 @@ pub(super) fn items(txn: &ReadTransaction, query: &ItemQuery) -> Result<Page<Ite
                 && query.profile.as_ref().is_none_or(|profile| &item.profile == profile)
         }))
     })
+}
+
+pub(super) fn deliveries(
+    txn: &ReadTransaction,
+    task: TaskId,
+    before: Option<u64>,
+    limit: usize,
+) -> Result<Page<Delivery>, StoreError> {
+    let table = txn.open_table(tables::DELIVERIES)?;
+    let ids = ids_under!(txn, tables::TASK_DELIVERIES, task.raw(), before.unwrap_or(u64::MAX));
+    page(ids, limit, |id| get("deliveries", &table, id))
 }
 
 /// One page: rows that `read` keeps, until the limit or [`SCAN`] is reached.

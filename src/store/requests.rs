@@ -5,14 +5,14 @@
 
 mod locks;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 pub use locks::*;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{
-    EvidenceFile, Failure, Fence, InputValue, Intent, Item, ItemId, ItemState, Lock, OnUnknown, ProfileEffect,
-    ProfileId, Task, TaskEvent, TaskId, TaskState, Timestamp, Verdict,
+    Delivery, DeliveryState, EvidenceFile, Failure, Fence, InputValue, Intent, Item, ItemId, ItemState, Lock,
+    OnUnknown, ProfileEffect, ProfileId, Task, TaskEvent, TaskId, TaskState, Timestamp, Verdict, Webhook,
 };
 
 /// Any operation may meet this; the daemon stops when the disk fails.
@@ -46,6 +46,7 @@ pub struct NewTask {
     pub rehearsal: bool,
     pub items: Vec<NewItem>,
     pub idempotency: Option<Idempotency>,
+    pub webhook: Option<Webhook>,
 }
 
 #[derive(Clone, Debug)]
@@ -337,6 +338,50 @@ pub enum ResolveRefused {
     NotFound,
     #[error("the item is {0}, and only an outcome_unknown can be resolved")]
     NotUnknown(ItemState),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Where the sender of webhooks looks for work.
+#[derive(Clone, Debug, Default)]
+pub struct DueLook {
+    pub now: Timestamp,
+    /// Begin with the target behind this one, so that each has its turn.
+    pub after: Option<String>,
+    /// Targets that have none now.
+    pub skip: BTreeSet<String>,
+    pub limit: usize,
+}
+
+/// What is due: one delivery a target.
+#[derive(Clone, Debug, Default)]
+pub struct DueDeliveries {
+    pub heads: Vec<DueDelivery>,
+    /// When the next of the targets that were looked at has something.
+    pub next_at: Option<Timestamp>,
+}
+
+#[derive(Clone, Debug)]
+pub struct DueDelivery {
+    pub delivery: Delivery,
+    /// None: the task is gone.
+    pub webhook: Option<Webhook>,
+}
+
+/// How a try to deliver ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TryEnd {
+    Delivered,
+    Again { at: Timestamp },
+    GivenUp,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum RetryRefused {
+    #[error("no delivery of this id belongs to this task")]
+    NotFound,
+    #[error("the delivery is {}; only one that was given up is tried again on request", .0.name())]
+    NotGivenUp(DeliveryState),
     #[error(transparent)]
     Store(#[from] StoreError),
 }

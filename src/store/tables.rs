@@ -65,6 +65,14 @@ pub(super) const DUPLICATES: TableDefinition<Hash, u64> = TableDefinition::new("
 
 /// (task, number) → a line of its log.
 pub(super) const EVENTS: TableDefinition<(u64, u64), Bytes> = TableDefinition::new("events");
+/// What is told to webhooks, and how far it has come.
+pub(super) const DELIVERIES: TableDefinition<u64, Bytes> = TableDefinition::new("deliveries");
+/// Index: deliveries that wait, (target, due in milliseconds, delivery).
+pub(super) const DELIVERIES_DUE: TableDefinition<(&str, u64, u64), ()> = TableDefinition::new("deliveries_due");
+/// Index: deliveries that ended, (when in milliseconds, delivery).
+pub(super) const DELIVERIES_ENDED: TableDefinition<(u64, u64), ()> = TableDefinition::new("deliveries_ended");
+/// Index: (task, delivery).
+pub(super) const TASK_DELIVERIES: TableDefinition<(u64, u64), ()> = TableDefinition::new("task_deliveries");
 /// (kind, key) → lock.
 pub(super) const LOCKS: TableDefinition<(&str, &str), Bytes> = TableDefinition::new("locks");
 /// Index: (kind, end of the lease in milliseconds of this boot, key) of locks with a lease.
@@ -121,6 +129,10 @@ macro_rules! transaction {
             /// Lines that must be durable before the commit (`published`), and after it (`armed`).
             pub ledger_before: Vec<Line>,
             pub ledger_after: Vec<Line>,
+            /// What happens is no news: webhooks are not told.
+            pub silent: bool,
+            /// The sender of webhooks has something to look at after the commit.
+            pub wakes_sender: bool,
             /// Counts writes, so that a refused operation can be shown to have left nothing behind.
             pub writes: u64,
             /// The latest time that an operation has decided by.
@@ -141,6 +153,8 @@ macro_rules! transaction {
                     meta,
                     ledger_before: Vec::new(),
                     ledger_after: Vec::new(),
+                    silent: false,
+                    wakes_sender: false,
                     writes: 0,
                     latest: BootTime::default(),
                 })
@@ -179,6 +193,10 @@ transaction! {
     idempotency: IDEMPOTENCY<Hash, Bytes>;
     duplicates: DUPLICATES<Hash, u64>;
     events: EVENTS<(u64, u64), Bytes>;
+    deliveries: DELIVERIES<u64, Bytes>;
+    deliveries_due: DELIVERIES_DUE<(&'static str, u64, u64), ()>;
+    deliveries_ended: DELIVERIES_ENDED<(u64, u64), ()>;
+    task_deliveries: TASK_DELIVERIES<(u64, u64), ()>;
     locks: LOCKS<(&'static str, &'static str), Bytes>;
     lock_expiry: LOCK_EXPIRY<(&'static str, u64, &'static str), ()>;
     lock_owners: LOCK_OWNERS<(&'static str, &'static str, &'static str), ()>;
@@ -192,6 +210,7 @@ pub(super) struct Closed {
     pub meta: Meta,
     pub ledger_before: Vec<Line>,
     pub ledger_after: Vec<Line>,
+    pub wakes_sender: bool,
     pub writes: u64,
     pub latest: BootTime,
 }
@@ -225,8 +244,8 @@ impl Tx<'_> {
 
     /// Closes the tables, so that the transaction can end; what is left is what the end needs.
     pub fn close(self) -> Closed {
-        let Self { meta, ledger_before, ledger_after, writes, latest, .. } = self;
-        Closed { meta, ledger_before, ledger_after, writes, latest }
+        let Self { meta, ledger_before, ledger_after, wakes_sender, writes, latest, .. } = self;
+        Closed { meta, ledger_before, ledger_after, wakes_sender, writes, latest }
     }
 
     /// Writes what changed of `meta`; called once, right before the commit.

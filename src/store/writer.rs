@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use redb::Database;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use super::StoreError;
 use super::ledger::Ledger;
@@ -102,6 +102,8 @@ pub(super) struct WriterHandle {
     queue: mpsc::Sender<Box<dyn Operation>>,
     stats: Arc<Mutex<WriterStats>>,
     failed: watch::Receiver<Option<String>>,
+    /// Rung after a commit that leaves the sender of webhooks something to do.
+    outbox: Arc<Notify>,
 }
 
 impl WriterHandle {
@@ -129,6 +131,10 @@ impl WriterHandle {
         self.failed.clone()
     }
 
+    pub fn outbox(&self) -> &Notify {
+        &self.outbox
+    }
+
     pub fn waiting(&self) -> usize {
         self.queue.max_capacity() - self.queue.capacity()
     }
@@ -144,12 +150,14 @@ pub(super) fn start(db: Arc<Database>, ledger: Ledger) -> (WriterHandle, std::th
     let (queue, inbox) = mpsc::channel(QUEUE);
     let (failing, failed) = watch::channel(None);
     let stats = Arc::new(Mutex::new(WriterStats::default()));
-    let mut writer = Writer { db, ledger, latest: BootTime::default(), stats: stats.clone(), failing };
+    let outbox = Arc::new(Notify::new());
+    let latest = BootTime::default();
+    let mut writer = Writer { db, ledger, latest, stats: stats.clone(), failing, outbox: outbox.clone() };
     let thread = std::thread::Builder::new()
         .name("cove-store-writer".to_owned())
         .spawn(move || writer.run(inbox))
         .expect("a thread can be started at boot");
-    (WriterHandle { queue, stats, failed }, thread)
+    (WriterHandle { queue, stats, failed, outbox }, thread)
 }
 
 struct Writer {
@@ -159,6 +167,7 @@ struct Writer {
     latest: BootTime,
     stats: Arc<Mutex<WriterStats>>,
     failing: watch::Sender<Option<String>>,
+    outbox: Arc<Notify>,
 }
 
 impl Writer {
@@ -219,7 +228,7 @@ impl Writer {
                 return Ok(Some(number));
             }
         }
-        let Closed { meta, ledger_before, ledger_after, writes, latest } = tx.close();
+        let Closed { meta, ledger_before, ledger_after, wakes_sender, writes, latest } = tx.close();
         self.latest = latest;
         if writes == 0 && ledger_before.is_empty() && ledger_after.is_empty() {
             txn.abort()?;
@@ -231,6 +240,9 @@ impl Writer {
         self.ledger.append(&ledger_before)?;
         txn.commit()?;
         self.ledger.append(&ledger_after)?;
+        if wakes_sender {
+            self.outbox.notify_one();
+        }
         Ok(None)
     }
 }

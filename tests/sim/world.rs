@@ -10,7 +10,7 @@ use cove::engine::event::{Act, AttemptEnd, Event, Work};
 use cove::engine::state::{Limits, State};
 use cove::model::{
     BootId, BootTime, Failure, FailureCode, Fence, ItemId, ItemState, Moment, OnUnknown, ProfileId, Proofs, Resolution,
-    TaskId, Timestamp,
+    TaskId, Timestamp, Webhook,
 };
 use cove::store::{
     Ask, EnqueueError, Idempotency, ItemQuery, NewItem, NewTask, ResolveRefused, STATE_FILE, Store, TaskQuery,
@@ -381,6 +381,8 @@ impl World {
             rehearsal: false,
             items,
             idempotency,
+            // Told to nobody here, but written down with every change and checked with the rest.
+            webhook: self.serial.is_multiple_of(2).then(|| Webhook::new("https://host/", None).unwrap()),
         };
         match self.store().enqueue(new, self.now).await {
             Ok(made) => {

@@ -20,7 +20,7 @@ async fn visit(change: impl FnOnce(&mut SiteOptions)) -> Visitor {
     let mut options = SiteOptions { processing_ms: 0, ..SiteOptions::new(dir.path()) };
     change(&mut options);
     let http =
-        reqwest::Client::builder().timeout(Duration::from_secs(20)).redirect(redirect::Policy::none()).build().unwrap();
+        crate::outbound::local().timeout(Duration::from_secs(20)).redirect(redirect::Policy::none()).build().unwrap();
     Visitor { site: Site::start(options).await.unwrap(), http, dir }
 }
 

@@ -29,6 +29,7 @@ fn task() -> Task {
         verifiable: false,
         rehearsal: false,
         idempotency: None,
+        webhook: None,
         created_at: NOW,
         counts,
         finished_at: None,

@@ -121,6 +121,7 @@ fn insert_task(
         verifiable: new.verifiable,
         rehearsal: new.rehearsal,
         idempotency: idempotency.as_ref().map(|hash| hex(hash)),
+        webhook: new.webhook.clone(),
         created_at: now,
         counts,
         finished_at: None,

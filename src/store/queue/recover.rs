@@ -100,8 +100,10 @@ impl Facts {
         Ok(())
     }
 
-    /// A restored store: rules 8 and 18. Locks are dropped, the epoch is the caller's.
+    /// A restored store: rules 8 and 18. Locks are dropped, the epoch is the caller's. Webhooks are not told:
+    /// what the ledger knows happened before, and was told then under another id.
     pub fn take_over(&self, tx: &mut Tx<'_>, blind: bool, now: Timestamp) -> Result<(), StoreError> {
+        tx.silent = true;
         for (id, fact) in &self.items {
             if let Some(key) = fact.key.as_deref().and_then(key_hash_from_hex) {
                 tx.writes += 1;
@@ -120,6 +122,7 @@ impl Facts {
             }
         }
         hold_the_rest(tx, blind, now)?;
+        tx.silent = false;
         locks::drop_all(tx)
     }
 }
@@ -223,6 +226,8 @@ pub(in crate::store) fn resume(tx: &mut Tx<'_>, accept_duplicates: bool, now: Ti
     if tx.meta.pause.is_some() {
         tx.writes += 1;
         tx.meta.pause = None;
+        // What a restore kept from being delivered is due now.
+        tx.wakes_sender = true;
     }
     Ok(Ok(()))
 }
