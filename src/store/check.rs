@@ -7,12 +7,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use redb::{ReadTransaction, ReadableTable};
+use sha2::{Digest, Sha256};
 
+use super::media::hex;
 use super::queue::{enqueue::likeness, key_hash, rank_of};
 use super::tables;
 use super::{StoreError, codec, reads};
 use crate::model::lock::LockOwner;
-use crate::model::{Counts, Intent, Item, ItemState, Lock, Profile, Task, TaskEvent};
+use crate::model::{Counts, Intent, Item, ItemId, ItemState, Lock, Profile, Task, TaskEvent, TaskId};
 
 /// Every record, one a line, table by table in key order.
 pub(super) fn dump(txn: &ReadTransaction) -> Result<String, StoreError> {
@@ -44,6 +46,26 @@ pub(super) fn dump(txn: &ReadTransaction) -> Result<String, StoreError> {
     for row in txn.open_table(tables::FLOWS)?.iter()? {
         let (name, row) = row?;
         line(format_args!("flow {} {:?}", name.value(), codec::decode::<tables::FlowRow>("flows", row.value())?));
+    }
+    for row in txn.open_table(tables::CANCELS)?.iter()? {
+        line(format_args!("cancel {}", TaskId::new(row?.0.value())));
+    }
+    for row in txn.open_table(tables::KEYS)?.iter()? {
+        let (hash, item) = row?;
+        line(format_args!("key {} {}", hex(hash.value()), ItemId::new(item.value())));
+    }
+    for row in txn.open_table(tables::IDEMPOTENCY)?.iter()? {
+        let (hash, row) = row?;
+        let made: tables::IdempotencyRow = codec::decode("idempotency", row.value())?;
+        line(format_args!("idempotency {} {made:?}", hex(hash.value())));
+    }
+    for row in txn.open_table(tables::DUPLICATES)?.iter()? {
+        let (hash, item) = row?;
+        line(format_args!("duplicate {} {}", hex(hash.value()), ItemId::new(item.value())));
+    }
+    for row in txn.open_table(tables::RECORDINGS)?.iter()? {
+        let (hash, recording) = row?;
+        line(format_args!("recording {} {}", hash.value(), hex(&Sha256::digest(recording.value()))));
     }
     Ok(text)
 }
