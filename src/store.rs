@@ -5,9 +5,11 @@
 //! behind. Reads run on a bounded pool off the async runtime. It knows nothing about browsers, HTTP or
 //! the engine's plans.
 
+pub mod ballast;
 mod boot;
 mod check;
 mod codec;
+mod files;
 mod flows;
 mod ledger;
 mod locks;
@@ -27,16 +29,18 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use redb::{Database, ReadTransaction, ReadableDatabase};
+use redb::{Database, ReadTransaction, ReadableDatabase, StorageBackend};
 use tokio::sync::{Semaphore, watch};
 
 pub use boot::{BootReport, LEDGER_FILE, OpenError, SCHEMA_VERSION, STATE_FILE};
+pub use files::LedgerFile;
 pub use requests::*;
 
 use crate::model::{
     Delivery, DeliveryId, Fence, Item, ItemId, ItemState, Lock, LockKind, Moment, Profile, ProfileId, Proofs,
     Resolution, TaskId, Timestamp, Tried,
 };
+use ledger::Ledger;
 use queue::{enqueue, outcome, progress, recover, retention, settle};
 use writer::{Ran, WriterHandle};
 
@@ -53,8 +57,16 @@ impl<E: Into<redb::Error>> From<E> for StoreError {
     fn from(error: E) -> Self {
         match error.into() {
             redb::Error::Corrupted(what) => Self::Corrupt(what),
+            redb::Error::Io(error) => Self::from_io(Path::new(STATE_FILE), &error),
             other => Self::Failed(other.to_string()),
         }
+    }
+}
+
+impl StoreError {
+    fn from_io(path: &Path, error: &std::io::Error) -> Self {
+        let what = format!("{}: {error}", path.display());
+        if ballast::is_full(error) { Self::Full(what) } else { Self::Failed(what) }
     }
 }
 
@@ -81,15 +93,32 @@ impl WriterThread {
 impl Store {
     /// Opens (or makes) the state file in `folder` and compares it with its ledger. Blocks.
     pub fn open(folder: &Path, now: Moment) -> Result<(Self, WriterThread, BootReport), OpenError> {
-        let (db, ledger, report) = boot::open(folder, now)?;
+        boot::open(folder, now).map(Self::start)
+    }
+
+    /// The same over the storage of a state that was made before: the seam for tests that put a simulated
+    /// disk under both files, cut its power and fail its operations. Blocks.
+    pub fn open_over(
+        state: impl StorageBackend,
+        ledger: impl LedgerFile,
+        now: Moment,
+    ) -> Result<(Self, WriterThread, BootReport), OpenError> {
+        boot::open_over(state, Box::new(ledger), Path::new(""), now).map(Self::start)
+    }
+
+    /// Makes an empty state over empty storage, as [`Self::open`] does before it gives the file its name.
+    pub fn create_over(state: impl StorageBackend) -> Result<(), OpenError> {
+        boot::create_over(state)
+    }
+
+    fn start((db, ledger, report): (Database, Ledger, BootReport)) -> (Self, WriterThread, BootReport) {
         let db = Arc::new(db);
         let (writer, thread) = writer::start(db.clone(), ledger);
-        let store = Self { db, writer, readers: Arc::new(Semaphore::new(READERS)) };
-        Ok((store, WriterThread(thread), report))
+        (Self { db, writer, readers: Arc::new(Semaphore::new(READERS)) }, WriterThread(thread), report)
     }
 
     /// Turns to the reason when the disk failed: nothing is acknowledged any more and the daemon stops.
-    pub fn failed(&self) -> watch::Receiver<Option<String>> {
+    pub fn failed(&self) -> watch::Receiver<Option<StoreError>> {
         self.writer.failed()
     }
 

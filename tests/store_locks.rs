@@ -143,6 +143,7 @@ async fn with_items(opened: &Opened, names: &[&str]) -> Vec<ItemId> {
         rehearsal: false,
         items: names.iter().map(item).collect(),
         idempotency: None,
+        webhook: None,
     };
     opened.store.enqueue(task, wall).await.unwrap();
     let heads = opened.store.outlook(NOW).await.unwrap().heads;

@@ -241,6 +241,7 @@ impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Closed => Self::new(Code::Draining, "The daemon stops; send the request again later."),
+            StoreError::Full(_) => Self::internal(Code::NoDisk, error),
             StoreError::Failed(_) | StoreError::Corrupt(_) => Self::internal(Code::StoreFailed, error),
         }
     }

@@ -76,12 +76,10 @@ pub async fn run(engine: Engine, shared: Arc<Shared>) -> Result<(), EngineError>
                 }
                 Event::Tick
             }
-            changed = failed.changed() => {
-                let why = failed.borrow().clone().unwrap_or_default();
-                return Err(match changed {
-                    Ok(()) => StoreError::Failed(why).into(),
-                    Err(_) => StoreError::Closed.into(),
-                });
+            // An error means that the writer is gone without a reason.
+            _ = failed.changed() => {
+                let why = failed.borrow().clone();
+                return Err(why.unwrap_or(StoreError::Closed).into());
             }
         };
     }

@@ -7,13 +7,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use redb::{ReadTransaction, ReadableTable};
+use sha2::{Digest, Sha256};
 
+use super::media::hex;
 use super::queue::{enqueue::likeness, key_hash, lane_of, rank_of};
 use super::tables;
 use super::{StoreError, codec, reads};
 use crate::model::{
-    Counts, Delivery, DeliveryState, HeldFor, Intent, Item, ItemState, Lock, LockKind, LockOwner, Place, Profile, Task,
-    TaskEvent,
+    Counts, Delivery, DeliveryState, HeldFor, Intent, Item, ItemId, ItemState, Lock, LockKind, LockOwner, Place,
+    Profile, Task, TaskEvent, TaskId,
 };
 
 /// Every record, one a line, table by table in key order.
@@ -49,6 +51,27 @@ pub(super) fn dump(txn: &ReadTransaction) -> Result<String, StoreError> {
     for row in txn.open_table(tables::FLOWS)?.iter()? {
         let (name, row) = row?;
         line(format_args!("flow {} {:?}", name.value(), codec::decode::<tables::FlowRow>("flows", row.value())?));
+    }
+    for row in txn.open_table(tables::SETTLING)?.iter()? {
+        let (task, from) = row?;
+        line(format_args!("settling {} from {}", TaskId::new(task.value()), ItemId::new(from.value())));
+    }
+    for row in txn.open_table(tables::KEYS)?.iter()? {
+        let (hash, item) = row?;
+        line(format_args!("key {} {}", hex(hash.value()), ItemId::new(item.value())));
+    }
+    for row in txn.open_table(tables::IDEMPOTENCY)?.iter()? {
+        let (hash, row) = row?;
+        let made: tables::IdempotencyRow = codec::decode("idempotency", row.value())?;
+        line(format_args!("idempotency {} {made:?}", hex(hash.value())));
+    }
+    for row in txn.open_table(tables::DUPLICATES)?.iter()? {
+        let (hash, item) = row?;
+        line(format_args!("duplicate {} {}", hex(hash.value()), ItemId::new(item.value())));
+    }
+    for row in txn.open_table(tables::RECORDINGS)?.iter()? {
+        let (hash, recording) = row?;
+        line(format_args!("recording {} {}", hash.value(), hex(&Sha256::digest(recording.value()))));
     }
     Ok(text)
 }

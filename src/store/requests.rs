@@ -16,11 +16,14 @@ use crate::model::{
 };
 
 /// Any operation may meet this; the daemon stops when the disk fails.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreError {
     /// The file or the ledger failed: nothing more is acknowledged.
     #[error("the state file failed: {0}")]
     Failed(String),
+    /// The same, for want of space: the ballast is used up as well.
+    #[error("no space is left for the state file: {0}")]
+    Full(String),
     /// The daemon stops.
     #[error("the store is closed")]
     Closed,

@@ -6,6 +6,7 @@
 //! have written nothing; one that has anyway is thrown out and the others are run again without it. A
 //! failed write or fsync is final: nothing more is acknowledged, and the daemon stops.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -101,7 +102,7 @@ impl WriterStats {
 pub(super) struct WriterHandle {
     queue: mpsc::Sender<Box<dyn Operation>>,
     stats: Arc<Mutex<WriterStats>>,
-    failed: watch::Receiver<Option<String>>,
+    failed: watch::Receiver<Option<StoreError>>,
     /// Rung after a commit that leaves the sender of webhooks something to do.
     outbox: Arc<Notify>,
 }
@@ -123,11 +124,11 @@ impl WriterHandle {
     }
 
     fn why_closed(&self) -> StoreError {
-        self.failed.borrow().clone().map_or(StoreError::Closed, StoreError::Failed)
+        self.failed.borrow().clone().unwrap_or(StoreError::Closed)
     }
 
     /// Turns to the reason when the file or the ledger has failed; the daemon stops then.
-    pub fn failed(&self) -> watch::Receiver<Option<String>> {
+    pub fn failed(&self) -> watch::Receiver<Option<StoreError>> {
         self.failed.clone()
     }
 
@@ -166,7 +167,7 @@ struct Writer {
     /// Carried from one transaction to the next: see [`Tx::in_order`].
     latest: BootTime,
     stats: Arc<Mutex<WriterStats>>,
-    failing: watch::Sender<Option<String>>,
+    failing: watch::Sender<Option<StoreError>>,
     outbox: Arc<Notify>,
 }
 
@@ -180,35 +181,27 @@ impl Writer {
                     Err(_) => break,
                 }
             }
-            if let Err(error) = self.commit(batch) {
-                tracing::error!(%error, "the state file failed: nothing more is acknowledged");
-                self.failing.send_replace(Some(error.to_string()));
+            let committed = catch_unwind(AssertUnwindSafe(|| self.commit(&mut batch)));
+            let panicked = |_| Err(StoreError::Corrupt("the writer ended in a panic".to_owned()));
+            if let Err(error) = committed.unwrap_or_else(panicked) {
+                tracing::error!(%error, "nothing more is acknowledged: the daemon has to stop");
+                self.failing.send_replace(Some(error.clone()));
+                batch.into_iter().for_each(|operation| operation.answer(Err(error.clone())));
                 return;
             }
+            batch.into_iter().for_each(|operation| operation.answer(Ok(())));
         }
     }
 
-    /// Runs one batch to its answers. Every operation is answered, whatever happens.
-    fn commit(&mut self, mut batch: Vec<Box<dyn Operation>>) -> Result<(), StoreError> {
+    /// Runs one batch. What is left in it afterwards shares its fate; what was refused has its answer.
+    fn commit(&mut self, batch: &mut Vec<Box<dyn Operation>>) -> Result<(), StoreError> {
         let started = Instant::now();
-        loop {
-            match self.try_commit(&mut batch) {
-                Ok(None) => break,
-                // Refused, but it had written: out with it, and once more without it.
-                Ok(Some(dirty)) => batch.remove(dirty).answer(Ok(())),
-                Err(error) => {
-                    for operation in batch {
-                        operation.answer(Err(StoreError::Failed(error.to_string())));
-                    }
-                    return Err(error);
-                }
-            }
+        // Refused, but it had written: out with it, and once more without it.
+        while let Some(dirty) = self.try_commit(batch)? {
+            batch.remove(dirty).answer(Ok(()));
         }
         let operations = u32::try_from(batch.len()).unwrap_or(u32::MAX);
         self.stats.lock().expect("readers of the figures do not panic").add(started.elapsed(), operations);
-        for operation in batch {
-            operation.answer(Ok(()));
-        }
         Ok(())
     }
 

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use cove::model::Proofs;
 use cove::model::{
     Delivery, DeliveryId, DeliveryState, FailureCode, HookEvent, InputValue, Secret, TaskId, Timestamp, Tried, Verdict,
     Webhook,
@@ -11,7 +12,7 @@ use cove::model::{
 use cove::store::{DueLook, ItemQuery, NewItem, NewTask, RetryRefused, STATE_FILE, Store, TryEnd};
 use futures_util::future::join_all;
 
-use super::{MOMENT, NOW, claim, failure, furnished, item, only_item, open, publish, succeeded, task};
+use super::{MOMENT, NOW, claim, ended, failure, furnished, item, only_item, open, publish, succeeded, task};
 
 fn told(url: &str, items: Vec<NewItem>) -> NewTask {
     let secret = Secret::new("hush-hush-secret").ok();
@@ -307,11 +308,11 @@ async fn what_boot_finds_published_is_told() {
     let made = opened.store.enqueue(told("https://host/", vec![item("anna")]), NOW).await.unwrap();
     let id = only_item(&opened.store, made.task).await;
     let claimed = claim(&opened.store, id).await;
-    opened.store.arm(id, claimed.fence, NOW).await.unwrap().unwrap();
+    opened.store.arm(id, claimed.fence, Proofs::default(), MOMENT).await.unwrap().unwrap();
     opened.close().await;
     std::fs::copy(folder.path().join(STATE_FILE), folder.path().join("before")).unwrap();
     let opened = open(folder.path());
-    opened.store.finish(id, claimed.fence, succeeded(), Vec::new(), NOW).await.unwrap().unwrap();
+    opened.store.finish(ended(id, claimed.fence, succeeded()), NOW).await.unwrap().unwrap();
     opened.close().await;
     std::fs::rename(folder.path().join("before"), folder.path().join(STATE_FILE)).unwrap();
     let opened = open(folder.path());
