@@ -93,7 +93,7 @@ impl Facts {
             let Some((fence, url)) = &fact.published else { continue };
             let Some(item) = tx.item(*id)? else { continue };
             let open = matches!(item.state, ItemState::Running | ItemState::OutcomeUnknown);
-            if open && item.armed_fence == Some(*fence) {
+            if open && (item.fence == Some(*fence) || item.armed_fence == Some(*fence)) {
                 succeed(tx, &item, fact, url.clone(), now)?;
             }
         }
