@@ -6,7 +6,7 @@
 //! in another (`error`), and every body, page, cache and wait has a bound.
 //!
 //! Deliberately not here: tokens (this version serves loopback and the unix socket without them), server
-//! sent events, locks, claims and sessions. Nothing here decides what runs.
+//! sent events, claims and sessions. Nothing here decides what runs.
 
 mod admin;
 mod body;
@@ -21,6 +21,7 @@ mod front;
 mod guard;
 mod health;
 pub mod limit;
+mod locks;
 mod page;
 mod profiles;
 mod query;

@@ -22,7 +22,7 @@ use crate::browser::{Provider, Session};
 use crate::model::{Clock, Failure, Fence, ItemId, ProfileId, Timestamp};
 use crate::store::media::MediaStore;
 use crate::store::{Pause, Store};
-pub use admission::why_waiting;
+pub use admission::{ProfileFacts, why_waiting};
 use event::Event;
 pub use state::Limits;
 pub use turn::{EngineError, carry, run};
@@ -153,6 +153,14 @@ impl EngineHandle {
     /// Closes what `open_profile` opened. False: it was not open.
     pub async fn close_profile(&self, profile: ProfileId) -> bool {
         self.ask(|reply| Message::Close { profile, reply }).await
+    }
+
+    /// Asks whatever runs under this fence to end before its commit point; its lock is freed when its browser
+    /// is verified dead. An armed attempt does not listen, and an item goes back into the queue.
+    pub async fn stop(&self, fence: Fence) {
+        let asked = self.mailbox.send(Message::Event(Event::StopAsked { fence }));
+        // A loop that is gone or stuck stops nothing; the next boot frees what nobody runs.
+        drop(tokio::time::timeout(ANSWER_WITHIN, asked).await);
     }
 
     async fn ask(&self, message: impl FnOnce(oneshot::Sender<bool>) -> Message) -> bool {

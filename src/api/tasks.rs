@@ -4,7 +4,7 @@
 //! write is the intent to cancel. Invariant: why an item waits is computed by the engine's own function,
 //! so that the API and the engine never disagree.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use hyper::{Response, StatusCode, Uri};
@@ -17,7 +17,7 @@ use super::front::Call;
 use super::profiles::Directory;
 use super::query::{Listing, Query};
 use super::{Context, wire};
-use crate::engine::{View, why_waiting};
+use crate::engine::{ProfileFacts, View, why_waiting};
 use crate::model::flow::Flow;
 use crate::model::{Intent, Item, ItemId, ItemState, ProfileId, TaskId, TaskState, Timestamp};
 use crate::store::{ItemQuery, TaskQuery, TaskRow};
@@ -26,7 +26,8 @@ use crate::store::{ItemQuery, TaskQuery, TaskRow};
 struct Viewer<'a> {
     context: &'a Context,
     view: Arc<View>,
-    parked: HashSet<ProfileId>,
+    /// What stands in the way of a profile; those without anything are left out.
+    profiles: HashMap<ProfileId, ProfileFacts>,
     now: Timestamp,
     /// The tasks met so far: what was asked of them, and the flow that says what is secret.
     tasks: HashMap<TaskId, (Intent, Option<Arc<Flow>>)>,
@@ -34,15 +35,20 @@ struct Viewer<'a> {
 
 impl<'a> Viewer<'a> {
     async fn new(context: &'a Context) -> Result<Self, ApiError> {
-        let profiles = context.store.profiles().await?;
-        let parked =
-            profiles.into_iter().filter(|profile| profile.parked.is_some()).map(|profile| profile.id).collect();
-        let (view, now) = (context.engine.view(), context.clock.now());
-        Ok(Self { context, view, parked, now, tasks: HashMap::new() })
+        let moment = context.clock.moment();
+        let mut profiles: HashMap<_, ProfileFacts> = HashMap::new();
+        for profile in context.store.profiles().await?.into_iter().filter(|profile| profile.parked.is_some()) {
+            profiles.entry(profile.id).or_default().parked = true;
+        }
+        for (profile, lock) in context.store.profiles_held_outside(moment).await? {
+            profiles.entry(profile).or_default().held_until = lock.expires_at();
+        }
+        Ok(Self { context, view: context.engine.view(), profiles, now: moment.wall, tasks: HashMap::new() })
     }
 
     fn wait(&self, item: &Item, intent: &Intent) -> wire::Wait {
-        why_waiting(item, intent, self.parked.contains(&item.profile), &self.view, self.now)
+        let profile = self.profiles.get(&item.profile).copied().unwrap_or_default();
+        why_waiting(item, intent, profile, &self.view, self.now)
     }
 
     fn task(&self, row: &TaskRow) -> Value {

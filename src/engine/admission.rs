@@ -35,12 +35,20 @@ pub fn back_off(limits: &Limits, attempts: u32, roll: f64) -> Duration {
     ceiling.mul_f64(roll.clamp(0.0, 1.0))
 }
 
+/// What the store says of an item's profile.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ProfileFacts {
+    pub parked: bool,
+    /// An outside program holds its lock, until then at the latest.
+    pub held_until: Option<Timestamp>,
+}
+
 /// Why an item waits, and until when where there is a time. None: it runs or is terminal.
 #[must_use]
 pub fn why_waiting(
     item: &Item,
     intent: &Intent,
-    parked: bool,
+    profile: ProfileFacts,
     view: &View,
     now: Timestamp,
 ) -> Option<(WaitReason, Option<Timestamp>)> {
@@ -59,13 +67,13 @@ pub fn why_waiting(
         Some(Pause::Operator { .. }) => WaitReason::Paused,
         Some(_) => WaitReason::HeldAfterRestore,
         None if intent.cancel_requested_at.is_some() || view.draining => WaitReason::Draining,
-        None if parked => WaitReason::ProfileNeedsHuman,
-        None => return Some(what_is_missing(item, view)),
+        None if profile.parked => WaitReason::ProfileNeedsHuman,
+        None => return Some(what_is_missing(item, profile, view)),
     };
     Some((reason, None))
 }
 
-fn what_is_missing(item: &Item, view: &View) -> (WaitReason, Option<Timestamp>) {
+fn what_is_missing(item: &Item, profile: ProfileFacts, view: &View) -> (WaitReason, Option<Timestamp>) {
     if view.operators.contains_key(&item.profile) {
         return (WaitReason::ProfileInUseByOperator, None);
     }
@@ -78,6 +86,9 @@ fn what_is_missing(item: &Item, view: &View) -> (WaitReason, Option<Timestamp>) 
     if view.running.contains_key(&item.profile) {
         return (WaitReason::ProfileBusy, None);
     }
+    if profile.held_until.is_some() {
+        return (WaitReason::ProfileBusy, profile.held_until);
+    }
     // Nothing else is missing: either the slots are taken, or its turn comes within this moment.
     (WaitReason::NoSlot, None)
 }
@@ -87,9 +98,10 @@ mod tests {
     use std::collections::BTreeMap;
     use std::time::Duration;
 
-    use super::{Room, back_off, choose};
+    use super::{ProfileFacts, Room, back_off, choose, why_waiting};
+    use crate::engine::View;
     use crate::engine::state::Limits;
-    use crate::model::{ItemId, ProfileId, Timestamp};
+    use crate::model::{Intent, Item, ItemId, ItemState, ProfileId, TaskId, Timestamp, WaitReason};
     use crate::store::Head;
 
     fn head(profile: &str, priority: i32, item: u64) -> Head {
@@ -104,6 +116,48 @@ mod tests {
         let chosen: Vec<u64> =
             choose(heads, &room, |profile| profile.as_str() == "d").iter().map(|head| head.item.raw()).collect();
         assert_eq!(chosen, [7, 2, 5]);
+    }
+
+    fn waiting() -> Item {
+        Item {
+            id: ItemId::new(1),
+            task: TaskId::new(1),
+            index: 0,
+            profile: ProfileId::new("anna").unwrap(),
+            inputs: BTreeMap::new(),
+            key: None,
+            priority: 0,
+            not_before: None,
+            not_after: None,
+            created_at: Timestamp::ZERO,
+            state: ItemState::Queued,
+            due_at: Timestamp::ZERO,
+            ready: true,
+            attempts: 0,
+            fence: None,
+            armed_fence: None,
+            armed_at: None,
+            started_at: None,
+            finished_at: None,
+            url: None,
+            result: BTreeMap::new(),
+            failure: None,
+            evidence: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_profile_that_an_outside_program_holds_is_busy_until_its_lease_ends() {
+        let until = Timestamp::from_millis(9_000);
+        let (held, free) = (ProfileFacts { parked: false, held_until: Some(until) }, ProfileFacts::default());
+        let why = |facts, view: &View| why_waiting(&waiting(), &Intent::default(), facts, view, Timestamp::ZERO);
+        let mut view = View::default();
+        assert_eq!(why(held, &view), Some((WaitReason::ProfileBusy, Some(until))));
+        assert_eq!(why(free, &view), Some((WaitReason::NoSlot, None)));
+        let parked = ProfileFacts { parked: true, ..held };
+        assert_eq!(why(parked, &view), Some((WaitReason::ProfileNeedsHuman, None)));
+        view.running.insert(ProfileId::new("anna").unwrap(), None);
+        assert_eq!(why(free, &view), Some((WaitReason::ProfileBusy, None)));
     }
 
     #[test]

@@ -91,6 +91,10 @@ pub enum Event {
     CloseAsked {
         profile: ProfileId,
     },
+    /// A forced cleanup met the lock under this fence.
+    StopAsked {
+        fence: Fence,
+    },
     /// The daemon stops.
     Drain,
 }

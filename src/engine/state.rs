@@ -148,6 +148,7 @@ impl State {
                 self.operator_locked(fence, profile, headless, token)
             }
             Event::CloseAsked { profile } => self.close_asked(&profile),
+            Event::StopAsked { fence } => self.stop_asked(fence),
             Event::Drain => self.drain(),
         }
     }
@@ -394,6 +395,14 @@ impl State {
         step
     }
 
+    /// What is past its commit point is never cut.
+    fn stop_asked(&self, fence: Fence) -> Step {
+        match self.running.get(&fence) {
+            Some(Running { phase: Phase::Unarmed, .. }) => Step::act(Act::Interrupt { fence }),
+            _ => Step::default(),
+        }
+    }
+
     fn drain(&mut self) -> Step {
         let mut step = Step::default();
         if std::mem::replace(&mut self.draining, true) {
@@ -443,7 +452,8 @@ fn verdict(
     }
     if draining || failure.code == FailureCode::Canceled {
         // The daemon's own stop, whatever it looked like from inside the attempt: no attempt is spent.
-        let failure = Failure::new(FailureCode::DaemonStopped, "the daemon stopped before the commit point");
+        let who = if draining { "the daemon stopped" } else { "a forced cleanup of its lock stopped it" };
+        let failure = Failure::new(FailureCode::DaemonStopped, format!("{who} before the commit point"));
         return Verdict::TryAgain { failure, due_at: Timestamp::ZERO, counted: false };
     }
     match failure.retry() {

@@ -9,6 +9,7 @@ mod command_line;
 mod fence;
 mod http;
 mod kill;
+mod locks;
 mod publish;
 mod refusals;
 mod rig;

@@ -285,6 +285,28 @@ fn a_cancel_interrupts_before_the_commit_point_and_never_after_it() {
 }
 
 #[test]
+fn rule_21_a_forced_cleanup_asks_what_is_not_armed_to_stop_and_frees_nothing_by_itself() {
+    let mut state = engine();
+    let unarmed = claim(&mut state, 1, "anna");
+    let armed = claim(&mut state, 2, "boris");
+    arm(&mut state, 2, armed);
+    let asked = Step::act(Act::Interrupt { fence: unarmed });
+    assert_eq!(state.apply(Event::StopAsked { fence: unarmed }, NOW), asked);
+    for fence in [armed, Fence::new(9_999)] {
+        assert_eq!(state.apply(Event::StopAsked { fence }, NOW), Step::default());
+    }
+    // It goes back into the queue, and its lock is freed behind its browser like any other.
+    let step = end(&mut state, unarmed, AttemptEnd::Unarmed(failure(FailureCode::Canceled)));
+    assert!(matches!(verdict(&step), Verdict::TryAgain { counted: false, .. }));
+    let step = state.apply(Event::EndStored { fence: unarmed, refused: false }, NOW);
+    let profile = ProfileId::new("anna").unwrap();
+    assert_eq!(step, Step::act(Act::Close { fence: unarmed, profile: profile.clone() }));
+    let step = state.apply(Event::Closed { fence: unarmed }, NOW);
+    assert_eq!(step, Step::commit(Commit::Release { profile, fence: unarmed }));
+    assert_eq!(state.apply(Event::StopAsked { fence: unarmed }, NOW), Step::default(), "twice");
+}
+
+#[test]
 fn a_drain_hands_back_what_is_not_armed_and_waits_for_what_is() {
     let mut state = engine();
     let unarmed = claim(&mut state, 1, "anna");
