@@ -6,7 +6,7 @@
 //! in another (`error`), and every body, page, cache and wait has a bound.
 //!
 //! Deliberately not here: tokens (this version serves loopback and the unix socket without them), server
-//! sent events, locks, claims and sessions. Nothing here decides what runs.
+//! sent events, claims and sessions. Nothing here decides what runs.
 
 mod admin;
 mod body;
@@ -22,6 +22,7 @@ mod guard;
 mod health;
 mod intents;
 pub mod limit;
+mod locks;
 mod metrics;
 mod page;
 mod profiles;

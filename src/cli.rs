@@ -88,6 +88,9 @@ enum Command {
     /// Items: one flow, one profile, one set of inputs
     #[command(subcommand)]
     Items(online::ItemsCommand),
+    /// Locks: who holds what
+    #[command(subcommand)]
+    Locks(online::LocksCommand),
     /// Browser profiles
     #[command(subcommand)]
     Profiles(online::ProfilesCommand),
@@ -168,6 +171,7 @@ async fn online(client: &Client, global: &Global, command: Command) -> anyhow::R
         Command::Run(args) => submit::run(client, args).await,
         Command::Tasks(command) => online::tasks(client, command).await,
         Command::Items(command) => online::items(client, command).await,
+        Command::Locks(command) => online::locks(client, command).await,
         Command::Flows(command) => online::flows(client, command).await,
         Command::Profiles(online::ProfilesCommand::Open { name, headless }) => {
             open::open(client, global, &name, headless).await
@@ -260,6 +264,9 @@ mod tests {
             "cove tasks watch t1",
             "cove items show i1 --json",
             "cove profiles open anna",
+            "cove locks list --kind task --owner w --json --limit 7",
+            "cove locks cleanup --dry-run",
+            "cove locks cleanup --owner w --force --json",
             "cove flows add atelier flow.json",
             "cove flows check flow.json --json",
             "cove config show",
@@ -282,6 +289,7 @@ mod tests {
             "cove --url https://h status",
             "cove run atelier",
             "cove tasks show",
+            "cove locks cleanup --force",
             "cove run atelier --profile a --input caption",
         ] {
             assert_eq!(Cli::try_parse_from(line.split(' ')).err().map(|error| error.exit_code()), Some(2), "{line}");

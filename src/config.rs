@@ -39,6 +39,7 @@ pub struct Config {
     pub dolphin: Dolphin,
     pub auth: Auth,
     pub limits: Limits,
+    pub locks: Locks,
     pub log: Log,
 }
 
@@ -152,7 +153,16 @@ pub struct Limits {
     pub task_starts: u32,
     pub health: u32,
     pub metrics: u32,
+    /// Acquire, refresh and release of locks.
+    pub locks: u32,
     pub requests: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Locks {
+    /// Of a lock whose owner does not say.
+    pub ttl_minutes: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -236,7 +246,13 @@ impl Default for Auth {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { window_seconds: 60, task_starts: 5, health: 200, metrics: 20, requests: 100 }
+        Self { window_seconds: 60, task_starts: 5, health: 200, metrics: 20, locks: 0, requests: 100 }
+    }
+}
+
+impl Default for Locks {
+    fn default() -> Self {
+        Self { ttl_minutes: 60 }
     }
 }
 

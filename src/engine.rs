@@ -24,7 +24,7 @@ use crate::browser::{Provider, Session};
 use crate::model::{Clock, Failure, Fence, ItemId, ProfileId, Proofs, Timestamp};
 use crate::store::media::MediaStore;
 use crate::store::{Pause, Store};
-pub use admission::{why_ready_waits, why_waiting};
+pub use admission::{ProfileFacts, why_ready_waits, why_waiting};
 use event::Event;
 pub use state::Limits;
 pub use turn::{EngineError, carry, run};
@@ -168,6 +168,14 @@ impl EngineHandle {
     pub async fn resolved(&self, item: ItemId) {
         // Without a loop nothing runs that could be stopped.
         drop(self.mailbox.send(Message::Resolved { item }).await);
+    }
+
+    /// Asks whatever runs under this fence to end before its commit point; its lock is freed when its browser
+    /// is verified dead. An armed attempt does not listen, and an item goes back into the queue.
+    pub async fn stop(&self, fence: Fence) {
+        let asked = self.mailbox.send(Message::Event(Event::StopAsked { fence }));
+        // A loop that is gone or stuck stops nothing; the next boot frees what nobody runs.
+        drop(tokio::time::timeout(ANSWER_WITHIN, asked).await);
     }
 
     async fn ask(&self, message: impl FnOnce(oneshot::Sender<bool>) -> Message) -> bool {

@@ -41,7 +41,7 @@ use crate::model::{
     Resolution, TaskId, Timestamp, Tried,
 };
 use ledger::Ledger;
-use queue::{enqueue, outcome, progress, recover, retention, settle};
+use queue::{claims, enqueue, outcome, progress, recover, retention, settle};
 use writer::{Ran, WriterHandle};
 
 /// Reads at a time; a caller beyond waits.
@@ -226,7 +226,53 @@ impl Store {
     }
 
     pub async fn claim(&self, item: ItemId, now: Moment) -> Result<Result<Claim, ClaimRefused>, StoreError> {
-        self.writer.submit(move |tx| progress::claim(tx, item, now)).await
+        self.writer.submit(move |tx| progress::claim(tx, item, &progress::Taker::Engine, now)).await
+    }
+
+    /// Starts an attempt of an outside worker.
+    pub async fn claim_for_worker(
+        &self,
+        item: ItemId,
+        worker: String,
+        kinds: Vec<String>,
+        ttl: Duration,
+        now: Moment,
+    ) -> Result<Result<Claim, ClaimRefused>, StoreError> {
+        let taker = progress::Taker::Worker { name: worker, kinds, ttl };
+        self.writer.submit(move |tx| progress::claim(tx, item, &taker, now)).await
+    }
+
+    /// The end of the lease from now on.
+    pub async fn refresh_claim(
+        &self,
+        name: ClaimName,
+        ttl: Duration,
+        now: Moment,
+    ) -> Result<Result<Option<Timestamp>, NotYours>, StoreError> {
+        self.writer.submit(move |tx| claims::refresh(tx, &name, ttl, now)).await
+    }
+
+    /// How long a claim is still the worker's.
+    pub async fn claim_left(
+        &self,
+        name: ClaimName,
+        now: Moment,
+    ) -> Result<Result<Duration, NotYours>, StoreError> {
+        self.writer.submit(move |tx| claims::left(tx, &name, now)).await
+    }
+
+    /// The worker's own word about the end.
+    pub async fn end_claim(
+        &self,
+        end: AttemptEnded,
+        now: Timestamp,
+    ) -> Result<Result<ClaimEnded, FinishRefused>, StoreError> {
+        self.writer.submit(move |tx| claims::end(tx, &end, now)).await
+    }
+
+    /// Ends what workers left when their lease was over.
+    pub async fn expire_claims(&self, now: Moment) -> Result<Expired, StoreError> {
+        sure(self.writer.submit(move |tx| claims::expire(tx, now)).await)
     }
 
     /// Returns when `armed` is durable in the store and in the ledger.
@@ -425,6 +471,11 @@ impl Store {
     /// Every profile, by id.
     pub async fn profiles(&self) -> Result<Vec<Profile>, StoreError> {
         self.read(profiles::list).await
+    }
+
+    /// Items that a worker of these kinds could take now, the best first.
+    pub async fn claimable(&self, kinds: Vec<String>, now: Moment) -> Result<Vec<Head>, StoreError> {
+        self.read(move |txn| reads::claimable(txn, &kinds, now)).await
     }
 
     /// Why items wait, in numbers.

@@ -87,11 +87,14 @@ codes! {
     ProfileNotOpen "profile_not_open" 409 "The profile is not open";
     NotUnknown "not_unknown" 409 "The item's outcome is known";
     ResumeRefused "resume_refused" 409 "A human has to look first";
+    StaleFence "stale_fence" 409 "The lock has another fence or another owner";
+    NotHeld "not_held" 409 "Nobody holds this lock";
     // The daemon.
     Internal "internal" 500 "A defect of cove";
     BadGateway "browser_unreachable" 502 "The browser did not answer";
     Draining "draining" 503 "The daemon stops";
     NotReady "not_ready" 503 "The daemon is not ready";
+    Restored "restored" 503 "The state was restored and a human has not resumed yet";
     StoreFailed "store_failed" 503 "The state file failed";
     NoDisk "no_disk" 507 "No space is left";
 }

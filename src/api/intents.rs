@@ -14,7 +14,7 @@ use super::body::{self, Reply};
 use super::error::{ApiError, Code};
 use super::form::{Walk, optional};
 use super::front::Call;
-use super::profiles::{find as find_profile, no_body, profile_json};
+use super::profiles::{current_json, find as find_profile, no_body};
 use super::tasks::{Viewer, find_item, no_task, parse_task_id};
 use crate::model::{Resolution, TaskId};
 use crate::store::{Ask, ResolveRefused};
@@ -141,7 +141,7 @@ pub async fn unpark(context: Arc<Context>, call: Call) -> Result<Response<Reply>
     let gone = || ApiError::not_found("There is no such profile.");
     let profile = context.store.unpark(found.id).await?.ok_or_else(gone)?;
     context.engine.ring();
-    Ok(body::json(StatusCode::OK, &profile_json(&profile, &context.engine.view())))
+    Ok(body::json(StatusCode::OK, &current_json(&context, &profile).await?))
 }
 
 #[cfg(test)]

@@ -22,6 +22,8 @@ pub enum Class {
     TaskStarts,
     Health,
     Metrics,
+    /// Outside programs at work: they take and free locks as often as they work.
+    Locks,
     Requests,
     /// A page made of hundreds of small files.
     Unlimited,
@@ -69,6 +71,7 @@ impl Limiter {
             Class::TaskStarts => self.limits.task_starts,
             Class::Health => self.limits.health,
             Class::Metrics => self.limits.metrics,
+            Class::Locks => self.limits.locks,
             Class::Requests => self.limits.requests,
             Class::Unlimited => 0,
         }
@@ -133,7 +136,7 @@ mod tests {
     const ANNA: Client = Client::Address(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST));
 
     fn limiter() -> Limiter {
-        Limiter::new(Limits { window_seconds: 60, task_starts: 2, health: 0, metrics: 1, requests: 1 })
+        Limiter::new(Limits { window_seconds: 60, task_starts: 2, health: 0, metrics: 1, locks: 3, requests: 1 })
     }
 
     #[test]
@@ -166,6 +169,7 @@ mod tests {
         assert!(!limiter.spend(Class::Requests, ANNA, now).unwrap().granted);
         assert!(limiter.spend(Class::Requests, Client::Unix, now).unwrap().granted);
         assert!(limiter.spend(Class::Metrics, ANNA, now).unwrap().granted);
+        assert_eq!(limiter.spend(Class::Locks, ANNA, now).unwrap().limit, 3);
         assert_eq!(limiter.spend(Class::Health, ANNA, now), None);
         assert_eq!(limiter.spend(Class::Unlimited, ANNA, now), None);
     }

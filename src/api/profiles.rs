@@ -20,7 +20,7 @@ use super::{Context, devtools};
 use crate::config::ProviderKind;
 use crate::engine::{OperatorView, View};
 use crate::model::profile::MAX_PROFILE_NAME_BYTES;
-use crate::model::{Profile, ProfileId, ProfileState};
+use crate::model::{Lock, Profile, ProfileId, ProfileState};
 use crate::store::CreateProfileError;
 
 /// The engine answers from its own state; a browser is not waited for.
@@ -106,10 +106,10 @@ fn id_text(name: &str) -> String {
     if text.is_empty() { "profile".to_owned() } else { text.to_owned() }
 }
 
-fn state(profile: &Profile, view: &View) -> ProfileState {
+fn state(profile: &Profile, view: &View, outside: Option<&Lock>) -> ProfileState {
     if view.operators.contains_key(&profile.id) {
         ProfileState::InUseByOperator
-    } else if view.running.contains_key(&profile.id) {
+    } else if view.running.contains_key(&profile.id) || outside.is_some() {
         ProfileState::Running
     } else if profile.parked.is_some() {
         ProfileState::NeedsHuman
@@ -118,11 +118,12 @@ fn state(profile: &Profile, view: &View) -> ProfileState {
     }
 }
 
-pub fn profile_json(profile: &Profile, view: &View) -> Value {
+/// `outside`: the lock, while an outside program holds it. Whatever it does there, the profile runs.
+fn profile_json(profile: &Profile, view: &View, outside: Option<&Lock>) -> Value {
     let mut json = json!({
         "id": profile.id,
         "name": profile.name,
-        "state": state(profile, view),
+        "state": state(profile, view, outside),
         "needs_human": profile.parked.as_ref().map(|parked| &parked.message),
         "item": view.running.get(&profile.id),
         "created_at": profile.created_at,
@@ -134,6 +135,10 @@ pub fn profile_json(profile: &Profile, view: &View) -> Value {
     }
     if let Some(until) = profile.rests_until {
         json["rate_limited_until"] = json!(until);
+    }
+    if let Some(lock) = outside {
+        json["held_by"] = json!(lock.owner.to_string());
+        json["held_until"] = json!(lock.expires_at());
     }
     let link = |operator: &OperatorView| devtools::url(&operator.token, operator.session.is_some());
     if let Some(link) = view.operators.get(&profile.id).and_then(link) {
@@ -152,18 +157,26 @@ pub async fn find(context: &Context, text: &str) -> Result<Profile, ApiError> {
     directory.find(text).cloned().map_err(|unfit| ApiError::not_found(&unfit.to_string()))
 }
 
+/// One profile as it is now.
+pub async fn current_json(context: &Context, profile: &Profile) -> Result<Value, ApiError> {
+    let outside = context.store.profiles_held_outside(context.clock.moment()).await?;
+    Ok(profile_json(profile, &context.engine.view(), outside.get(&profile.id)))
+}
+
 pub async fn list(context: Arc<Context>, call: Call) -> Result<Response<Reply>, ApiError> {
     let mut walk = Walk::default();
     super::query::Query::read(&call.head.uri, &[], &mut walk);
     walk.finish()?;
+    let outside = context.store.profiles_held_outside(context.clock.moment()).await?;
     let (profiles, view) = (context.store.profiles().await?, context.engine.view());
-    let profiles: Vec<Value> = profiles.iter().map(|profile| profile_json(profile, &view)).collect();
+    let json = |profile: &Profile| profile_json(profile, &view, outside.get(&profile.id));
+    let profiles: Vec<Value> = profiles.iter().map(json).collect();
     Ok(body::json(StatusCode::OK, &json!({"profiles": profiles, "next_cursor": null})))
 }
 
 pub async fn show(context: Arc<Context>, call: Call) -> Result<Response<Reply>, ApiError> {
     let profile = find(&context, call.params.get("id")).await?;
-    Ok(body::json(StatusCode::OK, &profile_json(&profile, &context.engine.view())))
+    Ok(body::json(StatusCode::OK, &current_json(&context, &profile).await?))
 }
 
 /// The name that a body asks for.
@@ -197,7 +210,7 @@ pub async fn create(context: Arc<Context>, call: Call) -> Result<Response<Reply>
         Err(CreateProfileError::Exists) => return Err(exists()),
         Err(CreateProfileError::Store(error)) => return Err(error.into()),
     };
-    Ok(body::json(StatusCode::CREATED, &profile_json(&profile, &context.engine.view())))
+    Ok(body::json(StatusCode::CREATED, &current_json(&context, &profile).await?))
 }
 
 /// An empty body where JSON is needed.
@@ -223,10 +236,10 @@ pub async fn open(context: Arc<Context>, mut call: Call) -> Result<Response<Repl
     }
     let opened = timeout(ENGINE_DEADLINE, context.engine.open_profile(profile.id.clone(), headless)).await;
     if !opened.map_err(|_| engine_silent())? {
-        let detail = "An item runs in the profile, or a person has it open; try again when it is idle.";
+        let detail = "An item runs in the profile, a person has it open, or a program holds its lock; try again when it is idle.";
         return Err(ApiError::new(Code::ProfileBusy, detail));
     }
-    Ok(body::json(StatusCode::ACCEPTED, &profile_json(&profile, &context.engine.view())))
+    Ok(body::json(StatusCode::ACCEPTED, &current_json(&context, &profile).await?))
 }
 
 pub async fn close(context: Arc<Context>, call: Call) -> Result<Response<Reply>, ApiError> {
@@ -235,7 +248,7 @@ pub async fn close(context: Arc<Context>, call: Call) -> Result<Response<Reply>,
     if !closed.map_err(|_| engine_silent())? {
         return Err(ApiError::new(Code::ProfileNotOpen, "Nobody opened this profile through cove."));
     }
-    Ok(body::json(StatusCode::ACCEPTED, &profile_json(&profile, &context.engine.view())))
+    Ok(body::json(StatusCode::ACCEPTED, &current_json(&context, &profile).await?))
 }
 
 fn engine_silent() -> ApiError {
@@ -245,7 +258,7 @@ fn engine_silent() -> ApiError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{ItemId, Parked, Timestamp};
+    use crate::model::{Fence, ItemId, LockKind, LockOwner, Parked, Timestamp};
 
     fn profile(id: &str, name: &str) -> Profile {
         let id = ProfileId::new(id).unwrap();
@@ -289,13 +302,24 @@ mod tests {
     fn the_state_is_the_first_that_applies() {
         let mut anna = profile("anna", "Anna");
         let mut view = View::default();
-        assert_eq!(profile_json(&anna, &view)["state"], "idle");
+        let json = |anna: &Profile, view: &View| profile_json(anna, view, None);
+        assert_eq!(json(&anna, &view)["state"], "idle");
         let message = "asked to sign in".to_owned();
         anna.parked = Some(Parked { since: Timestamp::ZERO, message, item: Some(ItemId::new(7)) });
-        let parked = profile_json(&anna, &view);
+        let parked = json(&anna, &view);
         assert_eq!((&parked["state"], &parked["needs_human"]), (&json!("needs_human"), &json!("asked to sign in")));
+        let lock = Lock {
+            kind: LockKind::PROFILE,
+            key: "anna".to_owned(),
+            owner: LockOwner::Outside("worker-1".to_owned()),
+            fence: Fence::new(3),
+            acquired_at: Timestamp::ZERO,
+            lease: None,
+        };
+        let outside = profile_json(&anna, &view, Some(&lock));
+        assert_eq!((&outside["state"], &outside["held_by"]), (&json!("running"), &json!("worker-1")));
         view.running.insert(anna.id.clone(), Some(ItemId::new(7)));
-        let running = profile_json(&anna, &view);
+        let running = json(&anna, &view);
         assert_eq!((&running["state"], &running["item"]), (&json!("running"), &json!("i7")));
     }
 

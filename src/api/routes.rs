@@ -15,7 +15,7 @@ use super::error::ApiError;
 use super::front::Call;
 use super::limit::Class;
 use super::{
-    Context, admin, devtools, evidence, flows, health, intents, metrics, page, profiles, start, tasks, uploads,
+    Context, admin, devtools, evidence, flows, health, intents, locks, metrics, page, profiles, start, tasks, uploads,
 };
 
 type Answer = Pin<Box<dyn Future<Output = Result<Response<Reply>, ApiError>> + Send>>;
@@ -82,6 +82,11 @@ routes! {
     POST "/api/v1/profiles/{id}/open" MaybeJson Requests profiles::open;
     POST "/api/v1/profiles/{id}/close" Nothing Requests profiles::close;
     POST "/api/v1/profiles/{id}/unpark" Nothing Requests intents::unpark;
+    GET "/api/v1/locks" Nothing Requests locks::list;
+    POST "/api/v1/locks/acquire" Json Locks locks::acquire;
+    POST "/api/v1/locks/refresh" Json Locks locks::refresh;
+    POST "/api/v1/locks/release" Json Locks locks::release;
+    POST "/api/v1/locks/cleanup" MaybeJson Requests locks::clean_up;
     POST "/api/v1/media" Bytes Requests uploads::upload;
     GET "/api/v1/flows" Nothing Requests flows::list;
     GET "/api/v1/flows/{name}" Nothing Requests flows::show;

@@ -17,31 +17,36 @@ use super::front::Call;
 use super::profiles::Directory;
 use super::query::{Listing, Query};
 use super::{Context, wire};
-use crate::engine::{View, why_waiting};
+use crate::engine::{ProfileFacts, View, why_waiting};
 use crate::model::flow::Flow;
-use crate::model::{Intent, Item, ItemId, ItemState, Profile, ProfileId, TaskId, TaskState, Timestamp};
+use crate::model::{Intent, Item, ItemId, ItemState, ProfileId, TaskId, TaskState, Timestamp};
 use crate::store::{ItemQuery, TaskQuery, TaskRow};
 
 /// What is needed to show items, read once a request.
 pub struct Viewer<'a> {
     context: &'a Context,
-    view: Arc<View>,
-    profiles: HashMap<ProfileId, Profile>,
-    now: Timestamp,
+    pub view: Arc<View>,
+    /// What stands in the way of a profile; by its id.
+    pub profiles: HashMap<ProfileId, ProfileFacts>,
+    pub now: Timestamp,
     /// The tasks met so far: what was asked of them, and the flow that says what is secret.
     tasks: HashMap<TaskId, (Intent, Option<Arc<Flow>>)>,
 }
 
 impl<'a> Viewer<'a> {
     pub async fn new(context: &'a Context) -> Result<Self, ApiError> {
-        let profiles = context.store.profiles().await?;
-        let profiles = profiles.into_iter().map(|profile| (profile.id.clone(), profile)).collect();
-        let (view, now) = (context.engine.view(), context.clock.now());
-        Ok(Self { context, view, profiles, now, tasks: HashMap::new() })
+        let moment = context.clock.moment();
+        let mut profiles: HashMap<ProfileId, ProfileFacts> =
+            context.store.profiles().await?.iter().map(|profile| (profile.id.clone(), ProfileFacts::of(profile))).collect();
+        for (profile, lock) in context.store.profiles_held_outside(moment).await? {
+            profiles.entry(profile).or_default().held_until = lock.expires_at();
+        }
+        Ok(Self { context, view: context.engine.view(), profiles, now: moment.wall, tasks: HashMap::new() })
     }
 
     fn wait(&self, item: &Item, intent: &Intent) -> wire::Wait {
-        why_waiting(item, intent, self.profiles.get(&item.profile), &self.view, self.now)
+        let profile = self.profiles.get(&item.profile).copied().unwrap_or_default();
+        why_waiting(item, intent, profile, &self.view, self.now)
     }
 
     pub fn task(&self, row: &TaskRow) -> Value {

@@ -10,8 +10,9 @@ use serde_json::{Value, json};
 
 use super::Context;
 use super::error::ApiError;
-use crate::engine::{View, why_ready_waits};
-use crate::model::{Profile, ProfileId, Timestamp, WaitReason};
+use super::tasks::Viewer;
+use crate::engine::{ProfileFacts, View, why_ready_waits};
+use crate::model::{ProfileId, Timestamp, WaitReason};
 use crate::store::Waiting;
 
 /// How many items wait for one reason, and when the first of them stops, where that is known.
@@ -30,17 +31,14 @@ pub struct Waits {
 
 impl Waits {
     pub async fn look(context: &Context) -> Result<Self, ApiError> {
-        let (waiting, profiles) = (context.store.waiting().await?, context.store.profiles().await?);
-        let (view, now) = (context.engine.view(), context.clock.now());
-        Ok(Self::of(&waiting, profiles, &view, now))
+        let viewer = Viewer::new(context).await?;
+        Ok(Self::of(&context.store.waiting().await?, &viewer.profiles, &viewer.view, viewer.now))
     }
 
-    fn of(waiting: &Waiting, profiles: Vec<Profile>, view: &View, now: Timestamp) -> Self {
-        let profiles: HashMap<ProfileId, Profile> =
-            profiles.into_iter().map(|profile| (profile.id.clone(), profile)).collect();
+    fn of(waiting: &Waiting, profiles: &HashMap<ProfileId, ProfileFacts>, view: &View, now: Timestamp) -> Self {
         let mut waits = Self { by_reason: BTreeMap::new(), oldest: waiting.oldest };
         for (lane, id, items) in &waiting.ready {
-            let (reason, until) = why_ready_waits(!lane.is_empty(), id, profiles.get(id), view, now);
+            let (reason, until) = why_ready_waits(!lane.is_empty(), id, profiles.get(id).copied().unwrap_or_default(), view, now);
             waits.add(reason, *items, until);
         }
         waits.add(WaitReason::ScheduledFor, waiting.scheduled, waiting.next_due);
@@ -76,27 +74,16 @@ impl Waits {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Parked;
 
     #[test]
     fn every_waiting_item_is_counted_once_under_its_reason() {
         let id = |name: &str| ProfileId::new(name).unwrap();
         let now = Timestamp::from_millis(1_000);
-        let profile = |name: &str| Profile {
-            id: id(name),
-            name: name.to_owned(),
-            created_at: now,
-            parked: None,
-            rests_until: None,
-            last_armed_at: None,
-        };
-        let parked = Parked { since: now, message: "sign in".to_owned(), item: None };
         let later = Timestamp::from_millis(5_000);
-        let profiles = vec![
-            profile("anna"),
-            Profile { parked: Some(parked), ..profile("boris") },
-            Profile { rests_until: Some(later), ..profile("clara") },
-        ];
+        let profiles = HashMap::from([
+            (id("boris"), ProfileFacts { parked: true, ..ProfileFacts::default() }),
+            (id("clara"), ProfileFacts { rests_until: Some(later), ..ProfileFacts::default() }),
+        ]);
         let waiting = Waiting {
             ready: vec![
                 (String::new(), id("anna"), 3),
@@ -113,7 +100,7 @@ mod tests {
             next_due: Some(later),
             oldest: Some(now),
         };
-        let waits = Waits::of(&waiting, profiles, &View::default(), now);
+        let waits = Waits::of(&waiting, &profiles, &View::default(), now);
         let expected = json!({
             "paused": {"items": 8}, "scheduled_for": {"items": 7, "until": later}, "no_slot": {"items": 9},
             "profile_needs_human": {"items": 4}, "rate_limited_until": {"items": 5, "until": later},

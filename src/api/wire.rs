@@ -98,7 +98,7 @@ pub fn event(row: &EventRow) -> Value {
 pub mod tests {
     use super::*;
     use crate::model::{
-        Counts, EvidenceFile, Failure, FailureCode, Fence, FileInput, Intent, ItemId, OnUnknown, ProfileId, Task,
+        Counts, EvidenceFile, Failure, FailureCode, Fence, FileInput, Intent, ItemId, OnUnknown, Place, ProfileId, Task,
         TaskEvent, TaskId,
     };
 
@@ -128,35 +128,18 @@ pub mod tests {
             kind: "screenshot".to_owned(),
         };
         Item {
-            id: ItemId::new(7),
-            task: TaskId::new(3),
             index: 2,
-            profile: ProfileId::new("anna").unwrap(),
             inputs: inputs.map(|(name, value)| (name.to_owned(), value)).into(),
             key: Some("spring-1".to_owned()),
-            priority: 0,
-            not_before: None,
-            not_after: None,
-            created_at: Timestamp::from_millis(1_000),
             state: ItemState::RetryWait,
             due_at: Timestamp::from_millis(9_000),
-            place: crate::model::Place::Ready,
-            external: None,
-            held_for: None,
-            attempts_before: 0,
-            proofs: None,
-            cleared_fence: None,
-            verify: None,
+            place: Place::Due,
             attempts: 2,
             fence: Some(Fence::new(12)),
-            armed_fence: None,
-            armed_at: None,
             started_at: Some(Timestamp::from_millis(2_000)),
-            finished_at: None,
-            url: None,
-            result: BTreeMap::new(),
             failure: Some(Failure::new(FailureCode::WaitTimedOut, "no dialog")),
             evidence: vec![evidence(11, 1, "failure.png"), evidence(12, 2, "failure.png"), evidence(12, 2, "a b.png")],
+            ..Item::new(ItemId::new(7), TaskId::new(3), ProfileId::new("anna").unwrap(), Timestamp::from_millis(1_000))
         }
     }
 

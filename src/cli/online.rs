@@ -137,6 +137,34 @@ pub enum ProfilesCommand {
 }
 
 #[derive(Subcommand)]
+pub enum LocksCommand {
+    /// Who holds what, and until when
+    List {
+        #[arg(long)]
+        kind: Option<String>,
+        /// As `held_by` shows it
+        #[arg(long)]
+        owner: Option<String>,
+        #[command(flatten)]
+        listing: Listing,
+    },
+    /// Remove what is expired
+    Cleanup {
+        /// Of this owner alone
+        #[arg(long)]
+        owner: Option<String>,
+        /// Show what would be removed
+        #[arg(long)]
+        dry_run: bool,
+        /// Also what that owner still holds
+        #[arg(long, requires = "owner")]
+        force: bool,
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Subcommand)]
 pub enum FlowsCommand {
     /// Store a recording under a name
     Add {
@@ -309,6 +337,26 @@ pub async fn profiles(client: &Client, command: ProfilesCommand) -> anyhow::Resu
             print(&format!("{}  {}", render::text(&profile, "id"), render::text(&profile, "state")));
         }
         ProfilesCommand::Open { .. } => unreachable!("has a file of its own"),
+    }
+    Ok(exit::OK)
+}
+
+pub async fn locks(client: &Client, command: LocksCommand) -> anyhow::Result<u8> {
+    match command {
+        LocksCommand::List { kind, owner, listing } => {
+            let filters = [("kind", &kind), ("owner", &owner)];
+            let rows = pages(client, "/api/v1/locks", &filters, "locks", listing.limit).await?;
+            show(&rows, "locks", listing.json, render::locks);
+        }
+        LocksCommand::Cleanup { owner, dry_run, force, json } => {
+            let asked = json!({"owner": owner, "dry_run": dry_run, "force": force});
+            let answer = client.post("/api/v1/locks/cleanup", &asked).await?;
+            if json {
+                print_json(&answer);
+            } else {
+                print(&render::cleanup(&answer));
+            }
+        }
     }
     Ok(exit::OK)
 }

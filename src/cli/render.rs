@@ -152,6 +152,32 @@ pub fn profiles(profiles: &[Value]) -> String {
 }
 
 #[must_use]
+pub fn locks(locks: &[Value]) -> String {
+    let rows = locks.iter().map(|lock| {
+        let expires = match (time(lock, "expires_at"), lock["expired"] == true) {
+            (at, true) => format!("{at} (expired)"),
+            (at, false) => at,
+        };
+        vec![text(lock, "kind"), text(lock, "key"), text(lock, "owner"), text(lock, "fence"), expires]
+    });
+    table(&["kind", "key", "owner", "fence", "expires"], rows)
+}
+
+/// What a cleanup of locks did or would do.
+#[must_use]
+pub fn cleanup(answer: &Value) -> String {
+    let rows = |name: &str| answer[name].as_array().filter(|rows| !rows.is_empty()).map(|rows| locks(rows));
+    let done = if answer["dry_run"] == true { ("would remove", "would ask") } else { ("removed", "asked") };
+    let mut lines = vec![format!("{} {}", done.0, text(answer, "removed"))];
+    lines.extend(rows("locks"));
+    if let Some(stopping) = rows("stopping") {
+        lines.push(format!("{} the holders of these to stop; each is freed when its browser is closed", done.1));
+        lines.push(stopping);
+    }
+    lines.join("\n")
+}
+
+#[must_use]
 pub fn flows(flows: &[Value]) -> String {
     let rows = flows.iter().map(|flow| {
         let hash: String = text(flow, "hash").chars().take(12).collect();
@@ -191,7 +217,7 @@ pub fn status(status: &Value) -> String {
 mod tests {
     use serde_json::json;
 
-    use super::{counts, items, time, why};
+    use super::{cleanup, counts, items, locks, time, why};
 
     #[test]
     fn a_waiting_item_says_why_and_until_when() {
@@ -201,6 +227,21 @@ mod tests {
         let handed_back = json!({"state": "queued", "wait_reason": "no_slot", "error": {"code": "daemon_stopped"}});
         assert_eq!(why(&handed_back), "no_slot");
         assert_eq!(why(&json!({"state": "failed", "error": {"code": "c", "message": "m"}})), "c: m");
+    }
+
+    #[test]
+    fn locks_and_what_a_cleanup_did_are_told() {
+        let lock = json!({"kind": "task", "key": "7", "owner": "w", "fence": "f3", "expired": true,
+            "expires_at": "2026-12-01T09:00:00.250Z"});
+        let of_ours = json!({"kind": "profile", "key": "anna", "owner": "item i1", "fence": "f4", "expires_at": null});
+        assert!(locks(std::slice::from_ref(&lock)).ends_with("2026-12-01 09:00:00Z (expired)"));
+        let answer = json!({"removed": 1, "locks": [lock], "stopping": [of_ours], "dry_run": false});
+        let told = cleanup(&answer);
+        assert!(
+            told.starts_with("removed 1\n") && told.contains("asked the holders") && told.contains("item i1"),
+            "{told}"
+        );
+        assert_eq!(cleanup(&json!({"removed": 0, "locks": [], "stopping": [], "dry_run": true})), "would remove 0");
     }
 
     #[test]

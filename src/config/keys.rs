@@ -83,7 +83,9 @@ pub(super) static KEYS: &[Key] = &[
     key("limits", "task_starts", Rule::Integer(0, 1_000_000)),
     key("limits", "health", Rule::Integer(0, 1_000_000)),
     key("limits", "metrics", Rule::Integer(0, 1_000_000)),
+    key("limits", "locks", Rule::Integer(0, 1_000_000)),
     key("limits", "requests", Rule::Integer(0, 1_000_000)),
+    key("locks", "ttl_minutes", Rule::Integer(1, 7 * 24 * 60)),
     key("log", "level", Rule::LogFilter),
     key("log", "format", Rule::Choice(&["auto", "text", "json", "journald"])),
 ];
@@ -244,7 +246,7 @@ mod tests {
                 assert_eq!(error.value, Some(bad.to_string()));
             }
         }
-        assert_eq!(ranges, 18);
+        assert_eq!(ranges, 20);
     }
 
     #[test]

@@ -36,13 +36,29 @@ pub fn back_off(limits: &Limits, attempts: u32, roll: f64) -> Duration {
     ceiling.mul_f64(roll.clamp(0.0, 1.0))
 }
 
-/// Why an item waits, and until when where there is a time. None: it runs or is terminal. `profile` is
-/// the row of the item's own profile.
+/// What the store says of an item's profile.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ProfileFacts {
+    pub parked: bool,
+    /// Its site said that it did too much.
+    pub rests_until: Option<Timestamp>,
+    /// An outside program or worker holds its lock, until then at the latest.
+    pub held_until: Option<Timestamp>,
+}
+
+impl ProfileFacts {
+    #[must_use]
+    pub const fn of(profile: &Profile) -> Self {
+        Self { parked: profile.parked.is_some(), rests_until: profile.rests_until, held_until: None }
+    }
+}
+
+/// Why an item waits, and until when where there is a time. None: it runs or is terminal.
 #[must_use]
 pub fn why_waiting(
     item: &Item,
     intent: &Intent,
-    profile: Option<&Profile>,
+    profile: ProfileFacts,
     view: &View,
     now: Timestamp,
 ) -> Option<(WaitReason, Option<Timestamp>)> {
@@ -77,7 +93,7 @@ pub fn why_waiting(
 pub fn why_ready_waits(
     external: bool,
     id: &ProfileId,
-    profile: Option<&Profile>,
+    profile: ProfileFacts,
     view: &View,
     now: Timestamp,
 ) -> (WaitReason, Option<Timestamp>) {
@@ -87,10 +103,10 @@ pub fn why_ready_waits(
         None if view.draining => return (WaitReason::Draining, None),
         None => {}
     }
-    if profile.is_some_and(|profile| profile.parked.is_some()) {
+    if profile.parked {
         return (WaitReason::ProfileNeedsHuman, None);
     }
-    if let Some(until) = profile.and_then(|profile| profile.rests_until).filter(|until| *until > now) {
+    if let Some(until) = profile.rests_until.filter(|until| *until > now) {
         return (WaitReason::RateLimitedUntil, Some(until));
     }
     if view.operators.contains_key(id) {
@@ -105,6 +121,9 @@ pub fn why_ready_waits(
     if view.running.contains_key(id) {
         return (WaitReason::ProfileBusy, None);
     }
+    if profile.held_until.is_some() {
+        return (WaitReason::ProfileBusy, profile.held_until);
+    }
     // Nothing else is missing: the slots (or the outside workers) are taken, or its turn comes within
     // this moment.
     (WaitReason::NoSlot, None)
@@ -115,9 +134,10 @@ mod tests {
     use std::collections::BTreeMap;
     use std::time::Duration;
 
-    use super::{Room, back_off, choose};
+    use super::{ProfileFacts, Room, back_off, choose, why_waiting};
+    use crate::engine::View;
     use crate::engine::state::Limits;
-    use crate::model::{ItemId, ProfileId, Timestamp};
+    use crate::model::{Intent, Item, ItemId, ProfileId, TaskId, Timestamp, WaitReason};
     use crate::store::Head;
 
     fn head(profile: &str, priority: i32, item: u64) -> Head {
@@ -132,6 +152,24 @@ mod tests {
         let chosen: Vec<u64> =
             choose(heads, &room, |profile| profile.as_str() == "d").iter().map(|head| head.item.raw()).collect();
         assert_eq!(chosen, [7, 2, 5]);
+    }
+
+    fn waiting() -> Item {
+        Item::new(ItemId::new(1), TaskId::new(1), ProfileId::new("anna").unwrap(), Timestamp::ZERO)
+    }
+
+    #[test]
+    fn a_profile_that_an_outside_program_holds_is_busy_until_its_lease_ends() {
+        let until = Timestamp::from_millis(9_000);
+        let (held, free) = (ProfileFacts { held_until: Some(until), ..ProfileFacts::default() }, ProfileFacts::default());
+        let why = |facts, view: &View| why_waiting(&waiting(), &Intent::default(), facts, view, Timestamp::ZERO);
+        let mut view = View::default();
+        assert_eq!(why(held, &view), Some((WaitReason::ProfileBusy, Some(until))));
+        assert_eq!(why(free, &view), Some((WaitReason::NoSlot, None)));
+        let parked = ProfileFacts { parked: true, ..held };
+        assert_eq!(why(parked, &view), Some((WaitReason::ProfileNeedsHuman, None)));
+        view.running.insert(ProfileId::new("anna").unwrap(), None);
+        assert_eq!(why(free, &view), Some((WaitReason::ProfileBusy, None)));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use crate::browser::Session;
 use crate::model::{EvidenceFile, Failure, Fence, Item, ItemId, ProfileId, Proofs, Task, TaskId};
-use crate::store::{ArmRefused, AttemptEnded, Claim, Leftover, Outlook, Settled, Verified, VerifyBegun, VerifyFinding};
+use crate::store::{ArmRefused, AttemptEnded, Claim, Expired, Leftover, Outlook, Settled, Verified, VerifyBegun, VerifyFinding};
 
 /// How an attempt says that it ended. Whether it was armed is the state machine's to know.
 #[derive(Clone, Debug, PartialEq)]
@@ -58,6 +58,7 @@ pub enum Event {
     VerifyStored {
         fence: Fence,
     },
+    ClaimsExpired(Expired),
     /// `fence` is None where the profile was busy.
     OperatorLocked {
         fence: Option<Fence>,
@@ -112,6 +113,10 @@ pub enum Event {
     Resolved {
         item: ItemId,
     },
+    /// A forced cleanup met the lock under this fence.
+    StopAsked {
+        fence: Fence,
+    },
     /// The daemon stops.
     Drain,
 }
@@ -127,6 +132,7 @@ pub enum Commit {
     Settle { task: TaskId },
     BeginVerify { item: ItemId },
     FinishVerify(Verified),
+    ExpireClaims,
     LockForOperator { profile: ProfileId, headless: bool, token: String },
 }
 

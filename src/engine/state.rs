@@ -18,7 +18,7 @@ use crate::model::{
     Blame, EvidenceFile, Failure, FailureCode, Fence, Item, ItemId, ProfileEffect, ProfileId, Proofs, Retry, Task,
     TaskId, Timestamp, Verdict,
 };
-use crate::store::{ArmRefused, AttemptEnded, Claim, Claimed, Outlook, Pause, Settled};
+use crate::store::{ArmRefused, AttemptEnded, Claim, Claimed, Expired, Outlook, Pause, Settled};
 
 /// First and longest wait before a provider that was down is tried again.
 const PROVIDER_FIRST_WAIT: Duration = Duration::from_secs(2);
@@ -161,6 +161,9 @@ impl State {
             Event::Looked { fence, look, evidence, stopped, browser } => {
                 self.looked(fence, look, evidence, stopped.as_ref(), browser, now)
             }
+            // A lease that is over and has its minute of grace is looked at again with the next heartbeat.
+            Event::ClaimsExpired(expired) if expired == Expired::default() => Step::default(),
+            Event::ClaimsExpired(_) => self.look(),
             Event::VerifyStored { fence } => self.end_stored(fence, false),
             Event::Resolved { item } => self.resolved(item),
             Event::EndStored { fence, refused } => self.end_stored(fence, refused),
@@ -175,6 +178,7 @@ impl State {
                 self.operator_locked(fence, profile, headless, token)
             }
             Event::CloseAsked { profile } => self.close_asked(&profile),
+            Event::StopAsked { fence } => self.stop_asked(fence),
             Event::Drain => self.drain(),
         }
     }
@@ -263,6 +267,9 @@ impl State {
             return step;
         }
         step.commit.extend(outlook.to_settle.into_iter().map(|task| Commit::Settle { task }));
+        if outlook.claims_over {
+            step.commit.push(Commit::ExpireClaims);
+        }
         if outlook.overdue {
             step.commit.push(Commit::Promote { hold: false });
         }
@@ -440,6 +447,14 @@ impl State {
         if more { Step::default() } else { self.look() }
     }
 
+    /// What is past its commit point is never cut.
+    fn stop_asked(&self, fence: Fence) -> Step {
+        match self.running.get(&fence) {
+            Some(Running { phase: Phase::Unarmed, .. }) => Step::act(Act::Interrupt { fence }),
+            _ => Step::default(),
+        }
+    }
+
     fn drain(&mut self) -> Step {
         let mut step = Step::default();
         if std::mem::replace(&mut self.draining, true) {
@@ -506,7 +521,8 @@ fn verdict(
     }
     if draining || failure.code == FailureCode::Canceled {
         // The daemon's own stop, whatever it looked like from inside the attempt: no attempt is spent.
-        let failure = Failure::new(FailureCode::DaemonStopped, "the daemon stopped before the commit point");
+        let who = if draining { "the daemon stopped" } else { "a forced cleanup of its lock stopped it" };
+        let failure = Failure::new(FailureCode::DaemonStopped, format!("{who} before the commit point"));
         return Verdict::TryAgain { failure, due_at: Timestamp::ZERO, counted: false };
     }
     match failure.retry() {

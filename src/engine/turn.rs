@@ -258,6 +258,7 @@ pub async fn carry(store: &Store, commit: Commit, moment: Moment) -> Result<Even
             }
             Event::VerifyStored { fence }
         }
+        Commit::ExpireClaims => Event::ClaimsExpired(store.expire_claims(moment).await?),
         Commit::Release { profile, fence } => {
             if !store.release(profile.clone(), fence).await? {
                 tracing::warn!(%profile, %fence, "the lock was not held any more");

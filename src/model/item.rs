@@ -323,6 +323,42 @@ pub struct Item {
 }
 
 impl Item {
+    /// An item that is ready, with nothing behind it.
+    #[must_use]
+    pub const fn new(id: ItemId, task: TaskId, profile: ProfileId, created_at: Timestamp) -> Self {
+        Self {
+            id,
+            task,
+            index: 0,
+            profile,
+            inputs: BTreeMap::new(),
+            key: None,
+            priority: 0,
+            not_before: None,
+            not_after: None,
+            created_at,
+            state: ItemState::Queued,
+            due_at: Timestamp::ZERO,
+            place: Place::Ready,
+            external: None,
+            held_for: None,
+            attempts: 0,
+            attempts_before: 0,
+            fence: None,
+            armed_fence: None,
+            armed_at: None,
+            proofs: None,
+            cleared_fence: None,
+            verify: None,
+            started_at: None,
+            finished_at: None,
+            url: None,
+            result: BTreeMap::new(),
+            failure: None,
+            evidence: Vec::new(),
+        }
+    }
+
     /// Whether the running attempt has passed its commit point.
     #[must_use]
     pub fn is_armed(&self) -> bool {

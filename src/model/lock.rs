@@ -9,6 +9,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::str::FromStr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -54,6 +55,14 @@ impl TryFrom<String> for LockKind {
 
     fn try_from(text: String) -> Result<Self, ParseLockKindError> {
         Self::new(&text)
+    }
+}
+
+impl FromStr for LockKind {
+    type Err = ParseLockKindError;
+
+    fn from_str(text: &str) -> Result<Self, ParseLockKindError> {
+        Self::new(text)
     }
 }
 

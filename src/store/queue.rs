@@ -4,6 +4,7 @@
 //! counters, the log line and what webhooks are told change in the same transaction. Called by the operations beside this file.
 //! Whether a move is allowed is decided there, not here.
 
+pub(super) mod claims;
 pub(super) mod enqueue;
 pub(super) mod outcome;
 pub(super) mod progress;

@@ -198,8 +198,29 @@ pub(super) fn outlook(txn: &ReadTransaction, moment: Moment) -> Result<Outlook, 
         next_due: next_due.into_iter().chain(next_verify).chain(next_expiry).min(),
         to_settle: to_settle(&txn.open_table(tables::SETTLING)?, MAX_SETTLING)?,
         verifies: verifies(txn, &verify_due, &profiles, now)?,
+        claims_over: claims_over(txn, moment)?,
         pause: meta(txn)?.pause,
     })
+}
+
+fn claims_over(txn: &ReadTransaction, now: Moment) -> Result<bool, StoreError> {
+    let expiry = txn.open_table(tables::LOCK_EXPIRY)?;
+    let over = locks::profiles_over(&expiry, &txn.open_table(tables::LOCKS)?, now, MAX_HEADS)?;
+    Ok(over.iter().any(|lock| matches!(lock.owner, LockOwner::Claim { .. })))
+}
+
+/// The best item for a worker of these kinds: the highest priority first, the oldest within it.
+pub(super) fn claimable(txn: &ReadTransaction, kinds: &[String], now: Moment) -> Result<Vec<Head>, StoreError> {
+    if meta(txn)?.pause.is_some() {
+        return Ok(Vec::new());
+    }
+    let profiles = Profiles::open(txn, now)?;
+    let mut found = Vec::new();
+    for kind in kinds {
+        found.extend(heads(txn, kind, &profiles)?);
+    }
+    found.sort_by_key(|head| (std::cmp::Reverse(head.priority), head.item));
+    Ok(found)
 }
 
 /// Which profiles could be used now.

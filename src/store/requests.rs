@@ -291,6 +291,28 @@ pub struct AttemptEnded {
     pub effect: Option<ProfileEffect>,
 }
 
+/// A claim of an outside worker: its item, under this fence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClaimName {
+    pub item: ItemId,
+    pub fence: Fence,
+}
+
+#[derive(Clone, Debug)]
+pub struct ClaimEnded {
+    pub item: Item,
+    /// Its outcome was unknown by then.
+    pub late: bool,
+}
+
+/// What workers left.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Expired {
+    pub items: u32,
+    /// Profiles.
+    pub freed: u32,
+}
+
 /// What a person asks of a task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ask {
@@ -461,6 +483,8 @@ pub struct Outlook {
     pub to_settle: Vec<TaskId>,
     /// Items to verify now, whose profile is free.
     pub verifies: Vec<Head>,
+    /// Leases of outside workers are over.
+    pub claims_over: bool,
     pub pause: Option<Pause>,
 }
 

@@ -1,9 +1,12 @@
-//! The figures of the daemon, printed: `cargo bench --bench figures` (release build, real browsers).
+//! The figures of the daemon, printed: `cargo bench --bench figures` (release build, real browsers), or
+//! some of them by name: `cargo bench --bench figures -- locks`.
 //!
-//! Binary size, start to ready, idle memory, submit to the provider's start call, memory with four
-//! sessions. Nothing is asserted: a figure is for a person to read, and the machine may be busy.
+//! Binary size, start to ready, idle memory, submit to the provider's start call, locks a second, memory
+//! with four sessions. Nothing is asserted: a figure is for a person to read, and the machine may be busy.
 
 #![allow(clippy::unwrap_used, reason = "a bench fails by panicking")]
+
+mod locks;
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -247,16 +250,41 @@ async fn sessions() {
     site.stop().await;
 }
 
+async fn lock_pairs() {
+    let mut daemon = Daemon::start("").await;
+    let (a_second, mut took) = locks::measure(&daemon.base).await;
+    println!(
+        "locks: acquire and release          {a_second:8.0} pairs a second over 16 connections (at least 4000); \
+         a pair {:.2} ms, p99 {:.2}",
+        percentile(&mut took, 50),
+        percentile(&mut took, 99)
+    );
+    daemon.stop();
+}
+
 fn main() {
     // `cargo test` runs benches too; without `--bench` there is nothing to do.
     if !std::env::args().any(|argument| argument == "--bench") {
         return;
     }
+    let names: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    let wanted = |name: &str| names.is_empty() || names.iter().any(|given| given == name);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
-        size();
-        starts().await;
-        submits().await;
-        sessions().await;
+        if wanted("size") {
+            size();
+        }
+        if wanted("starts") {
+            starts().await;
+        }
+        if wanted("submits") {
+            submits().await;
+        }
+        if wanted("locks") {
+            lock_pairs().await;
+        }
+        if wanted("sessions") {
+            sessions().await;
+        }
     });
 }

@@ -9,6 +9,8 @@ mod command_line;
 mod fence;
 mod http;
 mod kill;
+mod lock_history;
+mod locks;
 mod publish;
 mod refusals;
 mod rig;

@@ -38,35 +38,12 @@ fn task() -> Task {
 
 fn item(number: u64, profile: &str) -> Item {
     Item {
-        id: ItemId::new(number),
-        task: TaskId::new(1),
-        index: 0,
-        profile: ProfileId::new(profile).unwrap(),
-        inputs: std::collections::BTreeMap::new(),
-        key: None,
-        priority: 0,
-        not_before: None,
-        not_after: None,
-        created_at: NOW,
         state: ItemState::Running,
-        due_at: Timestamp::ZERO,
-        place: Place::Ready,
-        external: None,
-        held_for: None,
-        attempts_before: 0,
-        proofs: None,
-        cleared_fence: None,
-        verify: None,
+        place: Place::Off,
         attempts: 1,
         fence: Some(Fence::new(number + 100)),
-        armed_fence: None,
-        armed_at: None,
         started_at: Some(NOW),
-        finished_at: None,
-        url: None,
-        result: std::collections::BTreeMap::new(),
-        failure: None,
-        evidence: Vec::new(),
+        ..Item::new(ItemId::new(number), TaskId::new(1), ProfileId::new(profile).unwrap(), NOW)
     }
 }
 
@@ -299,6 +276,28 @@ fn a_cancel_interrupts_before_the_commit_point_and_never_after_it() {
     let step = end(&mut state, unarmed, AttemptEnd::Unarmed(failure(FailureCode::ElementNotFound)));
     assert!(matches!(verdict(&step), Verdict::Canceled(_)));
     assert!(matches!(verdict(&end(&mut state, armed, confirmed())), Verdict::Succeeded { .. }));
+}
+
+#[test]
+fn rule_21_a_forced_cleanup_asks_what_is_not_armed_to_stop_and_frees_nothing_by_itself() {
+    let mut state = engine();
+    let unarmed = claim(&mut state, 1, "anna");
+    let armed = claim(&mut state, 2, "boris");
+    arm(&mut state, 2, armed);
+    let asked = Step::act(Act::Interrupt { fence: unarmed });
+    assert_eq!(state.apply(Event::StopAsked { fence: unarmed }, NOW), asked);
+    for fence in [armed, Fence::new(9_999)] {
+        assert_eq!(state.apply(Event::StopAsked { fence }, NOW), Step::default());
+    }
+    // It goes back into the queue, and its lock is freed behind its browser like any other.
+    let step = end(&mut state, unarmed, AttemptEnd::Unarmed(failure(FailureCode::Canceled)));
+    assert!(matches!(verdict(&step), Verdict::TryAgain { counted: false, .. }));
+    let step = state.apply(Event::EndStored { fence: unarmed, refused: false }, NOW);
+    let profile = ProfileId::new("anna").unwrap();
+    assert_eq!(step, Step::act(Act::Close { fence: unarmed, profile: profile.clone() }));
+    let step = state.apply(Event::Closed { fence: unarmed }, NOW);
+    assert_eq!(step, Step::commit(Commit::Release { profile, fence: unarmed }));
+    assert_eq!(state.apply(Event::StopAsked { fence: unarmed }, NOW), Step::default(), "twice");
 }
 
 #[test]

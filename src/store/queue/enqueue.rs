@@ -149,35 +149,16 @@ fn insert_item(
 ) -> Result<Option<ItemId>, StoreError> {
     let due_at = asked.not_before.unwrap_or(Timestamp::ZERO);
     let item = Item {
-        id: tx.next_item(),
-        task: task.id,
         index,
-        profile: asked.profile.clone(),
         inputs: asked.inputs.clone(),
         key: effective_key(new, index, asked),
         priority: new.priority,
         not_before: asked.not_before,
         not_after: asked.not_after,
-        created_at: now,
-        state: ItemState::Queued,
         due_at,
         place: if due_at <= now { Place::Ready } else { Place::Due },
         external: task.external.clone(),
-        held_for: None,
-        attempts: 0,
-        attempts_before: 0,
-        fence: None,
-        armed_fence: None,
-        armed_at: None,
-        proofs: None,
-        cleared_fence: None,
-        verify: None,
-        started_at: None,
-        finished_at: None,
-        url: None,
-        result: std::collections::BTreeMap::new(),
-        failure: None,
-        evidence: Vec::new(),
+        ..Item::new(tx.next_item(), task.id, asked.profile.clone(), now)
     };
     tx.insert_item(&item)?;
     let place = (item.profile.as_str(), task.id.raw());

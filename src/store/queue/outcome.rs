@@ -58,7 +58,7 @@ fn unpublished(item: &Item, attempts_before: u32) -> Item {
     }
 }
 
-fn write_resolution(
+pub(super) fn write_resolution(
     tx: &mut Tx<'_>,
     item: &Item,
     resolved: Item,
@@ -94,7 +94,7 @@ pub(in crate::store) fn begin_verify(tx: &mut Tx<'_>, id: ItemId, moment: Moment
         return Ok(Err(ClaimRefused::ProfileBusy));
     }
     let task = tx.task(item.task)?.ok_or_else(|| StoreError::Corrupt(format!("tasks: no row of {}", item.task)))?;
-    let fence = locks::take_profile(tx, &item.profile, LockOwner::Verify(id), moment)?;
+    let fence = locks::take_profile(tx, &item.profile, LockOwner::Verify(id), None, moment)?;
     Ok(Ok(VerifyBegun { item, task, fence }))
 }
 

@@ -5,6 +5,7 @@
 //! store's facade alone.
 
 use std::convert::Infallible;
+use std::time::Duration;
 
 use redb::ReadableTable;
 
@@ -25,11 +26,11 @@ const MAX_URL_BYTES: usize = 4_096;
 
 /// Takes the profile's lock for a waiting item and starts an attempt, or moves the item out of the way
 /// when it cannot start any more (overdue, canceled) or not yet (spacing).
-pub(in crate::store) fn claim(tx: &mut Tx<'_>, id: ItemId, moment: Moment) -> Ran<Claim, ClaimRefused> {
+pub(in crate::store) fn claim(tx: &mut Tx<'_>, id: ItemId, taker: &Taker, moment: Moment) -> Ran<Claim, ClaimRefused> {
     let moment = tx.in_order(moment);
     let now = moment.wall;
     let Some(item) = tx.item(id)? else { return Ok(Err(ClaimRefused::NotWaiting)) };
-    if item.place != Place::Ready {
+    if item.place != Place::Ready || !taker.takes(&item) {
         return Ok(Err(ClaimRefused::NotWaiting));
     }
     if tx.meta.pause.is_some() {
@@ -58,7 +59,15 @@ pub(in crate::store) fn claim(tx: &mut Tx<'_>, id: ItemId, moment: Moment) -> Ra
         tx.change_item(&item, Item { due_at: next, ..item.clone() }, "spaced", &format!("until {next}"), now)?;
         return Ok(Ok(Claim::Moved));
     }
-    let fence = locks::take_profile(tx, &item.profile, LockOwner::Item(id), moment)?;
+    let (owner, ttl, kind) = match taker {
+        Taker::Engine => (LockOwner::Item(id), None, "started"),
+        Taker::Worker { name, ttl, .. } => (LockOwner::Claim { item: id, worker: name.clone() }, Some(*ttl), "claimed"),
+    };
+    let fence = locks::take_profile(tx, &item.profile, owner, ttl, moment)?;
+    let detail = match taker {
+        Taker::Engine => format!("attempt {}", item.attempts + 1),
+        Taker::Worker { name, .. } => format!("attempt {} by {name}", item.attempts + 1),
+    };
     let started = Item {
         state: ItemState::Running,
         attempts: item.attempts + 1,
@@ -67,15 +76,31 @@ pub(in crate::store) fn claim(tx: &mut Tx<'_>, id: ItemId, moment: Moment) -> Ra
         finished_at: None,
         ..item.clone()
     };
-    let started = tx.change_item(&item, started, "started", &format!("attempt {}", item.attempts + 1), now)?;
+    let started = tx.change_item(&item, started, kind, &detail, now)?;
     Ok(Ok(Claim::Started(Box::new(Claimed { item: started, task, fence }))))
+}
+
+/// Who starts an attempt.
+pub(in crate::store) enum Taker {
+    Engine,
+    Worker { name: String, kinds: Vec<String>, ttl: Duration },
+}
+
+impl Taker {
+    fn takes(&self, item: &Item) -> bool {
+        match (self, &item.external) {
+            (Self::Engine, None) => true,
+            (Self::Worker { kinds, .. }, Some(kind)) => kinds.contains(kind),
+            _ => false,
+        }
+    }
 }
 
 fn spaced_until(profile: &crate::model::Profile, spacing_seconds: u32) -> Option<Timestamp> {
     profile
         .last_armed_at
         .filter(|_| spacing_seconds > 0)
-        .map(|last| last.plus(std::time::Duration::from_secs(u64::from(spacing_seconds))))
+        .map(|last| last.plus(Duration::from_secs(u64::from(spacing_seconds))))
 }
 
 /// The compare-and-set before the click (fence.md rule 4). The ledger's line follows the commit.

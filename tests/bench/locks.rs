@@ -1,0 +1,88 @@
+//! Pairs of acquire and release a second over HTTP, each durable before it is answered.
+//!
+//! The client shares two cores with the daemon, so it is as small as it can be: requests written by hand,
+//! one connection a worker kept open, answers read no further than needed.
+
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+
+const CONNECTIONS: usize = 16;
+const WARM_UP: Duration = Duration::from_secs(1);
+const MEASURED: Duration = Duration::from_secs(5);
+
+struct Connection {
+    stream: TcpStream,
+    host: String,
+    answer: Vec<u8>,
+}
+
+impl Connection {
+    async fn open(host: &str) -> Self {
+        let stream = TcpStream::connect(host).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        Self { stream, host: host.to_owned(), answer: Vec::with_capacity(4_096) }
+    }
+
+    /// Sends one request; the answer's body, which has to be a good one.
+    async fn post(&mut self, path: &str, body: &str) -> &str {
+        let request = format!(
+            "POST {path} HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            self.host,
+            body.len()
+        );
+        self.stream.write_all(request.as_bytes()).await.unwrap();
+        self.answer.clear();
+        let (begin, end) = loop {
+            assert_ne!(self.stream.read_buf(&mut self.answer).await.unwrap(), 0, "the daemon closed the connection");
+            let text = std::str::from_utf8(&self.answer).unwrap();
+            if let Some((head, _)) = text.split_once("\r\n\r\n") {
+                let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap();
+                let (begin, length) = (head.len() + 4, length.parse::<usize>().unwrap());
+                if text.len() >= begin + length {
+                    break (begin, begin + length);
+                }
+            }
+        };
+        let text = std::str::from_utf8(&self.answer).unwrap();
+        assert!(text.starts_with("HTTP/1.1 200 "), "{text}");
+        &text[begin..end]
+    }
+}
+
+async fn pairs(host: String, worker: usize, until: Instant, from: Instant) -> Vec<Duration> {
+    let mut connection = Connection::open(&host).await;
+    let mut took = Vec::new();
+    let mut number = 0_u64;
+    while Instant::now() < until {
+        number += 1;
+        let lock = format!("\"kind\":\"bench\",\"key\":\"{worker}-{number}\",\"owner\":\"worker-{worker}\"");
+        let began = Instant::now();
+        let acquired = connection.post("/api/v1/locks/acquire", &format!("{{{lock},\"ttl_seconds\":60}}")).await;
+        let fence = acquired.split('"').nth(5).unwrap().to_owned();
+        assert!(acquired.starts_with("{\"acquired\":true") && fence.starts_with('f'), "{acquired}");
+        connection.post("/api/v1/locks/release", &format!("{{{lock},\"fence\":\"{fence}\"}}")).await;
+        if began >= from {
+            took.push(began.elapsed());
+        }
+    }
+    took
+}
+
+/// Of the pairs that began in the measured time: how many a second, and how long each took.
+pub async fn measure(base: &str) -> (f64, Vec<Duration>) {
+    let host = base.strip_prefix("http://").unwrap();
+    let from = Instant::now() + WARM_UP;
+    let mut workers = JoinSet::new();
+    for worker in 0..CONNECTIONS {
+        workers.spawn(pairs(host.to_owned(), worker, from + MEASURED, from));
+    }
+    let mut took = Vec::new();
+    while let Some(done) = workers.join_next().await {
+        took.extend(done.unwrap());
+    }
+    let pairs = f64::from(u32::try_from(took.len()).unwrap());
+    (pairs / MEASURED.as_secs_f64(), took)
+}
