@@ -11,6 +11,7 @@
 mod admin;
 mod body;
 mod cache;
+mod claims;
 mod connection;
 mod devtools;
 pub mod error;

@@ -142,12 +142,7 @@ impl Running {
             state_dir: state_dir.to_owned(),
             headless: config.browser.headless,
             evidence_max_bytes: config.engine.evidence_max_bytes,
-            limits: Limits {
-                slots: config.engine.slots,
-                retry_base: Duration::from_secs(config.engine.retry_base_seconds),
-                retry_max: Duration::from_secs(config.engine.retry_max_seconds),
-                rest: Duration::from_secs(config.engine.rate_limited_rest_seconds),
-            },
+            limits: Limits::from(&config.engine),
         });
         let stop_api = CancellationToken::new();
         let Listeners { tcp, unix, address, socket } = listeners;

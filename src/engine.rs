@@ -24,7 +24,7 @@ use crate::browser::{Provider, Session};
 use crate::model::{Clock, Failure, Fence, ItemId, ProfileId, Proofs, Timestamp};
 use crate::store::media::MediaStore;
 use crate::store::{Pause, Store};
-pub use admission::{ProfileFacts, why_ready_waits, why_waiting};
+pub use admission::{ProfileFacts, after_failure, effect, why_ready_waits, why_waiting};
 use event::Event;
 pub use state::Limits;
 pub use turn::{EngineError, carry, run};
@@ -143,6 +143,14 @@ impl EngineHandle {
     #[must_use]
     pub fn view(&self) -> Arc<View> {
         self.view.borrow().clone()
+    }
+
+    /// Changes whenever the loop has turned, so also whenever something new may be there to do.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<Arc<View>> {
+        let mut changes = self.view.clone();
+        changes.mark_unchanged();
+        changes
     }
 
     /// Waits until recovery is done and the loop runs.

@@ -253,11 +253,7 @@ impl Store {
     }
 
     /// How long a claim is still the worker's.
-    pub async fn claim_left(
-        &self,
-        name: ClaimName,
-        now: Moment,
-    ) -> Result<Result<Duration, NotYours>, StoreError> {
+    pub async fn claim_left(&self, name: ClaimName, now: Moment) -> Result<Result<Duration, NotYours>, StoreError> {
         self.writer.submit(move |tx| claims::left(tx, &name, now)).await
     }
 

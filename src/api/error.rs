@@ -85,6 +85,8 @@ codes! {
     ProfileExists "profile_exists" 409 "A profile of this name exists";
     ProfileBusy "profile_busy" 409 "The profile is in use";
     ProfileNotOpen "profile_not_open" 409 "The profile is not open";
+    Canceled "canceled" 409 "A cancel was requested";
+    MediaMismatch "media_mismatch" 409 "The media are not those of the item";
     NotUnknown "not_unknown" 409 "The item's outcome is known";
     ResumeRefused "resume_refused" 409 "A human has to look first";
     StaleFence "stale_fence" 409 "The lock has another fence or another owner";

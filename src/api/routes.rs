@@ -15,7 +15,8 @@ use super::error::ApiError;
 use super::front::Call;
 use super::limit::Class;
 use super::{
-    Context, admin, devtools, evidence, flows, health, intents, locks, metrics, page, profiles, start, tasks, uploads,
+    Context, admin, claims, devtools, evidence, flows, health, intents, locks, metrics, page, profiles, start, tasks,
+    uploads,
 };
 
 type Answer = Pin<Box<dyn Future<Output = Result<Response<Reply>, ApiError>> + Send>>;
@@ -87,6 +88,11 @@ routes! {
     POST "/api/v1/locks/refresh" Json Locks locks::refresh;
     POST "/api/v1/locks/release" Json Locks locks::release;
     POST "/api/v1/locks/cleanup" MaybeJson Requests locks::clean_up;
+    POST "/api/v1/claims" Json Locks claims::claim;
+    POST "/api/v1/claims/{id}/refresh" Json Locks claims::refresh;
+    POST "/api/v1/claims/{id}/arm" Json Locks claims::arm;
+    POST "/api/v1/claims/{id}/complete" Json Locks claims::complete;
+    POST "/api/v1/claims/{id}/fail" Json Locks claims::fail;
     POST "/api/v1/media" Bytes Requests uploads::upload;
     GET "/api/v1/flows" Nothing Requests flows::list;
     GET "/api/v1/flows/{name}" Nothing Requests flows::show;

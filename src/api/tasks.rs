@@ -36,8 +36,13 @@ pub struct Viewer<'a> {
 impl<'a> Viewer<'a> {
     pub async fn new(context: &'a Context) -> Result<Self, ApiError> {
         let moment = context.clock.moment();
-        let mut profiles: HashMap<ProfileId, ProfileFacts> =
-            context.store.profiles().await?.iter().map(|profile| (profile.id.clone(), ProfileFacts::of(profile))).collect();
+        let mut profiles: HashMap<ProfileId, ProfileFacts> = context
+            .store
+            .profiles()
+            .await?
+            .iter()
+            .map(|profile| (profile.id.clone(), ProfileFacts::of(profile)))
+            .collect();
         for (profile, lock) in context.store.profiles_held_outside(moment).await? {
             profiles.entry(profile).or_default().held_until = lock.expires_at();
         }

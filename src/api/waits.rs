@@ -38,7 +38,8 @@ impl Waits {
     fn of(waiting: &Waiting, profiles: &HashMap<ProfileId, ProfileFacts>, view: &View, now: Timestamp) -> Self {
         let mut waits = Self { by_reason: BTreeMap::new(), oldest: waiting.oldest };
         for (lane, id, items) in &waiting.ready {
-            let (reason, until) = why_ready_waits(!lane.is_empty(), id, profiles.get(id).copied().unwrap_or_default(), view, now);
+            let (reason, until) =
+                why_ready_waits(!lane.is_empty(), id, profiles.get(id).copied().unwrap_or_default(), view, now);
             waits.add(reason, *items, until);
         }
         waits.add(WaitReason::ScheduledFor, waiting.scheduled, waiting.next_due);

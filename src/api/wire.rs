@@ -98,8 +98,8 @@ pub fn event(row: &EventRow) -> Value {
 pub mod tests {
     use super::*;
     use crate::model::{
-        Counts, EvidenceFile, Failure, FailureCode, Fence, FileInput, Intent, ItemId, OnUnknown, Place, ProfileId, Task,
-        TaskEvent, TaskId,
+        Counts, EvidenceFile, Failure, FailureCode, Fence, FileInput, Intent, ItemId, OnUnknown, Place, ProfileId,
+        Task, TaskEvent, TaskId,
     };
 
     /// An item that waits, with an input of every kind.

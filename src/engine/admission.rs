@@ -8,7 +8,10 @@ use std::time::Duration;
 
 use super::View;
 use super::state::Limits;
-use crate::model::{HeldFor, Intent, Item, ItemState, Place, Profile, ProfileId, Timestamp, WaitReason};
+use crate::model::{
+    Failure, FailureCode, HeldFor, Intent, Item, ItemState, Place, Profile, ProfileEffect, ProfileId, Retry, Timestamp,
+    Verdict, WaitReason,
+};
 use crate::store::{Head, Pause};
 
 /// Longest exponent of the back-off: beyond it the maximum holds anyway.
@@ -34,6 +37,37 @@ pub fn back_off(limits: &Limits, attempts: u32, roll: f64) -> Duration {
     let doublings = attempts.saturating_sub(1).min(MAX_DOUBLINGS);
     let ceiling = limits.retry_base.saturating_mul(1 << doublings).min(limits.retry_max);
     ceiling.mul_f64(roll.clamp(0.0, 1.0))
+}
+
+/// What an attempt that ended unarmed leads to, by what it met alone.
+#[must_use]
+pub fn after_failure(
+    limits: &Limits,
+    attempts: u32,
+    max_attempts: u32,
+    failure: Failure,
+    roll: f64,
+    now: Timestamp,
+) -> Verdict {
+    match failure.retry() {
+        Retry::Never => Verdict::Failed(failure),
+        Retry::Uncounted => Verdict::TryAgain { failure, due_at: Timestamp::ZERO, counted: false },
+        Retry::Backoff if attempts >= max_attempts => Verdict::Failed(failure),
+        Retry::Backoff => {
+            let due_at = now.plus(back_off(limits, attempts, roll));
+            Verdict::TryAgain { failure, due_at, counted: true }
+        }
+    }
+}
+
+/// What a site said means for the profile, beyond the attempt that met it.
+#[must_use]
+pub fn effect(failure: &Failure, limits: &Limits, now: Timestamp) -> Option<ProfileEffect> {
+    match failure.code {
+        FailureCode::NeedsHuman => Some(ProfileEffect::Park(failure.detail.clone())),
+        FailureCode::RateLimited => Some(ProfileEffect::Rest(now.plus(limits.rest))),
+        _ => None,
+    }
 }
 
 /// What the store says of an item's profile.
@@ -161,7 +195,8 @@ mod tests {
     #[test]
     fn a_profile_that_an_outside_program_holds_is_busy_until_its_lease_ends() {
         let until = Timestamp::from_millis(9_000);
-        let (held, free) = (ProfileFacts { held_until: Some(until), ..ProfileFacts::default() }, ProfileFacts::default());
+        let (held, free) =
+            (ProfileFacts { held_until: Some(until), ..ProfileFacts::default() }, ProfileFacts::default());
         let why = |facts, view: &View| why_waiting(&waiting(), &Intent::default(), facts, view, Timestamp::ZERO);
         let mut view = View::default();
         assert_eq!(why(held, &view), Some((WaitReason::ProfileBusy, Some(until))));

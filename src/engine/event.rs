@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 
 use crate::browser::Session;
 use crate::model::{EvidenceFile, Failure, Fence, Item, ItemId, ProfileId, Proofs, Task, TaskId};
-use crate::store::{ArmRefused, AttemptEnded, Claim, Expired, Leftover, Outlook, Settled, Verified, VerifyBegun, VerifyFinding};
+use crate::store::{
+    ArmRefused, AttemptEnded, Claim, Expired, Leftover, Outlook, Settled, Verified, VerifyBegun, VerifyFinding,
+};
 
 /// How an attempt says that it ended. Whether it was armed is the state machine's to know.
 #[derive(Clone, Debug, PartialEq)]

@@ -11,14 +11,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::admission::{self, Room};
-use super::event::{Act, AttemptEnd, Commit, Event, Step, Work};
+use super::event::{Act, Commit, Event, Step, Work};
 use super::{OperatorView, View};
 use crate::browser::Session;
-use crate::model::{
-    Blame, EvidenceFile, Failure, FailureCode, Fence, Item, ItemId, ProfileEffect, ProfileId, Proofs, Retry, Task,
-    TaskId, Timestamp, Verdict,
-};
-use crate::store::{ArmRefused, AttemptEnded, Claim, Claimed, Expired, Outlook, Pause, Settled};
+use crate::config;
+use crate::model::{Failure, FailureCode, Fence, Item, ItemId, ProfileId, Proofs, Task, TaskId, Timestamp};
+use crate::store::{ArmRefused, Claim, Claimed, Expired, Outlook, Pause, Settled};
 
 /// First and longest wait before a provider that was down is tried again.
 const PROVIDER_FIRST_WAIT: Duration = Duration::from_secs(2);
@@ -34,6 +32,17 @@ pub struct Limits {
     pub retry_max: Duration,
     /// How long a profile rests after its site said that it did too much.
     pub rest: Duration,
+}
+
+impl From<&config::Engine> for Limits {
+    fn from(config: &config::Engine) -> Self {
+        Self {
+            slots: config.slots,
+            retry_base: Duration::from_secs(config.retry_base_seconds),
+            retry_max: Duration::from_secs(config.retry_max_seconds),
+            rest: Duration::from_secs(config.rate_limited_rest_seconds),
+        }
+    }
 }
 
 /// How far an attempt is.
@@ -154,7 +163,7 @@ impl State {
             Event::ArmAnswered { fence, answer } => self.arm_answered(fence, answer),
             Event::Opened { fence, session } => self.opened(fence, session),
             Event::Ended { fence, end, evidence, stopped, browser, roll } => {
-                let told = Told { end, evidence, stopped, browser };
+                let told = ends::Told { end, evidence, stopped, browser };
                 self.ended(fence, told, roll, now)
             }
             Event::VerifyBegun(begun) => self.verify_begun(*begun),
@@ -355,77 +364,6 @@ impl State {
         if self.provider.take().is_some() { self.look() } else { Step::default() }
     }
 
-    fn ended(&mut self, fence: Fence, told: Told, roll: f64, now: Timestamp) -> Step {
-        let Told { end, evidence, stopped, browser } = told;
-        let Some(running) = self.running.get_mut(&fence) else { return Step::default() };
-        running.browser = browser;
-        let stopped = stopped.as_ref().or(match &end {
-            AttemptEnd::Unarmed(failure) => Some(failure),
-            _ => None,
-        });
-        let effect = stopped.and_then(|failure| effect(failure, &self.limits, now));
-        let (item, verdict) = match (&running.owner, running.phase) {
-            (Owner::Item { .. }, Phase::Ending | Phase::Closing) | (Owner::Leftover | Owner::Verify { .. }, _) => {
-                return Step::default();
-            }
-            (Owner::Operator(_), _) => return self.operator_ended(fence, end),
-            (Owner::Item { id, .. }, phase) => {
-                (*id, verdict(&self.limits, self.draining, running, phase, end, roll, now))
-            }
-        };
-        if let Verdict::TryAgain { failure, .. } = &verdict {
-            self.note_trouble(fence, failure, now);
-        }
-        if let Some(running) = self.running.get_mut(&fence) {
-            running.phase = Phase::Ending;
-        }
-        Step::commit(Commit::Finish(AttemptEnded { item, fence, verdict, evidence, effect }))
-    }
-
-    /// An end that is not the item's fault says something about the provider or the profile.
-    fn note_trouble(&mut self, fence: Fence, failure: &Failure, now: Timestamp) {
-        if failure.retry() != Retry::Uncounted {
-            return;
-        }
-        match failure.blame() {
-            Blame::Provider => {
-                let wait = self
-                    .provider
-                    .take()
-                    .map_or(PROVIDER_FIRST_WAIT, |trouble| (trouble.wait * 2).min(PROVIDER_LONGEST_WAIT));
-                self.provider = Some(ProviderTrouble { why: failure.detail.clone(), until: now.plus(wait), wait });
-            }
-            // What a site says of a profile is kept with the profile.
-            Blame::Profile if failure.code == FailureCode::ProfileInUse => {
-                if let Some(running) = self.running.get(&fence) {
-                    self.in_use.insert(running.profile.clone(), now.plus(IN_USE_WAIT));
-                }
-            }
-            _ => {}
-        }
-    }
-
-    fn end_stored(&mut self, fence: Fence, refused: bool) -> Step {
-        let Some(running) = self.running.get_mut(&fence) else { return Step::default() };
-        running.phase = Phase::Closing;
-        if refused {
-            // The row moved on without us: only the browser and the lock are left to clear.
-            running.owner = Owner::Leftover;
-        }
-        if running.browser {
-            Step::act(Act::Close { fence, profile: running.profile.clone() })
-        } else {
-            self.closed(fence)
-        }
-    }
-
-    fn closed(&mut self, fence: Fence) -> Step {
-        match self.running.get(&fence) {
-            Some(running) => Step::commit(Commit::Release { profile: running.profile.clone(), fence }),
-            None => Step::default(),
-        }
-    }
-
     fn settled(&mut self, settled: TaskId, Settled { canceled, more }: Settled) -> Step {
         let mut step = Step::default();
         for (fence, running) in &mut self.running {
@@ -469,82 +407,7 @@ impl State {
     }
 }
 
-/// How an attempt says that it ended.
-struct Told {
-    end: AttemptEnd,
-    evidence: Vec<EvidenceFile>,
-    stopped: Option<Failure>,
-    browser: bool,
-}
-
-/// What a site said means for the profile, beyond the attempt that met it.
-fn effect(failure: &Failure, limits: &Limits, now: Timestamp) -> Option<ProfileEffect> {
-    match failure.code {
-        FailureCode::NeedsHuman => Some(ProfileEffect::Park(failure.detail.clone())),
-        FailureCode::RateLimited => Some(ProfileEffect::Rest(now.plus(limits.rest))),
-        _ => None,
-    }
-}
-
-/// The phase is the truth about the click, whatever the attempt believes.
-fn verdict(
-    limits: &Limits,
-    draining: bool,
-    running: &Running,
-    phase: Phase,
-    end: AttemptEnd,
-    roll: f64,
-    now: Timestamp,
-) -> Verdict {
-    let armed = matches!(phase, Phase::Arming | Phase::Armed);
-    let failure = match end {
-        AttemptEnd::Confirmed { url, result } if armed => return Verdict::Succeeded { url, result },
-        AttemptEnd::Done { url, result } if !armed => return Verdict::Succeeded { url, result },
-        AttemptEnd::Unknown(failure) | AttemptEnd::Unarmed(failure) if armed => {
-            return Verdict::OutcomeUnknown(as_unknown(failure));
-        }
-        AttemptEnd::Unarmed(failure) => failure,
-        AttemptEnd::Done { .. } => {
-            let detail = "a flow without a commit point was armed";
-            return Verdict::OutcomeUnknown(Failure::new(FailureCode::Internal, detail));
-        }
-        AttemptEnd::Confirmed { .. } | AttemptEnd::Unknown(_) => {
-            let detail = "the attempt says that it clicked and was never armed";
-            return Verdict::OutcomeUnknown(Failure::new(FailureCode::Internal, detail));
-        }
-    };
-    let Owner::Item { attempts, max_attempts, cancel, .. } = running.owner else {
-        return Verdict::Failed(failure);
-    };
-    if cancel {
-        return Verdict::Canceled(Failure::new(FailureCode::Canceled, "canceled on request"));
-    }
-    if draining || failure.code == FailureCode::Canceled {
-        // The daemon's own stop, whatever it looked like from inside the attempt: no attempt is spent.
-        let who = if draining { "the daemon stopped" } else { "a forced cleanup of its lock stopped it" };
-        let failure = Failure::new(FailureCode::DaemonStopped, format!("{who} before the commit point"));
-        return Verdict::TryAgain { failure, due_at: Timestamp::ZERO, counted: false };
-    }
-    match failure.retry() {
-        Retry::Never => Verdict::Failed(failure),
-        Retry::Uncounted => Verdict::TryAgain { failure, due_at: Timestamp::ZERO, counted: false },
-        Retry::Backoff if attempts >= max_attempts => Verdict::Failed(failure),
-        Retry::Backoff => {
-            let due_at = now.plus(admission::back_off(limits, attempts, roll));
-            Verdict::TryAgain { failure, due_at, counted: true }
-        }
-    }
-}
-
-/// What an attempt met after its commit point, under a code that says what a person has to do.
-fn as_unknown(failure: Failure) -> Failure {
-    use FailureCode::{ConfirmationMissing, Internal, LostAfterCommit, RestartedAfterCommit};
-    match failure.code {
-        ConfirmationMissing | LostAfterCommit | RestartedAfterCommit | Internal => failure,
-        _ => Failure::new(LostAfterCommit, failure.to_string()),
-    }
-}
-
+mod ends;
 mod operator;
 mod recovery;
 #[cfg(test)]

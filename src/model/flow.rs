@@ -29,6 +29,7 @@ pub use inputs::{InputProblem, InputSpec, InputType, RawInput};
 pub use keys::{KeyStroke, stroke};
 pub use origin::{is_new_tab, origin_of, url_contains};
 pub use selector::Selector;
+pub use settings::is_external_kind;
 pub use template::Template;
 
 /// A checked flow.

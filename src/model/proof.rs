@@ -38,6 +38,14 @@ pub struct Proofs {
     pub open_waits: Vec<usize>,
 }
 
+impl Proofs {
+    /// Of an arming before which nobody looked: nothing that is found later proves anything.
+    #[must_use]
+    pub const fn unproven() -> Self {
+        Self { baseline: Baseline::Unknown, open_waits: Vec::new() }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::{Baseline, Proofs};

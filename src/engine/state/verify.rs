@@ -4,7 +4,8 @@
 //! something better to do, and then nothing was learnt. What a look is worth is decided here: what was
 //! there before the click proves nothing (fence.md rule 12).
 
-use super::{Owner, Phase, Running, State, effect};
+use super::{Owner, Phase, Running, State};
+use crate::engine::admission::effect;
 use crate::engine::event::{Act, Commit, Step, Work};
 use crate::model::{EvidenceFile, Failure, Fence, ItemId, Retry, Timestamp};
 use crate::store::{Verified, VerifyBegun, VerifyFinding};

@@ -61,10 +61,14 @@ pub(super) fn read(reader: &mut Reader, document: &Map<String, Value>, timeout: 
 }
 
 /// Workers ask for kinds by this name.
-fn read_kind(reader: &mut Reader, kind: &Value) -> Option<String> {
+#[must_use]
+pub fn is_external_kind(text: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_' || byte == b'-';
-    let fits = |kind: &&str| (1..=MAX_KIND_BYTES).contains(&kind.len()) && kind.bytes().all(plain);
-    let read = kind.as_str().filter(fits).map(str::to_owned);
+    (1..=MAX_KIND_BYTES).contains(&text.len()) && text.bytes().all(plain)
+}
+
+fn read_kind(reader: &mut Reader, kind: &Value) -> Option<String> {
+    let read = kind.as_str().filter(|kind| is_external_kind(kind)).map(str::to_owned);
     if read.is_none() {
         let message = format!("a kind of outside worker has 1 to {MAX_KIND_BYTES} of the characters a-z 0-9 _ -");
         reader.error("/cove/external", message);
