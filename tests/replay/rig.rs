@@ -299,6 +299,11 @@ impl Ended {
         std::fs::read_to_string(self.dir.join(file)).unwrap_or_default()
     }
 
+    /// All that is text.
+    pub fn text_of_all(&self) -> String {
+        ["trace.jsonl", "failure.txt", "console.jsonl"].map(|file| self.text(file)).join("\n")
+    }
+
     pub fn trace(&self) -> Vec<Value> {
         self.text("trace.jsonl").lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
