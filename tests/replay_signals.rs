@@ -43,7 +43,9 @@ fn stop_at_url(part: &str) -> Value {
 }
 
 fn optional(steps: Value) -> Value {
-    custom("optional", json!({"timeout": 400, "steps": steps}))
+    let mut step = custom("optional", json!({"timeout": 400}));
+    step["parameters"]["steps"] = steps;
+    step
 }
 
 /// The steps, but for those of cove that end a flow.
