@@ -233,6 +233,21 @@ async fn rule_7_a_stop_if_after_arming_makes_it_unknown_and_is_told_beside_it() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rule_7_an_optional_after_the_click_answers_a_question_and_confirms_nothing() {
+    let rig = Rig::new().await;
+    let asking = "<button id=share onclick=\"clicked(); $('ask').hidden = false\">Share</button>
+        <p id=ask hidden><button id=sure onclick=\"$('done').hidden = false\">Yes</button></p><p id=done hidden>Done</p>";
+    let steps = json!([commit(), click("#share"), optional(json!([click("#sure")])), {"type": "waitForElement",
+        "selectors": ["#done"], "timeout": 1000}]);
+    rig.replay(Case::new(&rig.on(asking, &steps))).await.result();
+    // Where nothing is asked it is skipped, and what confirms is left to do it.
+    rig.replay(Case::new(&rig.on(SHARE, &steps))).await.result();
+    let silent = "<button id=share onclick=\"clicked()\">Share</button>";
+    rig.replay(Case::new(&rig.on(silent, &steps))).await.unknown();
+    assert_eq!(rig.site.clicks(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rule_7_what_a_stop_if_says_after_the_confirmation_changes_nothing_but_is_told() {
     let rig = Rig::new().await;
     let body = format!("{SHARE}<p id=limit hidden>Enough for today</p>
