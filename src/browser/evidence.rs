@@ -96,6 +96,7 @@ impl<'a> EvidenceWriter<'a> {
     }
 
     /// For what may lie in a folder beside an attempt's own files.
+    #[must_use]
     pub fn with_prefix(mut self, prefix: &'static str) -> Self {
         self.prefix = prefix;
         self

@@ -80,7 +80,7 @@ pub async fn run(session: &Session, replay: Replay<'_>, gate: &dyn CommitGate) -
         return ended(no_run(failure), evidence, None, None);
     }
     let attached = tokio::select! {
-        attached = Tab::attach(session, surviving) => attached,
+        attached = Tab::attach(session, surviving, &flow.origins) => attached,
         () = cancel.cancelled(), if !surviving => Err(canceled()),
         () = sleep_until(until) => Err(overdue()),
     };

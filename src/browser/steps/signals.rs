@@ -81,6 +81,9 @@ impl Run<'_> {
         if let Some(known) = self.stopped.get() {
             return Some(known.clone());
         }
+        if let Some(address) = self.tab.blocked() {
+            return Some(self.blocked(&address));
+        }
         if self.stops.is_empty() {
             return None;
         }
@@ -97,6 +100,14 @@ impl Run<'_> {
     /// Whether this failure is a signal's, and not a step's own.
     pub(super) fn is_signal(&self, failure: &Failure) -> bool {
         self.stopped.get() == Some(failure)
+            || (failure.code == FailureCode::OriginBlocked && self.tab.blocked().is_some())
+    }
+
+    fn blocked(&self, address: &str) -> Failure {
+        let origins = self.flow.origins.join(", ");
+        let detail =
+            format!("the page was kept from going to {address}, which is not in the flow's origins: {origins}");
+        Failure::new(FailureCode::OriginBlocked, detail)
     }
 
     /// A wait of a step, ended by a signal.
@@ -110,7 +121,10 @@ impl Run<'_> {
 
     async fn signaled(&self) -> Failure {
         loop {
-            sleep(WATCH_EVERY).await;
+            tokio::select! {
+                address = self.tab.until_blocked() => return self.blocked(&address),
+                () = sleep(WATCH_EVERY) => {}
+            }
             if let Some(signal) = self.signal().await {
                 return signal;
             }

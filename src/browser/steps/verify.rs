@@ -45,7 +45,7 @@ pub async fn verify(session: &Session, verifying: Verifying<'_>) -> Verified {
         return verified(VerifyAnswer::Inconclusive(failure), evidence, None);
     };
     let attached = tokio::select! {
-        attached = Tab::attach(session, false) => attached,
+        attached = Tab::attach(session, false, &flow.origins) => attached,
         failure = interrupted(&cancel, until) => Err(failure),
     };
     let tab = match attached {

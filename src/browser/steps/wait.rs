@@ -16,6 +16,8 @@ use crate::model::flow::{Action, Operator};
 use crate::model::{Failure, FailureCode};
 
 const LOOK_EVERY: Duration = Duration::from_millis(80);
+/// Within the grace that a step has beyond its time.
+const LAST_LOOK: Duration = Duration::from_millis(500);
 
 /// What a wait waits for, with its templates filled in.
 pub(super) enum Wait {
@@ -147,7 +149,8 @@ impl Run<'_> {
 
     async fn waited(&self, wait: &Wait, until: Instant) -> Result<Result<(), TimedOut>, Failure> {
         loop {
-            let (why, looked) = match wait.look(self.tab, until).await? {
+            // The last look is a whole one, too: what it sees is what the wait ends with.
+            let (why, looked) = match wait.look(self.tab, until.max(Instant::now() + LAST_LOOK)).await? {
                 Look::True => return Ok(Ok(())),
                 Look::False(why) => (why, true),
                 Look::Threw(why) | Look::Unclear(why) => (why, false),

@@ -17,7 +17,7 @@ fn parse(steps: &Value, cove: &Value) -> Result<(Flow, Vec<Problem>), Vec<Proble
 }
 
 fn optional(steps: Value) -> Value {
-    custom("optional", json!({"steps": steps}))
+    custom("optional", Value::Object([("steps".to_owned(), steps)].into_iter().collect()))
 }
 
 /// An error at `pointer` of the only step that says `message`.
