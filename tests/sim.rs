@@ -1,9 +1,10 @@
 //! A seeded simulation: the real state machine over the real store, with a made-up world around them.
 //!
 //! Random submits, cancels, pauses, crashes (also between a commit and the act that it allows), lost
-//! browsers, provider failures, clock steps and restores of an older state file. After every step all
-//! indexes are checked; a site that counts clicks is the judge: no item is ever clicked twice, and what was
-//! clicked is never queued again. `SEED=n` runs one seed, `ROUNDS=n` more of them; a failing seed is printed.
+//! browsers, provider failures, clock steps, reboots, outside programs that lock profiles, and restores of
+//! an older state file. After every step all indexes are checked; a site that counts clicks is the judge: no
+//! item is ever clicked twice, what was clicked is never queued again, and no profile is used by the engine
+//! and by a program at once. `SEED=n` runs one seed, `ROUNDS=n` more of them; a failing seed is printed.
 //!
 //! The negative control switches the fence off in the world: clicks are dispatched without asking, and
 //! the judge must notice.
@@ -18,10 +19,13 @@ use cove::browser::Session;
 use cove::engine::event::{Act, AttemptEnd, Event, Work};
 use cove::engine::state::{Limits, State};
 use cove::model::{
-    BootId, BootTime, Failure, FailureCode, Fence, Item, ItemId, ItemState, Moment, OnUnknown, ProfileId, TaskId,
-    Timestamp,
+    BootId, BootTime, Failure, FailureCode, Fence, Item, ItemId, ItemState, LockKind, LockOwner, Moment, OnUnknown,
+    ProfileId, TaskId, Timestamp,
 };
-use cove::store::{EnqueueError, Idempotency, ItemQuery, NewItem, NewTask, STATE_FILE, Store, TaskQuery, WriterThread};
+use cove::store::{
+    Acquire, AcquireRefused, EnqueueError, Idempotency, ItemQuery, LockAsked, LockHeld, NewItem, NewTask, STATE_FILE,
+    Store, TaskQuery, WriterThread,
+};
 
 const PROFILES: [&str; 3] = ["anna", "boris", "clara"];
 const SLOTS: u32 = 2;
@@ -56,14 +60,19 @@ struct World {
     spent_keys: BTreeSet<String>,
     fence_off: bool,
     serial: u32,
+    /// When the machine was booted, and the how many-th boot it is.
+    booted: (Timestamp, u32),
+    /// What outside programs believe to hold: under which fence, and until when.
+    outside: BTreeMap<ProfileId, (Fence, Timestamp)>,
 }
 
 /// The daemon died here; nothing after it happens.
 struct Crash;
 
 /// The world's clocks run together.
-fn moment(wall: Timestamp) -> Moment {
-    Moment { wall, boot: BootTime::from_millis(wall.as_millis() - 1_794_000_000_000), boot_id: BootId::new(1) }
+fn moment(wall: Timestamp, (booted, boot): (Timestamp, u32)) -> Moment {
+    let since = wall.since(booted);
+    Moment { wall, boot: BootTime::default().plus(since), boot_id: BootId::new(u128::from(boot)) }
 }
 
 fn limits() -> Limits {
@@ -73,7 +82,8 @@ fn limits() -> Limits {
 impl World {
     async fn new(folder: &Path, seed: u64, fence_off: bool) -> Self {
         let now = Timestamp::from_millis(1_795_000_000_000);
-        let (store, thread, _) = Store::open(folder, moment(now)).unwrap();
+        let booted = (now, 1);
+        let (store, thread, _) = Store::open(folder, moment(now, booted)).unwrap();
         for name in PROFILES {
             store.create_profile(ProfileId::new(name).unwrap(), name.to_owned(), now).await.unwrap();
         }
@@ -90,7 +100,13 @@ impl World {
             spent_keys: BTreeSet::new(),
             fence_off,
             serial: 0,
+            booted,
+            outside: BTreeMap::new(),
         }
+    }
+
+    fn moment(&self) -> Moment {
+        moment(self.now, self.booted)
     }
 
     fn store(&self) -> Store {
@@ -110,14 +126,14 @@ impl World {
                 if self.chance(1) {
                     return Err(Crash);
                 }
-                events.push_back(cove::engine::carry(&self.store(), commit, moment(self.now)).await.unwrap());
+                events.push_back(cove::engine::carry(&self.store(), commit, self.moment()).await.unwrap());
                 if self.chance(1) {
                     return Err(Crash);
                 }
             }
             for act in step.then {
                 if act == Act::Look {
-                    events.push_back(Event::Outlook(self.store().outlook(moment(self.now)).await.unwrap()));
+                    events.push_back(Event::Outlook(self.store().outlook(self.moment()).await.unwrap()));
                 } else {
                     self.act(act);
                 }
@@ -141,6 +157,8 @@ impl World {
                     }
                     Work::Operator { profile, .. } => (None, profile, None),
                 };
+                let held = self.outside.get(&profile).filter(|(_, until)| *until > self.now);
+                assert!(held.is_none(), "{profile} is started and a program holds it: {held:?}");
                 let asked = clicked.is_some();
                 let clicked = clicked.unwrap_or_default();
                 let browser =
@@ -296,6 +314,45 @@ impl World {
         self.turn(Event::Bell).await
     }
 
+    /// A program takes a profile, or goes on with what it has.
+    async fn program(&mut self) -> Result<(), Crash> {
+        let profile = ProfileId::new(PROFILES[self.dice.usize(..PROFILES.len())]).unwrap();
+        let (kind, key, owner) = (LockKind::PROFILE, profile.to_string(), LockOwner::Outside("program".to_owned()));
+        let (now, ttl) = (self.moment(), Duration::from_secs(self.dice.u64(30..300)));
+        let believed = self.outside.get(&profile).copied();
+        let (store, is_held) = (self.store(), believed.is_some_and(|(_, until)| until > self.now));
+        match (believed, self.dice.u8(..3)) {
+            (Some((fence, _)), 0) => {
+                let released = store.release_lock(LockHeld { kind, key, owner, fence }, now).await;
+                assert_eq!(released.is_ok(), is_held, "{profile}: {released:?}");
+                self.outside.remove(&profile);
+            }
+            (Some((fence, _)), 1) => {
+                let refreshed = store.refresh_lock(LockHeld { kind, key, owner, fence }, ttl, now).await;
+                assert_eq!(refreshed.is_ok(), is_held, "{profile}: {refreshed:?}");
+                if let Ok(granted) = refreshed {
+                    self.outside.insert(profile, (fence, granted.expires_at.unwrap()));
+                }
+            }
+            _ => match store.acquire_lock(LockAsked { kind, key, owner, ttl: Some(ttl) }, now).await {
+                Ok(Acquire::Acquired(granted)) => {
+                    let used = self.browsers.values().find(|browser| browser.profile == profile);
+                    assert!(used.is_none(), "{profile} was given to a program and is used: {used:?}");
+                    if let Some((fence, _)) = believed {
+                        assert!(if is_held { granted.fence == fence } else { granted.fence > fence });
+                    }
+                    self.outside.insert(profile, (granted.fence, granted.expires_at.unwrap()));
+                }
+                Ok(Acquire::Busy { held_by, .. }) => {
+                    assert!(!is_held, "{profile} is held by the program, and {held_by} has it");
+                }
+                Err(AcquireRefused::Restored) => assert!(!is_held, "{profile} survived a restore"),
+                Err(other) => panic!("{other}"),
+            },
+        }
+        self.turn(Event::Bell).await
+    }
+
     async fn step(&mut self) -> Result<(), Crash> {
         match self.dice.u8(..100) {
             0..=14 => self.submit().await,
@@ -313,13 +370,17 @@ impl World {
                 self.turn(Event::Bell).await
             }
             41 => Err(Crash),
+            42..=47 => self.program().await,
             _ => self.move_a_browser().await,
         }
     }
 
-    /// Dies and comes back; some browsers survive, the others are gone.
+    /// Dies and comes back; some browsers survive, the others are gone. Sometimes the machine went down.
     async fn restart(&mut self) {
         self.close().await;
+        if self.chance(30) {
+            self.booted = (self.now, self.booted.1 + 1);
+        }
         self.open().await;
     }
 
@@ -330,7 +391,7 @@ impl World {
     }
 
     async fn open(&mut self) {
-        let (store, thread, _) = Store::open(&self.folder, moment(self.now)).unwrap();
+        let (store, thread, _) = Store::open(&self.folder, self.moment()).unwrap();
         self.store = Some((store, thread));
         loop {
             self.state = State::new(limits());
@@ -347,6 +408,8 @@ impl World {
         self.close().await;
         std::fs::copy(snapshot, self.folder.join(STATE_FILE)).unwrap();
         self.acknowledged.clear();
+        // Their locks are gone, and until a human resumes nobody gets one (fence.md rule 18).
+        self.outside.clear();
         self.open().await;
         let tasks = self.store().tasks(TaskQuery { limit: 9_999, ..TaskQuery::default() }).await.unwrap();
         self.acknowledged.extend(tasks.rows.iter().map(|row| row.task.id));
