@@ -22,6 +22,11 @@ use crate::model::BootTime;
 const QUEUE: usize = 1_024;
 /// Operations in one transaction.
 const BATCH: usize = 256;
+/// How long a batch waits for callers that are on their way: this part of the last commit's time, and at
+/// most so long. With a disk that is quick there is nothing to gain.
+const LINGER_PART: u32 = 4;
+const LINGER_MOST: Duration = Duration::from_millis(1);
+const LINGER_STEP: Duration = Duration::from_micros(50);
 /// Commits that the figures in [`WriterStats`] look back on.
 const WINDOW: usize = 256;
 
@@ -161,6 +166,40 @@ pub(super) fn start(db: Arc<Database>, ledger: Ledger) -> (WriterHandle, std::th
     (WriterHandle { queue, stats, failed, outbox }, thread)
 }
 
+fn fill(batch: &mut Vec<Box<dyn Operation>>, inbox: &mut mpsc::Receiver<Box<dyn Operation>>) {
+    while batch.len() < BATCH {
+        match inbox.try_recv() {
+            Ok(next) => batch.push(next),
+            Err(_) => return,
+        }
+    }
+}
+
+/// Who is likely to come at any moment. While one commit runs, the others wait; answered, its callers come
+/// back right after the next has begun without them, and so on for ever: two half batches, two waits for
+/// the disk. Waiting a moment makes one of them. A lone caller never waits: nobody waited beside it.
+#[derive(Default)]
+struct Expected {
+    operations: usize,
+    linger: Duration,
+}
+
+impl Expected {
+    fn after(answered: usize, waiting: usize, took: Duration) -> Self {
+        let operations = if waiting == 0 { 0 } else { (answered + waiting).min(BATCH) };
+        Self { operations, linger: (took / LINGER_PART).min(LINGER_MOST) }
+    }
+
+    fn gather(&self, batch: &mut Vec<Box<dyn Operation>>, inbox: &mut mpsc::Receiver<Box<dyn Operation>>) {
+        let began = Instant::now();
+        while batch.len() < self.operations && began.elapsed() + LINGER_STEP <= self.linger {
+            // The writer's thread is its own: nothing else waits on it.
+            std::thread::park_timeout(LINGER_STEP);
+            fill(batch, inbox);
+        }
+    }
+}
+
 struct Writer {
     db: Arc<Database>,
     ledger: Ledger,
@@ -173,14 +212,12 @@ struct Writer {
 
 impl Writer {
     fn run(&mut self, mut inbox: mpsc::Receiver<Box<dyn Operation>>) {
+        let mut expected = Expected::default();
         while let Some(first) = inbox.blocking_recv() {
             let mut batch = vec![first];
-            while batch.len() < BATCH {
-                match inbox.try_recv() {
-                    Ok(next) => batch.push(next),
-                    Err(_) => break,
-                }
-            }
+            fill(&mut batch, &mut inbox);
+            expected.gather(&mut batch, &mut inbox);
+            let (operations, began) = (batch.len(), Instant::now());
             let committed = catch_unwind(AssertUnwindSafe(|| self.commit(&mut batch)));
             let panicked = |_| Err(StoreError::Corrupt("the writer ended in a panic".to_owned()));
             if let Err(error) = committed.unwrap_or_else(panicked) {
@@ -190,6 +227,7 @@ impl Writer {
                 return;
             }
             batch.into_iter().for_each(|operation| operation.answer(Ok(())));
+            expected = Expected::after(operations, inbox.len(), began.elapsed());
         }
     }
 
@@ -237,5 +275,30 @@ impl Writer {
             self.outbox.notify_one();
         }
         Ok(None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use tokio::sync::mpsc;
+
+    use super::{BATCH, Expected, LINGER_MOST};
+
+    #[test]
+    fn a_batch_waits_for_those_on_their_way_and_not_for_long() {
+        let slow = Duration::from_millis(2);
+        assert_eq!(Expected::after(1, 0, slow).operations, 0, "a lone caller waits for nobody");
+        assert_eq!(Expected::after(7, 9, slow).operations, 16);
+        assert_eq!(Expected::after(BATCH, 700, slow).operations, BATCH);
+        assert_eq!(Expected::after(7, 9, Duration::from_secs(9)).linger, LINGER_MOST);
+        let (_callers, mut inbox) = mpsc::channel(1);
+        let began = Instant::now();
+        Expected::after(7, 9, slow).gather(&mut Vec::new(), &mut inbox);
+        assert!(began.elapsed() < Duration::from_secs(1));
+        let (took, mut empty) = (Duration::from_micros(100), Vec::new());
+        Expected::after(7, 9, took).gather(&mut empty, &mut inbox);
+        assert!(empty.is_empty());
     }
 }

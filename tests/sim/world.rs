@@ -18,6 +18,10 @@ use cove::store::{
 };
 
 use super::judge::Judge;
+use others::{KIND, Worker};
+
+#[path = "others.rs"]
+mod others;
 
 const PROFILES: [&str; 3] = ["anna", "boris", "clara"];
 const SLOTS: u32 = 2;
@@ -35,10 +39,12 @@ pub struct Tally {
     retries: u64,
     parkings: u64,
     forgotten: u64,
+    pub claims: u64,
+    pub late_words: u64,
 }
 
 impl Tally {
-    pub fn parts(&self) -> [(&'static str, u64); 9] {
+    pub fn parts(&self) -> [(&'static str, u64); 11] {
         [
             ("starts", self.starts),
             ("posts", self.posts),
@@ -49,6 +55,8 @@ impl Tally {
             ("retries", self.retries),
             ("parkings", self.parkings),
             ("forgotten tasks", self.forgotten),
+            ("claims of workers", self.claims),
+            ("late words of workers", self.late_words),
         ]
     }
 
@@ -62,6 +70,8 @@ impl Tally {
         self.retries += other.retries;
         self.parkings += other.parkings;
         self.forgotten += other.forgotten;
+        self.claims += other.claims;
+        self.late_words += other.late_words;
     }
 }
 
@@ -98,14 +108,20 @@ pub struct World {
     fence_off: bool,
     serial: u32,
     tally: Tally,
+    /// When the machine was booted, and the how many-th boot it is.
+    booted: (Timestamp, u32),
+    /// What outside programs believe to hold: under which fence, and until when.
+    outside: BTreeMap<ProfileId, (Fence, Timestamp)>,
+    workers: BTreeMap<Fence, Worker>,
 }
 
 /// The daemon died here; nothing after it happens.
 pub struct Crash;
 
 /// The world's clocks run together.
-fn moment(wall: Timestamp) -> Moment {
-    Moment { wall, boot: BootTime::from_millis(wall.as_millis() - 1_794_000_000_000), boot_id: BootId::new(1) }
+fn moment(wall: Timestamp, (booted, boot): (Timestamp, u32)) -> Moment {
+    let since = wall.since(booted);
+    Moment { wall, boot: BootTime::default().plus(since), boot_id: BootId::new(u128::from(boot)) }
 }
 
 fn limits() -> Limits {
@@ -119,7 +135,8 @@ fn id(name: &str) -> ProfileId {
 impl World {
     pub async fn new(folder: &Path, seed: u64, fence_off: bool) -> Self {
         let now = Timestamp::from_millis(1_795_000_000_000);
-        let (store, thread, _) = Store::open(folder, moment(now)).unwrap();
+        let booted = (now, 1);
+        let (store, thread, _) = Store::open(folder, moment(now, booted)).unwrap();
         for name in PROFILES {
             store.create_profile(id(name), name.to_owned(), now).await.unwrap();
         }
@@ -135,12 +152,19 @@ impl World {
             fence_off,
             serial: 0,
             tally: Tally::default(),
+            booted,
+            outside: BTreeMap::new(),
+            workers: BTreeMap::new(),
         }
     }
 
     pub fn tally(&self) -> Tally {
         let posts = self.judge.seen.values().map(|seen| u64::from(seen.posts)).sum();
         Tally { posts, ..self.tally }
+    }
+
+    fn moment(&self) -> Moment {
+        moment(self.now, self.booted)
     }
 
     fn store(&self) -> Store {
@@ -164,7 +188,7 @@ impl World {
                 if self.chance(1) {
                     return Err(Crash);
                 }
-                events.push_back(cove::engine::carry(&self.store(), commit, moment(self.now)).await.unwrap());
+                events.push_back(cove::engine::carry(&self.store(), commit, self.moment()).await.unwrap());
                 if self.chance(1) {
                     return Err(Crash);
                 }
@@ -175,7 +199,7 @@ impl World {
             }
             for act in step.then {
                 if act == Act::Look {
-                    events.push_back(Event::Outlook(self.store().outlook(moment(self.now)).await.unwrap()));
+                    events.push_back(Event::Outlook(self.store().outlook(self.moment()).await.unwrap()));
                 } else {
                     self.act(act);
                 }
@@ -214,6 +238,10 @@ impl World {
                     Work::Verify { item, .. } => Browser { verifies: true, ..browser(Some(item.id), item.profile) },
                     Work::Operator { profile, .. } => browser(None, profile),
                 };
+                let held = self.outside.get(&started.profile).filter(|(_, until)| *until > self.now);
+                assert!(held.is_none(), "{} is started and a program holds it: {held:?}", started.profile);
+                let worked = self.worker_in(&started.profile);
+                assert!(worked.is_none(), "{} is started and a worker has it: {worked:?}", started.profile);
                 self.browsers.insert(fence, started);
             }
             Act::AnswerArm { fence, answer } => self.answered(fence, answer.is_ok()),
@@ -376,7 +404,7 @@ impl World {
             max_attempts: self.dice.u32(1..4),
             spacing_seconds: if self.dice.u8(..5) == 0 { 60 } else { 0 },
             on_unknown: if retry { OnUnknown::Retry } else { OnUnknown::Hold },
-            external: None,
+            external: (self.dice.u8(..4) == 0).then(|| KIND.to_owned()),
             verifiable,
             rehearsal: false,
             items,
@@ -492,14 +520,19 @@ impl World {
             45..=47 => self.retry().await,
             48..=51 => self.unpark().await,
             52 => self.forget().await,
+            53..=57 => self.program().await,
+            58..=66 => self.worker().await,
             _ => self.move_a_browser().await,
         }
     }
 
-    /// Dies and comes back; some browsers survive, the others are gone.
+    /// Dies and comes back; some browsers survive, the others are gone. Sometimes the machine went down.
     pub async fn restart(&mut self) {
         self.tally.crashes += 1;
         self.close().await;
+        if self.chance(30) {
+            self.booted = (self.now, self.booted.1 + 1);
+        }
         self.open().await;
     }
 
@@ -510,7 +543,7 @@ impl World {
     }
 
     pub async fn open(&mut self) {
-        let (store, thread, report) = Store::open(&self.folder, moment(self.now)).unwrap();
+        let (store, thread, report) = Store::open(&self.folder, self.moment()).unwrap();
         self.store = Some((store, thread));
         self.judge.paused |= report.pause.is_some();
         loop {
@@ -529,7 +562,7 @@ impl World {
         self.tally.restores += 1;
         self.close().await;
         std::fs::copy(snapshot, self.folder.join(STATE_FILE)).unwrap();
-        let (store, thread, _) = Store::open(&self.folder, moment(self.now)).unwrap();
+        let (store, thread, _) = Store::open(&self.folder, self.moment()).unwrap();
         let tasks = store.tasks(TaskQuery { limit: 9_999, ..TaskQuery::default() }).await.unwrap().rows;
         let paused = store.stats().await.unwrap().pause.is_some();
         let tasks = tasks
@@ -537,6 +570,9 @@ impl World {
             .map(|row| (row.task, row.intent.paused_at.is_some(), row.intent.cancel_requested_at.is_some()));
         self.judge.restored(tasks, BTreeSet::new());
         self.judge.paused = paused;
+        // Their locks are gone, and until a human resumes nobody gets one (fence.md rule 18).
+        self.outside.clear();
+        self.workers.values_mut().for_each(|worker| worker.outdated = true);
         self.store = Some((store, thread));
         self.close().await;
         self.open().await;
