@@ -84,8 +84,8 @@ fn nothing_twice_and_nothing_lost_over_random_histories() {
         }
     }
     println!("{} histories: {total}; 0 posted twice, 0 lost", seeds.end - seeds.start);
-    // A history in which nothing of it happens proves nothing of it.
-    if seeds.end - seeds.start >= 10 {
+    // Histories in which something never happens prove nothing of it. A few of them may well do without.
+    if seeds.end - seeds.start >= 100 {
         for (what, times) in total.parts() {
             assert!(times > 0, "no history had any {what}");
         }

@@ -521,7 +521,7 @@ impl World {
             48..=51 => self.unpark().await,
             52 => self.forget().await,
             53..=57 => self.program().await,
-            58..=66 => self.worker().await,
+            58..=70 => self.worker().await,
             _ => self.move_a_browser().await,
         }
     }
