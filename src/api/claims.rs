@@ -37,6 +37,8 @@ const MAX_MESSAGE_BYTES: usize = 2_000;
 const MAX_URL_BYTES: usize = 2_048;
 const MAX_RESULTS: usize = 64;
 const MAX_RESULT_BYTES: usize = 10_000;
+/// How often a claim looks for the next item where it had to move those before it out of the way.
+const MAX_LOOKS: usize = 100;
 /// What an attempt needs between the answer to `arm` and its click.
 const CLICK_MARGIN: Duration = Duration::from_secs(1);
 
@@ -118,12 +120,20 @@ pub async fn claim(context: Arc<Context>, call: Call) -> Result<Response<Reply>,
 
 async fn try_claim(context: &Context, asked: &Asked) -> Result<Option<Claimed>, ApiError> {
     let store = &context.store;
-    for head in store.claimable(asked.kinds.clone(), context.clock.moment()).await? {
-        let (owner, kinds) = (asked.owner.clone(), asked.kinds.clone());
-        let claim = store.claim_for_worker(head.item, owner, kinds, asked.ttl, context.clock.moment()).await?;
-        // Refused or moved out of the way: another worker was quicker, or its time is over.
-        if let Ok(Claim::Started(claimed)) = claim {
-            return Ok(Some(*claimed));
+    for _ in 0..MAX_LOOKS {
+        let mut moved = false;
+        for head in store.claimable(asked.kinds.clone(), context.clock.moment()).await? {
+            let (owner, kinds) = (asked.owner.clone(), asked.kinds.clone());
+            match store.claim_for_worker(head.item, owner, kinds, asked.ttl, context.clock.moment()).await? {
+                Ok(Claim::Started(claimed)) => return Ok(Some(*claimed)),
+                // It was canceled, or its time is over or not yet come: another of its profile may be next.
+                Ok(Claim::Moved) => moved = true,
+                // Another worker was quicker.
+                Err(_) => {}
+            }
+        }
+        if !moved {
+            break;
         }
     }
     Ok(None)
@@ -316,7 +326,7 @@ pub async fn fail(context: Arc<Context>, call: Call) -> Result<Response<Reply>, 
     walk.finish()?;
     same_fence(name, fence)?;
     let task = context.store.item(name.item).await?.ok_or_else(stale)?.task;
-    let max_attempts = context.store.task(task).await?.ok_or_else(stale)?.task.max_attempts;
+    let max_attempts = context.store.task_alone(task).await?.ok_or_else(stale)?.0.max_attempts;
     let (limits, now) = (Limits::from(&context.config.engine), context.clock.now());
     let verdict = |item: &Item| {
         let effect = effect(&failure, &limits, now);

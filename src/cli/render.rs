@@ -171,7 +171,10 @@ pub fn cleanup(answer: &Value) -> String {
     let mut lines = vec![format!("{} {}", done.0, text(answer, "removed"))];
     lines.extend(rows("locks"));
     if let Some(stopping) = rows("stopping") {
-        lines.push(format!("{} the holders of these to stop; each is freed when its browser is closed", done.1));
+        lines.push(format!(
+            "{} the holders of these to stop; each is freed when its browser is closed, or a minute later where it is a worker's",
+            done.1
+        ));
         lines.push(stopping);
     }
     lines.join("\n")

@@ -170,7 +170,7 @@ impl InputValue {
 }
 
 /// Which of the queue's indexes holds an item.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Hash, Eq, Serialize, Deserialize)]
 pub enum Place {
     /// It does not wait to be started.
     Off,
@@ -183,7 +183,7 @@ pub enum Place {
 }
 
 /// Why an item is held.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Hash, Eq, Serialize, Deserialize)]
 pub enum HeldFor {
     /// The state was restored (fence.md rules 18 and 19).
     Restore,
