@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod boot;
+mod claims;
 mod command_line;
 mod fence;
 mod http;
@@ -14,3 +15,5 @@ mod locks;
 mod publish;
 mod refusals;
 mod rig;
+mod studio;
+mod worker;
