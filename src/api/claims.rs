@@ -25,7 +25,7 @@ use super::wire;
 use crate::engine::{Limits, after_failure, effect};
 use crate::model::flow::is_external_kind;
 use crate::model::lock::{MAX_LOCK_NAME_BYTES, is_lock_name};
-use crate::model::{Failure, FailureCode, Fence, Item, ItemId, Proofs, Verdict};
+use crate::model::{Failure, FailureCode, Fence, Item, ItemId, LockKind, Proofs, Verdict};
 use crate::store::media;
 use crate::store::{ArmRefused, AttemptEnded, Claim, ClaimName, Claimed, FinishRefused};
 
@@ -145,14 +145,11 @@ async fn claimed_json(context: &Context, claimed: &Claimed) -> Result<Value, Api
     let mut shown = wire::item(item, None, |_| false);
     shown["flow"] = json!(claimed.task.flow);
     shown["files"] = files(item);
-    let left = context.store.claim_left(name_of(claimed), context.clock.moment()).await?;
-    let expires_at = context.clock.now().plus(left.unwrap_or_default());
+    let lock = context.store.lock(LockKind::PROFILE, item.profile.to_string()).await?;
+    // Not there: a worker has already spoken for it, as one that knows its name may.
+    let expires_at = lock.filter(|lock| lock.fence == claimed.fence).and_then(|lock| lock.expires_at());
     let claim_id = format!("c{}.{}", item.id.raw(), claimed.fence.raw());
     Ok(json!({"claim_id": claim_id, "item": shown, "fence": claimed.fence, "expires_at": expires_at}))
-}
-
-fn name_of(claimed: &Claimed) -> ClaimName {
-    ClaimName { item: claimed.item.id, fence: claimed.fence }
 }
 
 /// What the worker publishes, so that it can look whether it has the same.

@@ -195,7 +195,8 @@ pub fn status(status: &Value) -> String {
     let slots = &status["slots"];
     let provider = &status["provider"];
     let queue = status["queue"].as_object().into_iter().flatten();
-    let queue = queue.map(|(state, count)| format!("{state} {count}")).collect::<Vec<_>>().join(", ");
+    let queue = queue.filter(|(_, count)| count.is_u64()).map(|(state, count)| format!("{state} {count}"));
+    let queue = queue.collect::<Vec<_>>().join(", ");
     let mut lines = vec![
         format!("state      {}", text(status, "state")),
         format!("version    {}, up {} s", text(status, "version"), text(status, "uptime_seconds")),
@@ -209,6 +210,11 @@ pub fn status(status: &Value) -> String {
             text(resources, "disk_free_mb")
         ),
     ];
+    for (reason, wait) in status["queue"]["wait_reasons"].as_object().into_iter().flatten() {
+        let until = time(wait, "until");
+        let until = if until.is_empty() { until } else { format!(", the first until {until}") };
+        lines.push(format!("waiting    {reason} {}{until}", text(wait, "items")));
+    }
     for session in resources["sessions"].as_array().into_iter().flatten() {
         let facts = (text(session, "profile"), text(session, "memory_mb"), text(session, "cpu_percent"));
         lines.push(format!("session    {} {} MB, {} % cpu", facts.0, facts.1, facts.2));

@@ -100,6 +100,26 @@ pub enum WaitReason {
 }
 
 impl WaitReason {
+    pub const ALL: [Self; 17] = [
+        Self::Paused,
+        Self::ScheduledFor,
+        Self::RetryBackoff,
+        Self::NoSlot,
+        Self::ProfileBusy,
+        Self::ProfileInUseByOperator,
+        Self::ProfileNeedsHuman,
+        Self::RateLimitedUntil,
+        Self::BreakerOpenUntil,
+        Self::ProviderDown,
+        Self::NoMemory,
+        Self::NoCpu,
+        Self::NoDisk,
+        Self::Draining,
+        Self::HeldAfterRestore,
+        Self::ClockSuspect,
+        Self::OutcomeUnknown,
+    ];
+
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {

@@ -336,6 +336,7 @@ async fn a_flow_of_a_worker_is_not_rehearsed_here() {
     let items = json!({"items": [{"profile": "anna", "inputs": {"site": "http://127.0.0.1:9", "account": "anna",
         "video": film, "caption": "c", "code": SECRET}}]});
     let refused = daemon.post("/api/v1/flows/studio/run", &items).await;
-    assert_eq!(refused.status, 422, "{}", refused.body);
+    assert_eq!((refused.status, refused.pointers()), (422, vec!["/flow"]), "{}", refused.body);
+    assert!(daemon.try_claim("w1").await.is_none(), "a worker would publish it");
     assert!(!refused.body.to_string().contains(SECRET));
 }

@@ -58,7 +58,11 @@ fn item(film: &Path, profile: &str, caption: &str) -> Value {
 impl Daemon {
     /// One task of the flow `studio` with an item a profile named; `more` are further fields of the request.
     pub async fn order(&self, profiles: &[&str], more: &Value) -> String {
-        let film = self.film("studio.mp4");
+        let film = self.folder.path().join("media/studio.mp4");
+        // Once: a file that is written anew is another one.
+        if !film.exists() {
+            self.film("studio.mp4");
+        }
         let items: Vec<Value> =
             (0..).zip(profiles).map(|(number, profile)| item(&film, profile, &format!("film {number}"))).collect();
         let mut body = json!({"flow": "studio", "items": items});
