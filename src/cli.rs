@@ -255,6 +255,23 @@ mod tests {
         Cli::command().debug_assert();
     }
 
+    /// clap would give the value to both.
+    #[test]
+    fn no_command_has_a_flag_of_the_same_name_as_one_of_all_commands() {
+        fn walk(command: &clap::Command, globals: &[&str]) {
+            for sub in command.get_subcommands() {
+                for arg in sub.get_arguments().filter(|arg| !arg.is_global_set()) {
+                    let long = arg.get_long().unwrap_or_default();
+                    assert!(!globals.contains(&long), "{} --{long}", sub.get_name());
+                }
+                walk(sub, globals);
+            }
+        }
+        let cli = Cli::command();
+        let globals = cli.get_arguments().filter(|arg| arg.is_global_set()).filter_map(clap::Arg::get_long);
+        walk(&cli, &globals.collect::<Vec<_>>());
+    }
+
     #[test]
     fn commands_are_understood() {
         for line in [
@@ -275,7 +292,7 @@ mod tests {
             "cove resume --accept-duplicates",
             "cove tasks retry t1",
             "cove tasks pause t1",
-            "cove items resolve i1 published --url http://x --note seen",
+            "cove items resolve i1 published --published-url http://x --note seen",
             "cove items resolve i1 not-published",
             "cove profiles unpark anna",
             "cove flows run atelier --profile anna --input caption=a --publish",

@@ -89,8 +89,8 @@ pub enum ItemsCommand {
         id: String,
         outcome: Outcome,
         /// Where the published thing can be seen
-        #[arg(long)]
-        url: Option<String>,
+        #[arg(long, value_name = "URL")]
+        published_url: Option<String>,
         /// Kept in the task's log
         #[arg(long)]
         note: Option<String>,
@@ -328,8 +328,8 @@ pub async fn items(client: &Client, command: ItemsCommand) -> anyhow::Result<u8>
                 print(&render::item(&item));
             }
         }
-        ItemsCommand::Resolve { id, outcome, url, note, json } => {
-            let asked = json!({"outcome": outcome.name(), "url": url, "note": note});
+        ItemsCommand::Resolve { id, outcome, published_url, note, json } => {
+            let asked = json!({"outcome": outcome.name(), "url": published_url, "note": note});
             let item = client.post(&format!("/api/v1/items/{}/resolve", encoded(&id)), &asked).await?;
             if json {
                 print_json(&item);
