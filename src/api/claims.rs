@@ -34,7 +34,6 @@ const TTL_SECONDS: std::ops::RangeInclusive<i64> = 5..=86_400;
 const DEFAULT_TTL: Duration = Duration::from_secs(300);
 const WAIT_SECONDS: std::ops::RangeInclusive<i64> = 0..=60;
 const MAX_MESSAGE_BYTES: usize = 2_000;
-const MAX_URL_BYTES: usize = 2_048;
 const MAX_RESULTS: usize = 64;
 const MAX_RESULT_BYTES: usize = 10_000;
 /// How often a claim looks for the next item where it had to move those before it out of the way.
@@ -264,8 +263,10 @@ fn read_result(walk: &mut Walk, fields: &Map<String, Value>) -> BTreeMap<String,
     let Some(map) = optional(fields, "result").and_then(|value| walk.map(value, "/result")) else {
         return BTreeMap::new();
     };
-    if map.len() > MAX_RESULTS {
-        walk.wrong(Code::InvalidField, "/result", format!("A result has at most {MAX_RESULTS} members."));
+    if map.len() > MAX_RESULTS || map.keys().any(|name| !is_lock_name(name)) {
+        let detail =
+            format!("A result has at most {MAX_RESULTS} members with names of 1 to {MAX_LOCK_NAME_BYTES} bytes.");
+        walk.wrong(Code::InvalidField, "/result", detail);
     }
     let mut result = BTreeMap::new();
     for (name, value) in map {
@@ -286,10 +287,7 @@ pub async fn complete(context: Arc<Context>, call: Call) -> Result<Response<Repl
     let mut walk = Walk::default();
     let fields = walk.object(&body, "", &["fence", "url", "result"]).cloned().unwrap_or_default();
     let (fence, result) = (read_fence(&mut walk, &fields), read_result(&mut walk, &fields));
-    let url = optional(&fields, "url").and_then(|value| walk.string(value, "/url")).map(str::to_owned);
-    if url.as_ref().is_some_and(|url| url.len() > MAX_URL_BYTES || url.chars().any(char::is_control)) {
-        walk.wrong(Code::InvalidField, "/url", format!("An address has at most {MAX_URL_BYTES} bytes."));
-    }
+    let url = walk.web_address(&fields, "", "url");
     walk.finish()?;
     same_fence(name, fence)?;
     let verdict = Verdict::Succeeded { url, result };

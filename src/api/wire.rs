@@ -30,6 +30,9 @@ pub fn task(row: &TaskRow, reasons: &BTreeMap<&'static str, u64>) -> Value {
         "total": task.counts.total(),
         "created_at": task.created_at,
     });
+    if task.rehearsal {
+        json["rehearsal"] = json!(true);
+    }
     if let Some(finished) = task.finished_at {
         json["finished_at"] = json!(finished);
     }

@@ -60,7 +60,9 @@ pub fn counts(task: &Value) -> String {
 #[must_use]
 pub fn tasks(tasks: &[Value]) -> String {
     let rows = tasks.iter().map(|task| {
-        vec![text(task, "id"), text(task, "flow"), text(task, "state"), counts(task), time(task, "created_at")]
+        let state = text(task, "state");
+        let state = if task["rehearsal"] == true { format!("{state} (rehearsal)") } else { state };
+        vec![text(task, "id"), text(task, "flow"), state, counts(task), time(task, "created_at")]
     });
     table(&["id", "flow", "state", "items", "created"], rows)
 }

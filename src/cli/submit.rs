@@ -138,6 +138,9 @@ async fn submit(client: &Client, args: RunArgs, request: Value, path: &str) -> a
         print_json(&json!({"task": task, "items": items}));
     } else {
         print(&items.iter().map(render::item).collect::<Vec<_>>().join("\n\n"));
+        if task["rehearsal"] == true {
+            print("\na rehearsal: it went up to the commit point, and nothing was published");
+        }
     }
     Ok(follow::exit_code(&task))
 }

@@ -70,6 +70,9 @@ async fn rule_10_a_rehearsal_stops_before_the_click_and_with_publish_it_is_an_or
         "{item}"
     );
     assert!(item["evidence"].to_string().contains("before.png"), "{item}");
+    assert_eq!(told["task"]["rehearsal"], true, "{told}");
+    let listed = run(&["tasks", "list"], daemon.folder.path());
+    assert!(String::from_utf8_lossy(&listed.stdout).contains("(rehearsal)"), "{listed:?}");
     let events = daemon.get(&format!("/api/v1/tasks/{}/events", told["task"]["id"].as_str().unwrap())).await.body;
     assert!(!events.to_string().contains("armed"), "{events}");
     // Its key is free: nothing went out.
