@@ -273,6 +273,19 @@ mod tests {
     }
 
     #[test]
+    fn every_command_and_every_flag_is_explained() {
+        fn walk(command: &clap::Command, path: &str) {
+            let path = format!("{path} {}", command.get_name());
+            assert!(command.get_about().is_some() || command.is_hide_set(), "{path}");
+            for arg in command.get_arguments().filter(|arg| !arg.is_hide_set()) {
+                assert!(arg.get_help().is_some_and(|help| !help.to_string().is_empty()), "{path} {}", arg.get_id());
+            }
+            command.get_subcommands().filter(|sub| !sub.is_hide_set()).for_each(|sub| walk(sub, &path));
+        }
+        walk(&Cli::command(), "");
+    }
+
+    #[test]
     fn commands_are_understood() {
         for line in [
             "cove serve --state-dir /tmp/x --config /etc/cove.toml",

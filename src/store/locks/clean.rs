@@ -43,8 +43,7 @@ fn fate(lock: &Lock, asked: &Cleanup, now: Moment) -> Fate {
         (true, false) if lock.is_expired(now) => Fate::Removed,
         (false, true) if !matches!(lock.owner, LockOwner::Claim { .. }) => Fate::Asked,
         (false, true) if !lock.is_expired(now) => Fate::Ended,
-        (false, true) => Fate::Kept,
-        (_, false) => Fate::Kept,
+        (false, true) | (_, false) => Fate::Kept,
     }
 }
 
