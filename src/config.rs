@@ -89,6 +89,8 @@ pub struct Engine {
     pub evidence_max_bytes: u64,
     /// How long a profile rests after its site said that it did too much.
     pub rate_limited_rest_seconds: u64,
+    /// Items that start in an hour of what was missed while the daemon was down; 0: no cap.
+    pub catch_up_per_hour: u32,
 }
 
 /// How long finished tasks are kept; whichever bound is met first. Keys are kept for ever.
@@ -211,6 +213,7 @@ impl Default for Engine {
             drain_seconds: 300,
             evidence_max_bytes: 64 * 1024 * 1024,
             rate_limited_rest_seconds: 3_600,
+            catch_up_per_hour: 60,
         }
     }
 }

@@ -130,6 +130,7 @@ impl Running {
         let context = Arc::new(context.map_err(ServeError::Media)?);
         let keeper = Keeper {
             store: store.clone(),
+            engine: engine_handle.clone(),
             clock: clock.clone(),
             state_dir: state_dir.to_owned(),
             retention: config.retention.clone(),

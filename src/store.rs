@@ -41,7 +41,7 @@ use crate::model::{
     Resolution, TaskId, Timestamp, Tried,
 };
 use ledger::Ledger;
-use queue::{claims, enqueue, outcome, progress, recover, retention, settle};
+use queue::{claims, clock, enqueue, outcome, progress, recover, retention, settle};
 use writer::{Ran, WriterHandle};
 
 /// Reads at a time; a caller beyond waits.
@@ -322,8 +322,27 @@ impl Store {
 
     /// Makes items ready whose time has come, or holds them where the clock is not to be believed. True:
     /// there may be more.
-    pub async fn promote(&self, hold: bool, now: Timestamp) -> Result<bool, StoreError> {
-        sure(self.writer.submit(move |tx| progress::promote(tx, now, hold, STEP)).await)
+    pub async fn promote(&self, now: Timestamp) -> Result<bool, StoreError> {
+        sure(self.writer.submit(move |tx| progress::promote(tx, now, STEP)).await)
+    }
+
+    /// What was last known of the clocks; None: nothing yet, or a human said to begin anew.
+    pub async fn clock_mark(&self) -> Result<Option<ClockMark>, StoreError> {
+        self.read(|txn| Ok(reads::meta(txn)?.clock)).await
+    }
+
+    pub async fn mark_clock(&self, mark: ClockMark) -> Result<(), StoreError> {
+        sure(self.writer.submit(move |tx| clock::mark(tx, mark)).await)
+    }
+
+    /// Believes the clock again and queues what was held for it, a step at a time. True: there is more.
+    pub async fn trust_clock(&self, now: Moment) -> Result<bool, StoreError> {
+        sure(self.writer.submit(move |tx| clock::trust(tx, now, STEP)).await)
+    }
+
+    /// Spreads what was missed over the time to come, a step at a time. True: there is more.
+    pub async fn catch_up(&self, per_hour: u32, now: Timestamp) -> Result<bool, StoreError> {
+        sure(self.writer.submit(move |tx| clock::catch_up(tx, per_hour, now, STEP)).await)
     }
 
     /// Carries out what was asked of a task, a step at a time.

@@ -164,6 +164,8 @@ fn initialise(db: &Database) -> Result<(), StoreError> {
         held_for_clock: 0,
         pause: None,
         boot_id: BootId::default(),
+        clock: None,
+        catch_up: None,
     };
     txn.open_table(META)?.insert(META_KEY, codec::encode(&meta)?.as_slice())?;
     txn.commit()?;

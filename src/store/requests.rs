@@ -11,7 +11,7 @@ pub use locks::*;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{
-    Delivery, DeliveryState, EvidenceFile, Failure, Fence, InputValue, Intent, Item, ItemId, ItemState, Lock,
+    Delivery, DeliveryState, EvidenceFile, Failure, Fence, InputValue, Intent, Item, ItemId, ItemState, Lock, Moment,
     OnUnknown, ProfileEffect, ProfileId, Task, TaskEvent, TaskId, TaskState, Timestamp, Verdict, Webhook,
 };
 
@@ -291,6 +291,15 @@ pub struct AttemptEnded {
     pub effect: Option<ProfileEffect>,
 }
 
+/// What the engine last knew of the clocks (fence.md rule 20).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClockMark {
+    /// The last moment at which both clocks were believed.
+    pub believed: Moment,
+    /// Since when the wall clock is not.
+    pub suspect_since: Option<Timestamp>,
+}
+
 /// A claim of an outside worker: its item, under this fence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClaimName {
@@ -485,6 +494,10 @@ pub struct Outlook {
     pub verifies: Vec<Head>,
     /// Leases of outside workers are over.
     pub claims_over: bool,
+    /// The wall clock is not believed.
+    pub clock_suspect: bool,
+    /// A backlog is being spread; nothing is claimed meanwhile.
+    pub catching_up: bool,
     pub pause: Option<Pause>,
 }
 

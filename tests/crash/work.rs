@@ -89,7 +89,7 @@ pub async fn ask(store: &Store, ask: Ask, now: Timestamp) -> Result<String, Stor
         }
         Ask::Release(profile, fence) => text(&store.release(profile, fence).await?),
         Ask::Operator(profile) => text(&store.lock_for_operator(profile, moment(now)).await?),
-        Ask::Promote => text(&store.promote(false, now).await?),
+        Ask::Promote => text(&store.promote(now).await?),
         Ask::Pause => text(&store.pause(now).await?),
         Ask::Resume => match store.resume(false, now).await {
             Err(ResumeRefused::Store(error)) => return Err(error),
