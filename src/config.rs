@@ -38,6 +38,7 @@ pub struct Config {
     pub dolphin: Dolphin,
     pub auth: Auth,
     pub limits: Limits,
+    pub breakers: Breakers,
     pub log: Log,
 }
 
@@ -144,6 +145,17 @@ pub struct Limits {
     pub requests: u32,
 }
 
+/// When a target that keeps failing is left alone, and for how long.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Breakers {
+    /// Failures in a row that open a breaker.
+    pub failures: u32,
+    pub open_seconds: u64,
+    /// Calls that have to succeed after that before it is closed.
+    pub half_open_calls: u32,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LogFormat {
@@ -219,6 +231,12 @@ impl Default for Auth {
 impl Default for Limits {
     fn default() -> Self {
         Self { window_seconds: 60, task_starts: 5, health: 200, metrics: 20, requests: 100 }
+    }
+}
+
+impl Default for Breakers {
+    fn default() -> Self {
+        Self { failures: 5, open_seconds: 60, half_open_calls: 3 }
     }
 }
 

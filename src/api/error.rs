@@ -85,6 +85,7 @@ codes! {
     ProfileExists "profile_exists" 409 "A profile of this name exists";
     ProfileBusy "profile_busy" 409 "The profile is in use";
     ProfileNotOpen "profile_not_open" 409 "The profile is not open";
+    DeliveryNotGivenUp "delivery_not_given_up" 409 "The delivery was not given up";
     ResumeRefused "resume_refused" 409 "A human has to look first";
     // The daemon.
     Internal "internal" 500 "A defect of cove";

@@ -14,7 +14,7 @@ use super::body::Reply;
 use super::error::ApiError;
 use super::front::Call;
 use super::limit::Class;
-use super::{Context, admin, devtools, evidence, flows, health, page, profiles, start, tasks, uploads};
+use super::{Context, admin, devtools, evidence, flows, health, page, profiles, start, tasks, uploads, webhooks};
 
 type Answer = Pin<Box<dyn Future<Output = Result<Response<Reply>, ApiError>> + Send>>;
 type Handler = fn(Arc<Context>, Call) -> Answer;
@@ -66,6 +66,8 @@ routes! {
     GET "/api/v1/tasks/{id}/items" Nothing Requests tasks::list_task_items;
     GET "/api/v1/tasks/{id}/events" Nothing Requests tasks::list_events;
     POST "/api/v1/tasks/{id}/cancel" Nothing Requests tasks::cancel;
+    GET "/api/v1/tasks/{id}/webhooks" Nothing Requests webhooks::list;
+    POST "/api/v1/tasks/{id}/webhooks/{delivery}/retry" Nothing Requests webhooks::retry;
     GET "/api/v1/items" Nothing Requests tasks::list_items;
     GET "/api/v1/items/{id}" Nothing Requests tasks::show_item;
     GET "/api/v1/items/{id}/evidence" Nothing Requests evidence::list;
@@ -166,7 +168,7 @@ mod tests {
     #[test]
     fn every_route_is_found_by_its_own_path() {
         for route in ROUTES {
-            let variable = ["{id}", "{name}", "{file}", "{token}", "{*rest}"];
+            let variable = ["{id}", "{name}", "{file}", "{token}", "{delivery}", "{*rest}"];
             let path = variable.iter().fold(route.path.to_owned(), |path, part| path.replace(part, "x1"));
             assert_eq!(found(&route.method, &path).map(|(path, _)| path), Some(route.path));
             let Found::WrongMethod(allow) = Router::new().find(&Method::PATCH, &path) else { panic!("{path}") };

@@ -70,7 +70,7 @@ impl<'a> Viewer<'a> {
     }
 }
 
-fn parse_task_id(text: &str) -> Result<TaskId, ApiError> {
+pub fn parse_task_id(text: &str) -> Result<TaskId, ApiError> {
     text.parse().map_err(|_| no_task())
 }
 
@@ -78,7 +78,7 @@ fn no_task() -> ApiError {
     ApiError::not_found("There is no task with this id.")
 }
 
-async fn find_task(context: &Context, id: &str) -> Result<TaskRow, ApiError> {
+pub async fn find_task(context: &Context, id: &str) -> Result<TaskRow, ApiError> {
     context.store.task(parse_task_id(id)?).await?.ok_or_else(no_task)
 }
 

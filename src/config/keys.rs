@@ -81,6 +81,9 @@ pub(super) static KEYS: &[Key] = &[
     key("limits", "health", Rule::Integer(0, 1_000_000)),
     key("limits", "metrics", Rule::Integer(0, 1_000_000)),
     key("limits", "requests", Rule::Integer(0, 1_000_000)),
+    key("breakers", "failures", Rule::Integer(1, 1_000)),
+    key("breakers", "open_seconds", Rule::Integer(1, DAY_SECONDS)),
+    key("breakers", "half_open_calls", Rule::Integer(1, 100)),
     key("log", "level", Rule::LogFilter),
     key("log", "format", Rule::Choice(&["auto", "text", "json", "journald"])),
 ];
@@ -241,7 +244,7 @@ mod tests {
                 assert_eq!(error.value, Some(bad.to_string()));
             }
         }
-        assert_eq!(ranges, 15);
+        assert_eq!(ranges, 18);
     }
 
     #[test]
