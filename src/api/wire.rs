@@ -270,7 +270,7 @@ pub mod tests {
         let mut counts = Counts::default();
         counts.add(ItemState::Queued);
         counts.add(ItemState::Succeeded);
-        let task_of = |finished_at| Task {
+        let task_of = |finished_at: Option<Timestamp>| Task {
             id: TaskId::new(3),
             flow: "atelier".to_owned(),
             flow_hash: "0".repeat(64),
