@@ -12,3 +12,4 @@ mod kill;
 mod publish;
 mod refusals;
 mod rig;
+mod webhooks;
