@@ -57,8 +57,6 @@ pub enum ServeError {
     Signal(std::io::Error),
     #[error("the engine ended: {0}")]
     Engine(#[from] EngineError),
-    #[error("the sender of webhooks cannot be made: {0}")]
-    Sender(reqwest::Error),
     #[error("the sender of webhooks ended: {0}")]
     Webhooks(#[from] StoreError),
     #[error("{0} ended by a defect; the log has the place")]
@@ -128,7 +126,6 @@ impl Running {
         let (engine_handle, engine) = engine::pair();
         let breakers = Board::new(breaker_limits(config));
         let sender = webhooks::Sender::new(store.clone(), clock.clone(), breakers.clone());
-        let sender = sender.map_err(ServeError::Sender)?;
         let context = Context::new(
             config.clone(),
             state_dir.to_owned(),

@@ -14,13 +14,15 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::OnceCell;
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::engine::breaker::board::Board;
-use crate::model::{Clock, Timestamp, Tried};
+use crate::model::{Clock, Delivery, Timestamp, Tried, Webhook};
 use crate::store::{DueDelivery, DueLook, Store, StoreError, TryEnd};
+use post::Reply;
 use verdict::{Health, Verdict};
 
 /// Deliveries under way.
@@ -46,16 +48,25 @@ pub struct Sender {
     store: Store,
     clock: Arc<dyn Clock>,
     breakers: Board,
-    http: reqwest::Client,
+    /// Made when it is first needed: a daemon without webhooks reads no root certificates.
+    http: OnceCell<reqwest::Client>,
 }
 
 impl Sender {
-    /// Reads the system's root certificates. Blocking: for the start.
-    ///
-    /// # Errors
-    /// When no HTTP client can be made.
-    pub fn new(store: Store, clock: Arc<dyn Clock>, breakers: Board) -> reqwest::Result<Self> {
-        Ok(Self { store, clock, breakers, http: post::client()? })
+    #[must_use]
+    pub fn new(store: Store, clock: Arc<dyn Clock>, breakers: Board) -> Self {
+        Self { store, clock, breakers, http: OnceCell::new() }
+    }
+
+    async fn post(&self, webhook: &Webhook, delivery: &Delivery) -> Reply {
+        let made = self.http.get_or_try_init(async || {
+            let making = tokio::task::spawn_blocking(post::client).await;
+            making.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
+        });
+        match made.await {
+            Ok(http) => post::post(http, webhook, delivery, self.clock.now()).await,
+            Err(why) => Reply::None(format!("no HTTP client can be made: {why}")),
+        }
     }
 }
 
@@ -182,7 +193,7 @@ async fn deliver(sender: Arc<Sender>, due: DueDelivery) -> Result<Done, StoreErr
         return Ok(Done { rest_until: None });
     };
     let began = Instant::now();
-    let reply = post::post(&sender.http, &webhook, &delivery, sender.clock.now()).await;
+    let reply = sender.post(&webhook, &delivery).await;
     let took_ms = u32::try_from(began.elapsed().as_millis()).unwrap_or(u32::MAX);
     let now = sender.clock.now();
     let Verdict { end, error, health, rest_until } = verdict::judge(&reply, &delivery, now, fastrand::f64());
