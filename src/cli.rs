@@ -16,6 +16,7 @@ mod render;
 mod submit;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
@@ -115,6 +116,9 @@ enum Command {
     Config(local::ConfigCommand),
 }
 
+/// For threads that nobody waits for any more.
+const LAST_GRACE: Duration = Duration::from_secs(2);
+
 impl Command {
     /// The daemon serves several browsers; everything else waits for one thing at a time.
     const fn wants_threads(&self) -> bool {
@@ -138,13 +142,16 @@ pub fn main() -> u8 {
             return exit::FAILED;
         }
     };
-    match runtime.block_on(run(cli)) {
+    let code = match runtime.block_on(run(cli)) {
         Ok(code) => code,
         Err(error) => {
             tell(&format!("cove: {error:#}"));
             error.downcast_ref::<RemoteError>().map_or(exit::FAILED, RemoteError::exit_code)
         }
-    }
+    };
+    // All that matters has ended; the look-up of a name that was given up may go on for half a minute.
+    runtime.shutdown_timeout(LAST_GRACE);
+    code
 }
 
 async fn run(cli: Cli) -> anyhow::Result<u8> {

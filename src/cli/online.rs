@@ -253,10 +253,16 @@ pub async fn tasks(client: &Client, command: TasksCommand) -> anyhow::Result<u8>
             let task = client.get(&path).await?;
             let items = pages(client, &format!("{path}/items"), &[], "items", usize::MAX).await?;
             let events = pages(client, &format!("{path}/events"), &[], "events", usize::MAX).await?;
+            let told = task["webhook"].is_object();
+            let most = if told { usize::MAX } else { 0 };
+            let deliveries = pages(client, &format!("{path}/webhooks"), &[], "deliveries", most).await?;
             if json {
-                print_json(&json!({"task": task, "items": items, "events": events}));
+                print_json(&json!({"task": task, "items": items, "events": events, "deliveries": deliveries}));
             } else {
                 print(&render::tasks(std::slice::from_ref(&task)));
+                if told {
+                    print(&format!("\n{}", render::webhook(&task["webhook"], &deliveries)));
+                }
                 print(&format!("\n{}", render::items(&items)));
                 print(&format!("\n{}", render::events(&events)));
             }

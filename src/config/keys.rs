@@ -87,6 +87,9 @@ pub(super) static KEYS: &[Key] = &[
     key("limits", "locks", Rule::Integer(0, 1_000_000)),
     key("limits", "requests", Rule::Integer(0, 1_000_000)),
     key("locks", "ttl_minutes", Rule::Integer(1, 7 * 24 * 60)),
+    key("breakers", "failures", Rule::Integer(1, 1_000)),
+    key("breakers", "open_seconds", Rule::Integer(1, DAY_SECONDS)),
+    key("breakers", "half_open_calls", Rule::Integer(1, 100)),
     key("log", "level", Rule::LogFilter),
     key("log", "format", Rule::Choice(&["auto", "text", "json", "journald"])),
 ];
@@ -247,7 +250,7 @@ mod tests {
                 assert_eq!(error.value, Some(bad.to_string()));
             }
         }
-        assert_eq!(ranges, 21);
+        assert_eq!(ranges, 24);
     }
 
     #[test]
