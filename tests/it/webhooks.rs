@@ -6,7 +6,6 @@ mod receiver;
 use std::time::{Duration, Instant};
 
 use cove::model::Clock as _;
-use cove::model::Timestamp;
 use cove::store::{LEDGER_FILE, Store};
 use serde_json::{Value, json};
 
