@@ -23,13 +23,26 @@ pub enum Name {
 /// One operation, or the moment at which step `n` of the workload had its answer.
 #[derive(Clone, Debug)]
 pub enum Op {
-    Write { file: Name, at: usize, bytes: Vec<u8> },
-    SetLen { file: Name, bytes: usize },
-    Sync { file: Name },
+    Write {
+        file: Name,
+        at: usize,
+        bytes: Vec<u8>,
+    },
+    SetLen {
+        file: Name,
+        bytes: usize,
+    },
+    Sync {
+        file: Name,
+    },
     /// A sync failed: the kernel takes what it could not write for clean. It can be read, and is never
     /// written any more.
-    Forgotten { file: Name },
-    Answered { steps: usize },
+    Forgotten {
+        file: Name,
+    },
+    Answered {
+        steps: usize,
+    },
 }
 
 /// Both files, as somebody finds them.
@@ -330,10 +343,8 @@ impl LedgerFile for OneFile {
         Ok(Box::new(Cursor::new(inner.live.file(self.name).clone())))
     }
 
-    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let mut inner = self.disk.inner();
-        let at = inner.live.file(self.name).len();
-        inner.write(self.name, at, bytes)
+    fn write(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.disk.inner().write(self.name, place(offset), bytes)
     }
 
     fn sync(&mut self) -> io::Result<()> {

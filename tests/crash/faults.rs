@@ -31,7 +31,9 @@ async fn work_on(disk: &Disk, history: &History) -> Result<usize, String> {
         let good = answers.iter().take_while(|answer| answer.is_ok()).count();
         for (place, answer) in answers.iter().enumerate() {
             match answer {
-                Ok(_) if place >= good => return Err(format!("operation {} was answered after a failure", answered + place)),
+                Ok(_) if place >= good => {
+                    return Err(format!("operation {} was answered after a failure", answered + place));
+                }
                 Ok(answer) if *answer != history.answers[answered + place] => {
                     return Err(format!("operation {}: {answer}", answered + place));
                 }

@@ -70,7 +70,8 @@ async fn fits_the_history(store: &Store, ledger: &Ledger, history: &History, ans
         }
         own.extend([id.to_string(), item.task.to_string()]);
     }
-    let rest = |dump: &str| -> Vec<String> { dump.lines().filter(|line| !is_about(line, &own)).map(str::to_owned).collect() };
+    let rest =
+        |dump: &str| -> Vec<String> { dump.lines().filter(|line| !is_about(line, &own)).map(str::to_owned).collect() };
     let found_rest = rest(&found);
     // A first start that was cut off may have spent its epoch.
     if answered == 0 && history.is_new() && rest(&possible[0]) == found_rest {

@@ -7,11 +7,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use cove::model::{
-    Failure, FailureCode, Fence, ItemId, OnUnknown, ProfileId, TaskId, TaskState, Timestamp, Verdict,
-};
+use cove::model::{Failure, FailureCode, Fence, ItemId, OnUnknown, ProfileId, TaskId, TaskState, Timestamp, Verdict};
 use cove::store::{
-    Claim, EnqueueError, Idempotency, NewItem, NewTask, Pause, ResumeRefused, Store, StoreError, TaskQuery, WriterThread,
+    Claim, EnqueueError, Idempotency, NewItem, NewTask, Pause, ResumeRefused, Store, StoreError, TaskQuery,
+    WriterThread,
 };
 use futures_util::future::join_all;
 
@@ -40,7 +39,8 @@ pub enum Ask {
 }
 
 fn recording(version: u32) -> Vec<u8> {
-    format!("{{\"version\":{version},\"padding\":\"{}\"}}", "x".repeat(usize::try_from(version % 7).unwrap() * 700)).into()
+    format!("{{\"version\":{version},\"padding\":\"{}\"}}", "x".repeat(usize::try_from(version % 7).unwrap() * 700))
+        .into()
 }
 
 fn flow_hash(version: u32) -> String {
@@ -162,7 +162,7 @@ pub struct Opened {
 
 impl Opened {
     pub fn over(disk: &Disk, now: Timestamp) -> Result<Self, cove::store::OpenError> {
-        let (store, thread, report) = Store::open_over(disk.state(), disk.ledger(), now)?;
+        let (store, thread, report) = Store::open_over(|| disk.state(), disk.ledger(), now)?;
         Ok(Self { store, thread, report })
     }
 
@@ -212,9 +212,9 @@ pub async fn record(begin: Image, now: Timestamp, groups: usize, dice: &mut fast
         history.groups.push(Group { now, asks });
     }
     assert_eq!(&tried.store.dump().await.unwrap(), history.dumps.last().unwrap());
-    history.log = disk.log();
     one_by_one.close().await;
     tried.close().await;
+    history.log = disk.log();
     history
 }
 
