@@ -20,6 +20,7 @@ mod queue;
 mod reads;
 mod requests;
 mod tables;
+mod trial;
 mod writer;
 
 use std::collections::BTreeMap;
@@ -97,13 +98,14 @@ impl Store {
     }
 
     /// The same over the storage of a state that was made before: the seam for tests that put a simulated
-    /// disk under both files, cut its power and fail its operations. Blocks.
-    pub fn open_over(
-        state: impl StorageBackend,
+    /// disk under both files, cut its power and fail its operations. `state` gives the same storage each time.
+    /// Blocks.
+    pub fn open_over<B: StorageBackend>(
+        state: impl Fn() -> B,
         ledger: impl LedgerFile,
         now: Moment,
     ) -> Result<(Self, WriterThread, BootReport), OpenError> {
-        boot::open_over(state, Box::new(ledger), Path::new(""), now).map(Self::start)
+        boot::open_over(|| Ok(state()), Box::new(ledger), Path::new(""), now).map(Self::start)
     }
 
     /// Makes an empty state over empty storage, as [`Self::open`] does before it gives the file its name.

@@ -125,7 +125,13 @@ impl WriterHandle {
         if self.queue.send(call).await.is_err() {
             return Err(self.why_closed());
         }
-        answer.await.unwrap_or_else(|_| Err(self.why_closed()))
+        let mut failed = self.failed.clone();
+        tokio::select! {
+            biased;
+            answer = answer => answer.unwrap_or_else(|_| Err(self.why_closed())),
+            // What came into the queue while the writer left it is never looked at: it must not wait for ever.
+            _ = failed.wait_for(Option::is_some) => Err(self.why_closed()),
+        }
     }
 
     fn why_closed(&self) -> StoreError {

@@ -179,7 +179,7 @@ pub struct Opened {
 
 impl Opened {
     pub fn over(disk: &Disk, now: Timestamp) -> Result<Self, cove::store::OpenError> {
-        let (store, thread, report) = Store::open_over(disk.state(), disk.ledger(), moment(now))?;
+        let (store, thread, report) = Store::open_over(|| disk.state(), disk.ledger(), moment(now))?;
         Ok(Self { store, thread, report })
     }
 
@@ -229,9 +229,9 @@ pub async fn record(begin: Image, now: Timestamp, groups: usize, dice: &mut fast
         history.groups.push(Group { now, asks });
     }
     assert_eq!(&tried.store.dump().await.unwrap(), history.dumps.last().unwrap());
-    history.log = disk.log();
     one_by_one.close().await;
     tried.close().await;
+    history.log = disk.log();
     history
 }
 
