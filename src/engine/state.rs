@@ -159,10 +159,8 @@ impl State {
         match event {
             Event::Recovered(leftovers) => self.recovered(leftovers),
             Event::Time(moment) => self.time(moment),
-            Event::ClockMarked => Step::default(),
             Event::ClockTrusted { more } => self.clock_trusted(more),
             Event::ClockSynchronised if self.clocks.suspect => Step::commit(Commit::TrustClock),
-            Event::ClockSynchronised => Step::default(),
             Event::CaughtUp { more } => {
                 self.catching_up = more;
                 self.step_done(more)
@@ -172,8 +170,8 @@ impl State {
                 self.look()
             }
             Event::Promoted { more } => self.step_done(more),
-            // The row moved on without us: whoever moved it rings.
-            Event::NotClaimed => Step::default(),
+            // Nothing to do; or the row moved on without us, and whoever moved it rings.
+            Event::NotClaimed | Event::ClockSynchronised | Event::ClockMarked => Step::default(),
             Event::Outlook(outlook) => self.plan(outlook, now),
             Event::Claimed(claim) => self.claimed(*claim),
             Event::ArmAsked { fence, proofs } => self.arm_asked(fence, proofs),
