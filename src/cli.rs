@@ -1,8 +1,8 @@
 //! The command line: one binary, `cove`.
 //!
 //! This file has the tree of commands and says which file carries each out. `local` needs no daemon,
-//! `online` talks to one, `submit` is `cove run`. It uses nothing of the daemon but its HTTP API, as any
-//! user would; `anyhow` is for messages here and nowhere below.
+//! `online` talks to one (its commands stand in `words`), `submit` is `cove run`. It uses nothing of the
+//! daemon but its HTTP API, as any user would; `anyhow` is for messages here and nowhere below.
 
 pub mod demo;
 pub mod exit;
@@ -14,8 +14,10 @@ pub mod practice;
 pub mod remote;
 mod render;
 mod submit;
+mod words;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
@@ -84,21 +86,22 @@ enum Command {
     Run(submit::RunArgs),
     /// Tasks: what was asked
     #[command(subcommand)]
-    Tasks(online::TasksCommand),
+    Tasks(words::TasksCommand),
     /// Items: one flow, one profile, one set of inputs
     #[command(subcommand)]
-    Items(online::ItemsCommand),
+    Items(words::ItemsCommand),
     /// Locks: who holds what
     #[command(subcommand)]
-    Locks(online::LocksCommand),
+    Locks(words::LocksCommand),
     /// Browser profiles
     #[command(subcommand)]
-    Profiles(online::ProfilesCommand),
+    Profiles(words::ProfilesCommand),
     /// Flows: recordings of Chrome DevTools Recorder
     #[command(subcommand)]
-    Flows(online::FlowsCommand),
+    Flows(words::FlowsCommand),
     /// What the daemon does now
     Status {
+        /// Print JSON
         #[arg(long)]
         json: bool,
     },
@@ -114,6 +117,9 @@ enum Command {
     #[command(subcommand)]
     Config(local::ConfigCommand),
 }
+
+/// For threads that nobody waits for any more.
+const LAST_GRACE: Duration = Duration::from_secs(2);
 
 impl Command {
     /// The daemon serves several browsers; everything else waits for one thing at a time.
@@ -138,13 +144,16 @@ pub fn main() -> u8 {
             return exit::FAILED;
         }
     };
-    match runtime.block_on(run(cli)) {
+    let code = match runtime.block_on(run(cli)) {
         Ok(code) => code,
         Err(error) => {
             tell(&format!("cove: {error:#}"));
             error.downcast_ref::<RemoteError>().map_or(exit::FAILED, RemoteError::exit_code)
         }
-    }
+    };
+    // All that matters has ended; the look-up of a name that was given up may go on for half a minute.
+    runtime.shutdown_timeout(LAST_GRACE);
+    code
 }
 
 async fn run(cli: Cli) -> anyhow::Result<u8> {
@@ -155,7 +164,7 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
         Command::BrowserHost(options) => local::browser_host(global.config, options).await,
         Command::PracticeSite(args) => practice::run(args).await,
         Command::Config(command) => Ok(local::config(&command, global.config)),
-        Command::Flows(online::FlowsCommand::Check { file, json }) => local::check_flow(&file, json),
+        Command::Flows(words::FlowsCommand::Check { file, json }) => local::check_flow(&file, json),
         command => {
             let client = match connect(&global)? {
                 Ok(client) => client,
@@ -173,7 +182,7 @@ async fn online(client: &Client, global: &Global, command: Command) -> anyhow::R
         Command::Items(command) => online::items(client, command).await,
         Command::Locks(command) => online::locks(client, command).await,
         Command::Flows(command) => online::flows(client, command).await,
-        Command::Profiles(online::ProfilesCommand::Open { name, headless }) => {
+        Command::Profiles(words::ProfilesCommand::Open { name, headless }) => {
             open::open(client, global, &name, headless).await
         }
         Command::Profiles(command) => online::profiles(client, command).await,

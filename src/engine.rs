@@ -7,6 +7,7 @@
 pub mod admission;
 mod attempt;
 pub mod breaker;
+mod clock;
 pub mod event;
 mod operator;
 pub mod state;

@@ -1,7 +1,8 @@
-//! What keeps the house clean while nobody looks.
+//! What runs beside the engine and decides nothing about items.
 //!
-//! Each part is a loop of its own, spawned by the daemon; it reads and writes through the store's operations
-//! and decides nothing about what runs. Invariant: whatever a part does is done in small steps, so that
-//! the writer's thread is never held for long.
+//! The daemon spawns each part and ends it; a part speaks to the store and to the outside, and shows itself
+//! through handles that the API reads. Whatever a part does is done in small steps, so that the writer's
+//! thread is never held for long. Resources, health, maintenance and snapshots have their room here.
 
 pub mod retention;
+pub mod webhooks;

@@ -37,14 +37,10 @@ fn kept_inside(steps: &Value, origins: &[String]) -> Case {
     case
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_way_out_of_the_origins_sends_a_request_there() {
-    let rig = Rig::new().await;
-    let foreign = Elsewhere::new().await;
-    let out = foreign.page("/out", "<p id=there>there</p>");
-    let hop = rig.redirect("/hop", &out);
+/// Pages whose `#go` leads to `out`, each in its own way; `hop` redirects there.
+fn ways(out: &str, hop: &str) -> [(&'static str, String); 7] {
     let refresh = format!("document.head.innerHTML += '<meta http-equiv=refresh content=&quot;0;url={out}&quot;>'");
-    let ways = [
+    [
         ("link", format!("<a id=go href='{out}?a=1'>Go</a>")),
         ("form", format!("<form method=post action='{out}'><button id=go name=a value=1>Go</button></form>")),
         ("assign", leaving(&format!("location.assign('{out}')"))),
@@ -52,42 +48,50 @@ async fn no_way_out_of_the_origins_sends_a_request_there() {
         ("redirect", leaving(&format!("location = '{hop}'"))),
         ("refresh", leaving(&refresh)),
         ("frame", format!("<iframe id=go width=300 height=80 srcdoc=\"<a target=_top href='{out}'>Go</a>\"></iframe>")),
-    ];
-    for (way, body) in ways {
-        let go = json!({"type": "click", "selectors": ["#go"], "offsetX": 20, "offsetY": 18});
-        let steps = rig.on(&body, &json!([go, arrived()]));
-        let before = foreign.site.requests().len();
-        rig.replay(Case::new(&steps)).await.result();
-        let after = foreign.site.requests().len();
-        assert!(after > before, "{way} leads nowhere: {:?}", foreign.site.requests());
+    ]
+}
 
-        let kept = rig.replay(kept_inside(&steps, &[rig.url("")])).await;
-        assert_eq!(kept.unarmed().code, FailureCode::OriginBlocked, "{way}: {}", kept.unarmed());
-        assert!(kept.unarmed().detail.contains(&out), "{way}: {}", kept.unarmed());
-        assert!(kept.took < QUICKLY, "{way}: {:?}", kept.took);
-        assert_eq!(foreign.site.requests().len(), after, "{way}: {:?}", foreign.site.requests());
-        assert!(kept.text("console.jsonl").contains("blocked"), "{way}");
-        assert!(kept.stopped.is_none(), "{way}: no stopIf fired");
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_way_out_of_the_origins_sends_a_request_there() {
+    let rig = Rig::new().await;
+    let go = json!({"type": "click", "selectors": ["#go"], "offsetX": 20, "offsetY": 18});
+    // A site for each half: what the browser asks of the first one late (its icon) is no request of the second.
+    let (free, kept) = (Elsewhere::new().await, Elsewhere::new().await);
+    let reached = free.page("/out", "<p id=there>there</p>");
+    for (way, body) in ways(&reached, &rig.redirect("/hop", &reached)) {
+        free.site.forget();
+        rig.replay(Case::new(&rig.on(&body, &json!([go, arrived()])))).await.result();
+        assert!(free.site.saw("/out"), "{way} leads nowhere: {:?}", free.site.requests());
+    }
+    let out = kept.page("/out", "<p id=there>there</p>");
+    for (way, body) in ways(&out, &rig.redirect("/kept-hop", &out)) {
+        let steps = rig.on(&body, &json!([go, arrived()]));
+        let ended = rig.replay(kept_inside(&steps, &[rig.url("")])).await;
+        assert_eq!(ended.unarmed().code, FailureCode::OriginBlocked, "{way}: {}", ended.unarmed());
+        assert!(ended.unarmed().detail.contains(&out), "{way}: {}", ended.unarmed());
+        assert!(ended.took < QUICKLY, "{way}: {:?}", ended.took);
+        assert!(kept.site.requests().is_empty(), "{way}: {:?}", kept.site.requests());
+        assert!(ended.text("console.jsonl").contains("blocked"), "{way}");
+        assert!(ended.stopped.is_none(), "{way}: no stopIf fired");
         // The page as it was is the evidence.
-        assert!(kept.has("failure.png") && kept.text("failure.txt").contains("Go") || way == "frame", "{way}");
+        assert!(ended.has("failure.png") && ended.text("failure.txt").contains(&rig.url("/page")), "{way}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_flows_own_navigation_is_followed_no_further_than_its_origins() {
     let rig = Rig::new().await;
-    let foreign = Elsewhere::new().await;
-    let out = foreign.page("/out", "<p id=there>there</p>");
-    rig.redirect("/first", "/second");
-    rig.redirect("/second", &out);
-    let steps = json!([{"type": "navigate", "url": rig.url("/first"), "timeout": 20000}]);
-    rig.replay(Case::new(&steps)).await.result();
-    let seen = foreign.site.requests().len();
-    assert!(seen > 0);
-    let kept = rig.replay(kept_inside(&steps, &[rig.url("")])).await;
-    assert_eq!(kept.unarmed().code, FailureCode::OriginBlocked, "{}", kept.unarmed());
-    assert!(kept.took < QUICKLY, "{:?}", kept.took);
-    assert_eq!(foreign.site.requests().len(), seen);
+    let (free, kept) = (Elsewhere::new().await, Elsewhere::new().await);
+    let led = |to: &Elsewhere, first: &str| {
+        rig.redirect(&format!("{first}-hop"), &to.page("/out", "<p id=there>there</p>"));
+        json!([{"type": "navigate", "url": rig.redirect(first, &format!("{first}-hop")), "timeout": 20000}])
+    };
+    rig.replay(Case::new(&led(&free, "/free"))).await.result();
+    assert!(free.site.saw("/out"), "{:?}", free.site.requests());
+    let ended = rig.replay(kept_inside(&led(&kept, "/kept"), &[rig.url("")])).await;
+    assert_eq!(ended.unarmed().code, FailureCode::OriginBlocked, "{}", ended.unarmed());
+    assert!(ended.took < QUICKLY, "{:?}", ended.took);
+    assert!(rig.site.saw("/kept-hop") && kept.site.requests().is_empty(), "{:?}", kept.site.requests());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -130,31 +134,34 @@ async fn what_is_inside_passes_untouched_wherever_the_main_frame_goes() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_window_that_a_page_opens_stays_inside_and_ends_nothing() {
     let rig = Rig::new().await;
-    let foreign = Elsewhere::new().await;
-    let out = foreign.page("/out", "<script>post('/arrived')</script>");
+    let (free, kept) = (Elsewhere::new().await, Elsewhere::new().await);
     let inside = rig.page_at("/inside", "<script>post('/opened')</script>");
-    let ways = [
-        ("blank", format!("<a id=go target=_blank href='{out}'>Go</a>")),
-        ("opener", format!("<a id=go target=_blank rel=opener href='{out}'>Go</a>")),
-        ("open", format!("<button id=go onclick=\"window.open('{out}')\">Go</button>")),
-        ("later", format!("<button id=go onclick=\"window.open('about:blank').location = '{out}'\">Go</button>")),
-    ];
-    for (way, body) in ways {
-        // The page goes on by itself: a window of its own site opens after the foreign one, and is waited for.
+    let windows = |out: &str| {
+        [
+            ("blank", format!("<a id=go target=_blank href='{out}'>Go</a>")),
+            ("opener", format!("<a id=go target=_blank rel=opener href='{out}'>Go</a>")),
+            ("open", format!("<button id=go onclick=\"window.open('{out}')\">Go</button>")),
+            ("later", format!("<button id=go onclick=\"window.open('about:blank').location = '{out}'\">Go</button>")),
+        ]
+    };
+    // The page goes on: a window of its own site opens after the foreign one, and is waited for.
+    let steps = |body: &str| {
         let body = format!("{body}<button id=own onclick=\"window.open('{inside}')\">Own</button>");
-        let steps = rig
-            .on(&body, &json!([go(), {"type": "click", "selectors": ["#own"]}, extract("here", "location.pathname")]));
-        let free = rig.replay(Case::new(&steps)).await;
-        free.result();
-        arrives(way, || foreign.site.told().contains(&"/arrived ".to_owned())).await;
-        foreign.site.forget();
+        let own = json!({"type": "click", "selectors": ["#own"]});
+        rig.on(&body, &json!([go(), own, extract("here", "location.pathname")]))
+    };
+    for (way, body) in windows(&free.page("/out", "<script>post('/arrived')</script>")) {
+        free.site.forget();
+        rig.replay(Case::new(&steps(&body))).await.result();
+        arrives(way, || free.site.told().contains(&"/arrived ".to_owned())).await;
+    }
+    for (way, body) in windows(&kept.page("/out", "<script>post('/arrived')</script>")) {
         rig.site.forget();
-
-        let kept = rig.replay(kept_inside(&steps, &[rig.url("")])).await;
-        assert!(kept.result()["here"].starts_with("/page"), "{way}");
+        let ended = rig.replay(kept_inside(&steps(&body), &[rig.url("")])).await;
+        assert!(ended.result()["here"].starts_with("/page"), "{way}");
         arrives(way, || rig.site.told().contains(&"/opened ".to_owned())).await;
-        assert!(foreign.site.requests().is_empty(), "{way}: {:?}", foreign.site.requests());
-        assert!(kept.text("console.jsonl").contains("a window of the page"), "{way}: {}", kept.text("console.jsonl"));
+        assert!(kept.site.requests().is_empty(), "{way}: {:?}", kept.site.requests());
+        assert!(ended.text("console.jsonl").contains("a window of the page"), "{way}: {}", ended.text("console.jsonl"));
     }
 }
 
@@ -171,25 +178,27 @@ async fn arrives(way: &str, seen: impl Fn() -> bool) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rule_7_a_page_that_leaves_after_arming_is_kept_and_the_outcome_is_unknown() {
     let rig = Rig::new().await;
-    let foreign = Elsewhere::new().await;
-    let out = foreign.page("/out", "<p id=there>there</p>");
-    let body = leaving(&format!("clicked(); location = '{out}'"));
-    let steps = rig.on(&body, &json!([commit(), go(), arrived()]));
-    rig.replay(Case::new(&steps)).await.result();
-    let seen = foreign.site.requests().len();
-    assert!(seen > 0);
+    let (free, kept) = (Elsewhere::new().await, Elsewhere::new().await);
+    let sharing = |to: &Elsewhere| {
+        let out = to.page("/out", "<p id=there>there</p>");
+        rig.on(&leaving(&format!("clicked(); location = '{out}'")), &json!([commit(), go(), arrived()]))
+    };
+    rig.replay(Case::new(&sharing(&free))).await.result();
+    assert!(free.site.saw("/out"));
 
-    let kept = rig.replay(kept_inside(&steps, &[rig.url("")])).await;
-    assert_eq!(kept.unknown().code, FailureCode::ConfirmationMissing);
-    assert!(kept.unknown().detail.contains("origin_blocked"), "{}", kept.unknown());
-    assert_eq!((kept.asked.len(), rig.site.clicks(), foreign.site.requests().len()), (1, 2, seen));
-    assert!(kept.took < QUICKLY, "{:?}", kept.took);
+    let ended = rig.replay(kept_inside(&sharing(&kept), &[rig.url("")])).await;
+    assert_eq!(ended.unknown().code, FailureCode::ConfirmationMissing);
+    assert!(ended.unknown().detail.contains("origin_blocked"), "{}", ended.unknown());
+    assert_eq!((ended.asked.len(), rig.site.clicks()), (1, 2));
+    assert!(ended.took < QUICKLY, "{:?}", ended.took);
 
     // Before arming the same is an ordinary, unarmed end.
+    let out = kept.page("/early", "<p id=there>there</p>");
     let early = rig.on(&leaving(&format!("location = '{out}'")), &json!([go(), commit(), go(), arrived()]));
-    let kept = rig.replay(kept_inside(&early, &[rig.url("")])).await;
-    assert_eq!(kept.unarmed().code, FailureCode::OriginBlocked);
-    assert_eq!((kept.asked.len(), foreign.site.requests().len()), (0, seen));
+    let ended = rig.replay(kept_inside(&early, &[rig.url("")])).await;
+    assert_eq!(ended.unarmed().code, FailureCode::OriginBlocked);
+    assert!(ended.asked.is_empty());
+    assert!(kept.site.requests().is_empty(), "{:?}", kept.site.requests());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

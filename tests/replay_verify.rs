@@ -110,6 +110,11 @@ async fn rule_12_a_login_page_is_not_not_found() {
     assert_eq!(looked.stopped.as_ref(), Some(looked.inconclusive()));
     // One that appears while the proof is looked for.
     let sliding = rig.page_at("/sliding", &format!("{EMPTY}<script>later(700, () => location = '/login')</script>"));
+    let mut unstopped = look(&sliding);
+    unstopped["steps"][2]["timeout"] = json!(3000);
+    let looked = rig.verify(case(&rig, &unstopped), THEN).await;
+    assert!(looked.inconclusive().detail.contains("the signed-in view is gone"), "{}", looked.inconclusive());
+    assert!(looked.stopped.is_none());
     let mut verify = look(&sliding);
     verify["steps"][2]["timeout"] = json!(3000);
     verify["steps"].as_array_mut().unwrap().insert(

@@ -332,7 +332,7 @@ async fn what_is_due_later_waits_and_is_promoted() {
     let outlook = store.outlook(MOMENT).await.unwrap();
     assert_eq!((outlook.heads.len(), outlook.overdue, outlook.next_due), (0, false, Some(later)));
     assert!(store.outlook(Moment { wall: later, ..MOMENT }).await.unwrap().overdue);
-    assert!(!store.promote(false, later).await.unwrap());
+    assert!(!store.promote(later).await.unwrap());
     assert_eq!(store.outlook(Moment { wall: later, ..MOMENT }).await.unwrap().heads.len(), 1);
     opened.close().await;
 }

@@ -88,6 +88,7 @@ codes! {
     Canceled "canceled" 409 "A cancel was requested";
     MediaMismatch "media_mismatch" 409 "The media are not those of the item";
     NotUnknown "not_unknown" 409 "The item's outcome is known";
+    DeliveryNotGivenUp "delivery_not_given_up" 409 "The delivery was not given up";
     ResumeRefused "resume_refused" 409 "A human has to look first";
     StaleFence "stale_fence" 409 "The lock has another fence or another owner";
     NotHeld "not_held" 409 "Nobody holds this lock";

@@ -16,7 +16,7 @@ use super::front::Call;
 use super::limit::Class;
 use super::{
     Context, admin, claims, devtools, evidence, flows, health, intents, locks, metrics, page, profiles, start, tasks,
-    uploads,
+    uploads, webhooks,
 };
 
 type Answer = Pin<Box<dyn Future<Output = Result<Response<Reply>, ApiError>> + Send>>;
@@ -72,6 +72,8 @@ routes! {
     POST "/api/v1/tasks/{id}/retry" Nothing Requests intents::retry;
     POST "/api/v1/tasks/{id}/pause" Nothing Requests intents::pause;
     POST "/api/v1/tasks/{id}/resume" Nothing Requests intents::resume;
+    GET "/api/v1/tasks/{id}/webhooks" Nothing Requests webhooks::list;
+    POST "/api/v1/tasks/{id}/webhooks/{delivery}/retry" Nothing Requests webhooks::retry;
     GET "/api/v1/items" Nothing Requests tasks::list_items;
     GET "/api/v1/items/{id}" Nothing Requests tasks::show_item;
     POST "/api/v1/items/{id}/resolve" Json Requests intents::resolve;
@@ -187,7 +189,7 @@ mod tests {
     #[test]
     fn every_route_is_found_by_its_own_path() {
         for route in ROUTES {
-            let variable = ["{id}", "{name}", "{file}", "{token}", "{*rest}"];
+            let variable = ["{id}", "{name}", "{file}", "{token}", "{delivery}", "{*rest}"];
             let path = variable.iter().fold(route.path.to_owned(), |path, part| path.replace(part, "x1"));
             assert_eq!(found(&route.method, &path).map(|(path, _)| path), Some(route.path));
             let Found::WrongMethod(allow) = Router::new().find(&Method::PATCH, &path) else { panic!("{path}") };

@@ -89,7 +89,7 @@ pub fn no_task() -> ApiError {
     ApiError::not_found("There is no task with this id.")
 }
 
-async fn find_task(context: &Context, id: &str) -> Result<TaskRow, ApiError> {
+pub async fn find_task(context: &Context, id: &str) -> Result<TaskRow, ApiError> {
     context.store.task(parse_task_id(id)?).await?.ok_or_else(no_task)
 }
 

@@ -56,8 +56,6 @@ impl EvidenceFolder {
     }
 }
 
-/// Where a kept file lies; the API serves it from here.
-#[must_use]
 /// Removes everything that any attempt of the item left.
 ///
 /// # Errors
@@ -69,6 +67,8 @@ pub fn remove_all_of(state_dir: &Path, item: ItemId) -> io::Result<()> {
     }
 }
 
+/// Where a kept file lies; the API serves it from here.
+#[must_use]
 pub fn path_of(state_dir: &Path, item: ItemId, file: &EvidenceFile) -> PathBuf {
     state_dir.join("evidence").join(item.to_string()).join(file.fence.to_string()).join(&file.file)
 }

@@ -1,227 +1,14 @@
 //! Commands that ask a running daemon. Listings follow its pages up to `--limit`; `--json` prints what the
 //! API says.
 
-use std::path::PathBuf;
-
-use clap::Subcommand;
 use serde_json::{Value, json};
 
 use super::remote::{Client, RemoteError, encoded};
+use super::words::{FlowsCommand, ItemsCommand, LocksCommand, OneTask, ProfilesCommand, TasksCommand};
 use super::{exit, follow, print, print_json, render, tell};
 
 /// Rows asked for at a time: the API's most, since every page spends one request of the limit.
 const PAGE: usize = 1_000;
-
-#[derive(clap::Args)]
-pub struct Listing {
-    /// Rows at most
-    #[arg(long, default_value_t = 50)]
-    limit: usize,
-    #[arg(long)]
-    json: bool,
-}
-
-#[derive(clap::Args)]
-pub struct OneTask {
-    id: String,
-    /// Print the task as JSON
-    #[arg(long)]
-    json: bool,
-}
-
-#[derive(Subcommand)]
-pub enum TasksCommand {
-    /// Newest first
-    List {
-        #[arg(long)]
-        state: Option<String>,
-        #[arg(long)]
-        flow: Option<String>,
-        #[arg(long)]
-        profile: Option<String>,
-        #[command(flatten)]
-        listing: Listing,
-    },
-    /// A task with its items and its log
-    Show {
-        id: String,
-        #[arg(long)]
-        json: bool,
-    },
-    /// Follow a task to its end; the exit code says how it ended
-    Watch { id: String },
-    /// Cancel what has not passed its commit point
-    Cancel(OneTask),
-    /// Start nothing more of a task until it is resumed; what runs goes on
-    Pause(OneTask),
-    /// Go on with a paused task
-    Resume(OneTask),
-    /// Queue the failed items again; those that may have published are named and left alone
-    Retry {
-        id: String,
-        #[arg(long)]
-        json: bool,
-    },
-}
-
-#[derive(Subcommand)]
-pub enum ItemsCommand {
-    /// Newest first
-    List {
-        #[arg(long)]
-        state: Option<String>,
-        #[arg(long)]
-        task: Option<String>,
-        #[arg(long)]
-        profile: Option<String>,
-        #[command(flatten)]
-        listing: Listing,
-    },
-    /// One item with its evidence
-    Show {
-        id: String,
-        #[arg(long)]
-        json: bool,
-    },
-    /// Say what became of an item whose outcome is unknown (look at its pictures and at the site first)
-    #[command(after_help = RESOLVE_HELP)]
-    Resolve {
-        id: String,
-        outcome: Outcome,
-        /// Where the published thing can be seen
-        #[arg(long, value_name = "URL")]
-        published_url: Option<String>,
-        /// Kept in the task's log
-        #[arg(long)]
-        note: Option<String>,
-        #[arg(long)]
-        json: bool,
-    },
-}
-
-const RESOLVE_HELP: &str = "published      it is out there: the item succeeded\n\
-    not-published  it is not: the item is queued again\n\
-    give-up        nobody knows: the item failed, and its key stays taken";
-
-#[derive(Clone, Copy, clap::ValueEnum)]
-pub enum Outcome {
-    Published,
-    #[value(alias = "not_published")]
-    NotPublished,
-    #[value(alias = "give_up")]
-    GiveUp,
-}
-
-impl Outcome {
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Published => "published",
-            Self::NotPublished => "not_published",
-            Self::GiveUp => "give_up",
-        }
-    }
-}
-
-#[derive(Subcommand)]
-pub enum ProfilesCommand {
-    /// Profiles and what they are doing
-    List {
-        #[arg(long)]
-        json: bool,
-    },
-    /// Make a profile
-    Add {
-        name: String,
-        /// Print the profile as JSON
-        #[arg(long)]
-        json: bool,
-    },
-    /// Show a profile for signing in: its window, or a DevTools link where there is no display
-    Open {
-        name: String,
-        /// No window, also where there is a display
-        #[arg(long)]
-        headless: bool,
-    },
-    /// Close a profile that was opened
-    Close { name: String },
-    /// Say that a person did what the site asked for: what waits in the profile goes on
-    Unpark {
-        name: String,
-        /// Print the profile as JSON
-        #[arg(long)]
-        json: bool,
-    },
-}
-
-#[derive(Subcommand)]
-pub enum LocksCommand {
-    /// Who holds what, and until when
-    List {
-        #[arg(long)]
-        kind: Option<String>,
-        /// As the list shows it, for example `worker w1`
-        #[arg(long)]
-        owner: Option<String>,
-        #[command(flatten)]
-        listing: Listing,
-    },
-    /// Remove what is expired
-    Cleanup {
-        /// Of this owner alone, as `locks list` shows it
-        #[arg(long)]
-        owner: Option<String>,
-        /// Show what would be removed
-        #[arg(long)]
-        dry_run: bool,
-        /// Also what that owner still holds; cove's own and workers' locks are not taken away, their holders
-        /// are asked to stop
-        #[arg(long, requires = "owner")]
-        force: bool,
-        #[arg(long)]
-        json: bool,
-    },
-}
-
-#[derive(Subcommand)]
-pub enum FlowsCommand {
-    /// Store a recording under a name
-    Add {
-        name: String,
-        file: PathBuf,
-        /// Print name, hash and warnings as JSON
-        #[arg(long)]
-        json: bool,
-    },
-    /// Every problem of a recording at once (needs no daemon)
-    Check {
-        file: PathBuf,
-        #[arg(long)]
-        json: bool,
-    },
-    /// The flows that are stored
-    List {
-        #[arg(long)]
-        json: bool,
-    },
-    /// Rehearse: every step before the commit point, nothing is published
-    Run {
-        #[command(flatten)]
-        args: super::submit::RunArgs,
-        /// Go on through the commit point: an ordinary item, like `cove run`
-        #[arg(long)]
-        publish: bool,
-    },
-    /// Print the recording
-    Show {
-        name: String,
-        /// A recording is JSON in any case
-        #[arg(long)]
-        json: bool,
-    },
-    /// Forget a flow that no unfinished task uses
-    Delete { name: String },
-}
 
 /// Follows the pages of a listing.
 async fn pages(
@@ -285,10 +72,16 @@ pub async fn tasks(client: &Client, command: TasksCommand) -> anyhow::Result<u8>
             let task = client.get(&path).await?;
             let items = pages(client, &format!("{path}/items"), &[], "items", usize::MAX).await?;
             let events = pages(client, &format!("{path}/events"), &[], "events", usize::MAX).await?;
+            let told = task["webhook"].is_object();
+            let most = if told { usize::MAX } else { 0 };
+            let deliveries = pages(client, &format!("{path}/webhooks"), &[], "deliveries", most).await?;
             if json {
-                print_json(&json!({"task": task, "items": items, "events": events}));
+                print_json(&json!({"task": task, "items": items, "events": events, "deliveries": deliveries}));
             } else {
                 print(&render::tasks(std::slice::from_ref(&task)));
+                if told {
+                    print(&format!("\n{}", render::webhook(&task["webhook"], &deliveries)));
+                }
                 print(&format!("\n{}", render::items(&items)));
                 print(&format!("\n{}", render::events(&events)));
             }

@@ -98,9 +98,16 @@ async fn attempt(child: &Child, item: &Item, task: &Task) -> Outcome {
         }
     };
     child.tell(Event::Opened { fence: child.fence, session: session.clone() }).await;
-    let gate = Gate { child, inputs: &inputs };
-    let mode = if task.rehearsal { Mode::StopBeforeCommit } else { Mode::Publish };
-    replay(child, &session, &flow, &inputs, &evidence, mode, &[], &gate).await
+    let attempt = Replay {
+        flow: &flow,
+        inputs: &inputs,
+        mode: if task.rehearsal { Mode::StopBeforeCommit } else { Mode::Publish },
+        evidence: &evidence,
+        deadline: flow.max_duration,
+        cancel: child.interrupt.clone(),
+        open_waits: &[],
+    };
+    replay(child, &session, attempt).await
 }
 
 async fn confirm(child: &Child, item: &Item, task: &Task) -> Outcome {
@@ -125,10 +132,16 @@ async fn confirm(child: &Child, item: &Item, task: &Task) -> Outcome {
         Ok(folder) => folder,
         Err(failure) => return unknown(failure.to_string()),
     };
-    let gate = Gate { child, inputs: &item.inputs };
-    let open_waits = item.proofs.as_ref().map_or(&[][..], |proofs| &proofs.open_waits);
-    let mode = Mode::ConfirmOnly;
-    let mut outcome = replay(child, &session, &flow, &item.inputs, &evidence, mode, open_waits, &gate).await;
+    let confirmation = Replay {
+        flow: &flow,
+        inputs: &item.inputs,
+        mode: Mode::ConfirmOnly,
+        evidence: &evidence,
+        deadline: flow.max_duration,
+        cancel: child.interrupt.clone(),
+        open_waits: item.proofs.as_ref().map_or(&[][..], |proofs| &proofs.open_waits),
+    };
+    let mut outcome = replay(child, &session, confirmation).await;
     if let AttemptEnd::Unknown(failure) | AttemptEnd::Unarmed(failure) = outcome.end {
         outcome.end = AttemptEnd::Unknown(Failure::new(FailureCode::RestartedAfterCommit, failure.to_string()));
     }
@@ -151,19 +164,10 @@ async fn survivor(child: &Child, item: &Item) -> Result<Option<Session>, Failure
     }
 }
 
-async fn replay(
-    child: &Child,
-    session: &Session,
-    flow: &Flow,
-    inputs: &BTreeMap<String, InputValue>,
-    evidence: &EvidenceFolder,
-    mode: Mode,
-    open_waits: &[usize],
-    gate: &dyn CommitGate,
-) -> Outcome {
-    let deadline = flow.max_duration;
-    let replay = Replay { flow, inputs, mode, evidence, deadline, cancel: child.interrupt.clone(), open_waits };
-    let replayed = tokio::time::timeout(deadline + GRACE, crate::browser::replay(session, replay, gate)).await;
+async fn replay(child: &Child, session: &Session, replay: Replay<'_>) -> Outcome {
+    let Replay { flow, inputs, mode, deadline, .. } = replay;
+    let gate = Gate { child, inputs };
+    let replayed = tokio::time::timeout(deadline + GRACE, crate::browser::replay(session, replay, &gate)).await;
     let Ok(replayed) = replayed else {
         let detail = format!("the attempt did not end within {} s", (deadline + GRACE).as_secs());
         let failure = Failure::new(FailureCode::DeadlineExceeded, detail);

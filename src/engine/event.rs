@@ -6,9 +6,10 @@
 use std::collections::BTreeMap;
 
 use crate::browser::Session;
-use crate::model::{EvidenceFile, Failure, Fence, Item, ItemId, ProfileId, Proofs, Task, TaskId};
+use crate::model::{EvidenceFile, Failure, Fence, Item, ItemId, Moment, ProfileId, Proofs, Task, TaskId};
 use crate::store::{
-    ArmRefused, AttemptEnded, Claim, Expired, Leftover, Outlook, Settled, Verified, VerifyBegun, VerifyFinding,
+    ArmRefused, AttemptEnded, Claim, ClockMark, Expired, Leftover, Outlook, Settled, Verified, VerifyBegun,
+    VerifyFinding,
 };
 
 /// How an attempt says that it ended. Whether it was armed is the state machine's to know.
@@ -28,6 +29,8 @@ pub enum AttemptEnd {
 pub enum Event {
     /// First of all: what the store says was going on when the daemon last stopped.
     Recovered(Vec<Leftover>),
+    /// What time it is, on both clocks; told before every other event of the loop.
+    Time(Moment),
     /// Something in the store changed.
     Bell,
     /// A time came.
@@ -61,6 +64,15 @@ pub enum Event {
         fence: Fence,
     },
     ClaimsExpired(Expired),
+    ClockMarked,
+    ClockTrusted {
+        more: bool,
+    },
+    CaughtUp {
+        more: bool,
+    },
+    /// The system says that its clock is synchronised.
+    ClockSynchronised,
     /// `fence` is None where the profile was busy.
     OperatorLocked {
         fence: Option<Fence>,
@@ -126,7 +138,10 @@ pub enum Event {
 /// A write into the store; its answer comes back as an event.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Commit {
-    Promote { hold: bool },
+    Promote,
+    MarkClock(ClockMark),
+    TrustClock,
+    CatchUp { per_hour: u32 },
     Claim { item: ItemId },
     Arm { item: ItemId, fence: Fence, proofs: Proofs },
     Finish(AttemptEnded),
@@ -167,6 +182,8 @@ pub enum Work {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Act {
     Look,
+    /// Find out whether the system's clock is synchronised, and say so if it is.
+    AskClock,
     Start {
         fence: Fence,
         work: Work,

@@ -32,6 +32,8 @@ pub struct Limits {
     pub retry_max: Duration,
     /// How long a profile rests after its site said that it did too much.
     pub rest: Duration,
+    /// Of what was missed while the daemon was down; 0: no cap.
+    pub catch_up_per_hour: u32,
 }
 
 impl From<&config::Engine> for Limits {
@@ -41,6 +43,7 @@ impl From<&config::Engine> for Limits {
             retry_base: Duration::from_secs(config.retry_base_seconds),
             retry_max: Duration::from_secs(config.retry_max_seconds),
             rest: Duration::from_secs(config.rate_limited_rest_seconds),
+            catch_up_per_hour: config.catch_up_per_hour,
         }
     }
 }
@@ -123,6 +126,9 @@ pub struct State {
     look_again: bool,
     /// Work in steps is not done: the loop turns again at once.
     go_on: bool,
+    clocks: clock::Clocks,
+    /// What was missed is being spread; nothing is claimed before.
+    catching_up: bool,
     next_due: Option<Timestamp>,
     /// Why a profile could not be opened for a person, until the next try.
     open_errors: BTreeMap<ProfileId, String>,
@@ -142,6 +148,8 @@ impl State {
             looking: false,
             look_again: false,
             go_on: false,
+            clocks: clock::Clocks::default(),
+            catching_up: false,
             next_due: None,
             open_errors: BTreeMap::new(),
         }
@@ -150,13 +158,20 @@ impl State {
     pub fn apply(&mut self, event: Event, now: Timestamp) -> Step {
         match event {
             Event::Recovered(leftovers) => self.recovered(leftovers),
+            Event::Time(moment) => self.time(moment),
+            Event::ClockTrusted { more } => self.clock_trusted(more),
+            Event::ClockSynchronised if self.clocks.suspect => Step::commit(Commit::TrustClock),
+            Event::CaughtUp { more } => {
+                self.catching_up = more;
+                self.step_done(more)
+            }
             Event::Bell | Event::Tick => {
                 self.go_on = false;
                 self.look()
             }
             Event::Promoted { more } => self.step_done(more),
-            // The row moved on without us: whoever moved it rings.
-            Event::NotClaimed => Step::default(),
+            // Nothing to do; or the row moved on without us, and whoever moved it rings.
+            Event::NotClaimed | Event::ClockSynchronised | Event::ClockMarked => Step::default(),
             Event::Outlook(outlook) => self.plan(outlook, now),
             Event::Claimed(claim) => self.claimed(*claim),
             Event::ArmAsked { fence, proofs } => self.arm_asked(fence, proofs),
@@ -205,7 +220,7 @@ impl State {
             operators: BTreeMap::new(),
             in_use: self.in_use.clone(),
             open_errors: self.open_errors.clone(),
-            clock_suspect: false,
+            clock_suspect: self.clocks.suspect,
             provider_down: self.provider.as_ref().map(|trouble| trouble.why.clone()),
             turned_at: now,
         };
@@ -279,8 +294,14 @@ impl State {
         if outlook.claims_over {
             step.commit.push(Commit::ExpireClaims);
         }
+        self.note_clock(outlook.clock_suspect);
         if outlook.overdue {
-            step.commit.push(Commit::Promote { hold: false });
+            step.commit.push(Commit::Promote);
+        }
+        self.catching_up |= outlook.catching_up;
+        if self.catching_up {
+            step.commit.push(Commit::CatchUp { per_hour: self.limits.catch_up_per_hour });
+            return step;
         }
         let heads = match &self.pause {
             None => outlook.heads,
@@ -407,6 +428,7 @@ impl State {
     }
 }
 
+mod clock;
 mod ends;
 mod operator;
 mod recovery;

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::event::{Act, Commit, Event, Step, Work};
 use super::state::State;
-use super::{Engine, HEARTBEAT, Message, Shared, attempt, operator, verify};
+use super::{Engine, HEARTBEAT, Message, Shared, attempt, clock, operator, verify};
 use crate::model::{Failure, FailureCode, Fence, Moment, ProfileId, Proofs};
 use crate::store::{Store, StoreError};
 
@@ -56,8 +56,11 @@ pub async fn run(engine: Engine, shared: Arc<Shared>) -> Result<(), EngineError>
     };
     let mut failed = turning.shared.store.failed();
     let leftovers = turning.shared.store.leftovers().await?;
+    let mark = turning.shared.store.clock_mark().await?;
+    turning.state.begin_time(mark, turning.shared.clock.moment());
     let mut event = Event::Recovered(leftovers);
     loop {
+        turning.turn(Event::Time(turning.shared.clock.moment())).await?;
         turning.turn(event).await?;
         let now = turning.shared.clock.now();
         view.send_replace(Arc::new(turning.state.view(now)));
@@ -137,6 +140,9 @@ impl Loop {
         match act {
             Act::Look => unreachable!("a look is answered by the turn itself"),
             Act::Start { fence, work } => self.start(fence, work),
+            Act::AskClock => {
+                self.children.spawn(clock::ask(self.mailbox.clone()));
+            }
             Act::AnswerArm { fence, answer } => {
                 if let Some(reply) = self.arming.remove(&fence) {
                     // An attempt that is gone clicks nothing.
@@ -218,7 +224,13 @@ async fn close(shared: Arc<Shared>, mailbox: mpsc::Sender<Message>, fence: Fence
 pub async fn carry(store: &Store, commit: Commit, moment: Moment) -> Result<Event, StoreError> {
     let now = moment.wall;
     Ok(match commit {
-        Commit::Promote { hold } => Event::Promoted { more: store.promote(hold, now).await? },
+        Commit::Promote => Event::Promoted { more: store.promote(now).await? },
+        Commit::MarkClock(mark) => {
+            store.mark_clock(mark).await?;
+            Event::ClockMarked
+        }
+        Commit::TrustClock => Event::ClockTrusted { more: store.trust_clock(moment).await? },
+        Commit::CatchUp { per_hour } => Event::CaughtUp { more: store.catch_up(per_hour, now).await? },
         Commit::Claim { item } => match store.claim(item, moment).await? {
             Ok(claim) => Event::Claimed(Box::new(claim)),
             Err(refused) => {

@@ -259,6 +259,15 @@ mod tests {
     }
 
     #[test]
+    fn rule_20_negative_control_by_the_wall_clock_the_same_steps_end_a_lease_or_keep_it() {
+        // A lease of another boot is measured by the wall.
+        let by_the_wall = Lease { boot_id: BootId::new(2), ..Lease::new(HOUR, NOW) };
+        let wall = |wall| Moment { wall, ..later(HOUR) };
+        assert!(by_the_wall.is_over(Moment { wall: NOW.wall.plus(YEAR), ..NOW }));
+        assert!(!by_the_wall.is_over(wall(Timestamp::from_millis(NOW.wall.as_millis() - 3_600_000))));
+    }
+
+    #[test]
     fn rule_20_after_a_reboot_the_rest_is_the_walls_and_never_more_than_was_given() {
         let lease = Lease::new(HOUR, NOW);
         let rebooted = |wall| Moment { wall, boot: BootTime::from_millis(900), boot_id: BootId::new(2) };

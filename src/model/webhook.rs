@@ -243,6 +243,13 @@ mod tests {
     }
 
     #[test]
+    fn events_are_told_apart_by_name() {
+        let names: std::collections::BTreeSet<_> = HookEvent::ALL.into_iter().map(HookEvent::name).collect();
+        assert_eq!(names.len(), HookEvent::ALL.len());
+        assert!(names.iter().all(|name| name.starts_with("item.") || name.starts_with("task.")));
+    }
+
+    #[test]
     fn a_secret_is_its_bytes_or_base64_after_the_prefix() {
         let key = |text: &str| Secret::new(text).map(|secret| secret.key());
         assert_eq!(key("naïve").unwrap(), "naïve".as_bytes());

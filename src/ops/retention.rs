@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::browser::evidence;
 use crate::config::Retention;
+use crate::engine::EngineHandle;
 use crate::model::{Clock, ItemId, Timestamp};
 use crate::store::{Store, StoreError};
 
@@ -25,6 +26,7 @@ const DAY: Duration = Duration::from_secs(86_400);
 
 pub struct Keeper {
     pub store: Store,
+    pub engine: EngineHandle,
     pub clock: Arc<dyn Clock>,
     pub state_dir: PathBuf,
     pub retention: Retention,
@@ -32,13 +34,19 @@ pub struct Keeper {
 
 /// Runs until `stop`.
 pub async fn run(keeper: Keeper, stop: CancellationToken) {
+    keeper.engine.ready().await;
     loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            cleaned = clean(&keeper) => match cleaned {
-                Ok(0) => {}
-                Ok(tasks) => tracing::info!(tasks, "finished tasks were forgotten"),
-                Err(error) => tracing::warn!(%error, "finished tasks could not be forgotten: trying again later"),
+        // By a clock that jumped everything is old (fence.md rule 20).
+        if keeper.engine.view().clock_suspect {
+            tracing::warn!("nothing is forgotten while the clock is not believed");
+        } else {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                cleaned = clean(&keeper) => match cleaned {
+                    Ok(0) => {}
+                    Ok(tasks) => tracing::info!(tasks, "finished tasks were forgotten"),
+                    Err(error) => tracing::warn!(%error, "finished tasks could not be forgotten: trying again later"),
+                }
             }
         }
         tokio::select! {

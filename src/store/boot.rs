@@ -14,6 +14,7 @@ use super::files::{LedgerFile, LedgerOnDisk, StateOnDisk, sync_folder_of};
 use super::ledger::{Ledger, Line};
 use super::queue::recover::Facts;
 use super::tables::{Closed, META, META_KEY, Meta, SCHEMA, Tx, create_all};
+use super::trial::Trial;
 use super::{Pause, StoreError, codec, locks};
 use crate::model::id::MAX_EPOCH;
 use crate::model::{BootId, ItemState, Moment, Timestamp};
@@ -87,18 +88,18 @@ pub(super) fn open(folder: &Path, now: Moment) -> Result<(Database, Ledger, Boot
     if created {
         create(folder, &path, &ballast)?;
     }
-    let state = StateOnDisk::open(&path, ballast.clone()).map_err(|error| refusal(&path, error))?;
+    let state = || StateOnDisk::open(&path, ballast.clone());
     let ledger_path = folder.join(LEDGER_FILE);
     let ledger =
-        LedgerOnDisk::open(&ledger_path, ballast).map_err(|error| StoreError::from_io(&ledger_path, &error))?;
+        LedgerOnDisk::open(&ledger_path, ballast.clone()).map_err(|error| StoreError::from_io(&ledger_path, &error))?;
     let (db, ledger, report) = open_over(state, Box::new(ledger), folder, now)?;
     Ok((db, ledger, BootReport { created, ..report }))
 }
 
 /// The same over any storage; `folder` is for messages. A damaged file may make redb panic: that is a
 /// refusal like any other.
-pub(super) fn open_over(
-    state: impl StorageBackend,
+pub(super) fn open_over<B: StorageBackend>(
+    state: impl Fn() -> Result<B, DatabaseError>,
     ledger: Box<dyn LedgerFile>,
     folder: &Path,
     now: Moment,
@@ -106,7 +107,7 @@ pub(super) fn open_over(
     let path = folder.join(STATE_FILE);
     let opened = catch_unwind(AssertUnwindSafe(|| {
         let db = open_database(state, &path)?;
-        migrate(&db, &path)?;
+        migrate(&db)?;
         let opened = Ledger::open(ledger, &folder.join(LEDGER_FILE))?;
         let mut report = BootReport {
             ledger_cut_bytes: opened.cut_bytes,
@@ -164,22 +165,34 @@ fn initialise(db: &Database) -> Result<(), StoreError> {
         held_for_clock: 0,
         pause: None,
         boot_id: BootId::default(),
+        clock: None,
+        catch_up: None,
     };
     txn.open_table(META)?.insert(META_KEY, codec::encode(&meta)?.as_slice())?;
     txn.commit()?;
     Ok(())
 }
 
-/// Never makes a database of an empty file. A file that redb trusts because it was closed well may have
-/// been altered since: up to a size every page of it is verified.
-fn open_database(state: impl StorageBackend, path: &Path) -> Result<Database, OpenError> {
-    let bytes = state.len().map_err(|error| OpenError::Io { path: path.to_owned(), error })?;
+/// Opens the file for a trial first, so that a refusal leaves it as it was found. Never makes a database
+/// of an empty file. A file that redb trusts because it was closed well may have been altered since: up to
+/// a size every page of it is verified.
+fn open_database<B: StorageBackend>(
+    state: impl Fn() -> Result<B, DatabaseError>,
+    path: &Path,
+) -> Result<Database, OpenError> {
+    let refusal = |error| refusal(path, error);
+    let not_one = |why: String| OpenError::NotAStateFile { path: path.to_owned(), why };
+    let trial = Trial::over(state().map_err(refusal)?).map_err(|error| refusal(error.into()))?;
+    let bytes = trial.len().map_err(|error| refusal(error.into()))?;
     if bytes == 0 {
-        return Err(OpenError::NotAStateFile { path: path.to_owned(), why: "the file is empty".to_owned() });
+        return Err(not_one("the file is empty".to_owned()));
     }
-    let mut builder = builder();
-    builder.set_check_integrity_on_open(bytes <= VERIFIED_BYTES);
-    builder.create_with_backend(state).map_err(|error| refusal(path, error))
+    let verified = builder().set_check_integrity_on_open(bytes <= VERIFIED_BYTES).create_with_backend(trial);
+    let found = read_schema(&verified.map_err(refusal)?).map_err(not_one)?;
+    if found > SCHEMA_VERSION {
+        return Err(OpenError::NewerSchema { path: path.to_owned(), found });
+    }
+    builder().create_with_backend(state().map_err(refusal)?).map_err(refusal)
 }
 
 fn refusal(path: &Path, error: DatabaseError) -> OpenError {
@@ -196,12 +209,9 @@ fn refusal(path: &Path, error: DatabaseError) -> OpenError {
     }
 }
 
-/// Reads the schema, refuses a newer one, and brings an older one up, one transaction a step.
-fn migrate(db: &Database, path: &Path) -> Result<(), OpenError> {
-    let found = read_schema(db).map_err(|why| OpenError::NotAStateFile { path: path.to_owned(), why })?;
-    if found > SCHEMA_VERSION {
-        return Err(OpenError::NewerSchema { path: path.to_owned(), found });
-    }
+/// Brings an older schema up, one transaction a step.
+fn migrate(db: &Database) -> Result<(), OpenError> {
+    let found = read_schema(db).map_err(StoreError::Corrupt)?;
     for (version, migration) in (1..).zip(MIGRATIONS).filter(|(version, _)| *version >= found) {
         tracing::info!(from = version, to = version + 1, "migrating the state file");
         let mut txn = db.begin_write().map_err(StoreError::from)?;

@@ -3,13 +3,13 @@
 //! The state file is whatever redb takes for its storage; the ledger's file is a [`LedgerFile`]. Both are
 //! behind traits, so that a test can put one simulated disk under them and cut its power at any write
 //! ([`super::Store::open_over`]). On a real disk both give up a part of the ballast when there is no
-//! space, and go on where they stopped. A sync that fails is never tried again: the kernel forgets what
-//! it could not write.
+//! space, and write again. A sync that fails is never tried again: the kernel forgets what it could not
+//! write.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufRead, BufReader, Seek, SeekFrom, Write};
+use std::io::{self, BufRead, BufReader, Seek, SeekFrom};
 use std::ops::Bound;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
 use redb::backends::FileBackend;
@@ -17,15 +17,15 @@ use redb::{BackendError, DatabaseError, StorageBackend};
 
 use super::ballast::{Ballast, is_full};
 
-/// The publish ledger's file: it is read once, at open, and appended to ever after.
+/// The publish ledger's file: read once, at open, and written at its end ever after.
 pub trait LedgerFile: Send + 'static {
     /// Everything, from its begin.
     fn read(&mut self) -> io::Result<Box<dyn BufRead + '_>>;
 
-    /// All of `bytes` at the end. After an error a part of them may be there.
-    fn append(&mut self, bytes: &[u8]) -> io::Result<()>;
+    /// All of `bytes` from `offset` on. After an error a part of them may be there.
+    fn write(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()>;
 
-    /// Returns when everything that was appended is durable.
+    /// Returns when everything that was written is durable.
     fn sync(&mut self) -> io::Result<()>;
 
     fn set_len(&mut self, bytes: u64) -> io::Result<()>;
@@ -51,7 +51,7 @@ impl LedgerOnDisk {
     /// Opens or makes it; a new name is made durable.
     pub fn open(path: &Path, ballast: Ballast) -> io::Result<Self> {
         let existed = path.try_exists()?;
-        let open = || OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path);
+        let open = || OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
         let file = with_ballast(&ballast, open)?;
         if !existed {
             sync_folder_of(path)?;
@@ -66,17 +66,8 @@ impl LedgerFile for LedgerOnDisk {
         Ok(Box::new(BufReader::new(&self.file)))
     }
 
-    fn append(&mut self, mut bytes: &[u8]) -> io::Result<()> {
-        while !bytes.is_empty() {
-            let file = &mut self.file;
-            match with_ballast(&self.ballast, || file.write(bytes)) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(written) => bytes = &bytes[written..],
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
+    fn write(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        with_ballast(&self.ballast, || self.file.write_all_at(bytes, offset))
     }
 
     fn sync(&mut self) -> io::Result<()> {
@@ -87,6 +78,20 @@ impl LedgerFile for LedgerOnDisk {
         self.file.set_len(bytes)
     }
 }
+
+/// The locks of a backend that stands around another one.
+macro_rules! forward_locks {
+    ($inner:ident) => {
+        forward_locks!($inner: try_lock_range -> bool, try_lock_shared_range -> bool, query_lock_range -> bool,
+            lock_range -> (), lock_shared_range -> (), unlock_range -> ());
+    };
+    ($inner:ident: $($lock:ident -> $answer:ty),+) => {
+        $(fn $lock(&self, start: Bound<u64>, end: Bound<u64>) -> Result<$answer, BackendError> {
+            self.$inner.$lock(start, end)
+        })+
+    };
+}
+pub(super) use forward_locks;
 
 /// The state file on a real disk: redb's own backend, with the ballast behind it.
 #[derive(Debug)]
@@ -136,29 +141,7 @@ impl StorageBackend for StateOnDisk {
         self.file.close()
     }
 
-    fn try_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
-        self.file.try_lock_range(start, end)
-    }
-
-    fn try_lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
-        self.file.try_lock_shared_range(start, end)
-    }
-
-    fn lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
-        self.file.lock_range(start, end)
-    }
-
-    fn lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
-        self.file.lock_shared_range(start, end)
-    }
-
-    fn unlock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
-        self.file.unlock_range(start, end)
-    }
-
-    fn query_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
-        self.file.query_lock_range(start, end)
-    }
+    forward_locks!(file);
 }
 
 /// Makes a new name in a folder durable.

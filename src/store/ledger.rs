@@ -5,7 +5,9 @@
 //! them where several became durable together; unknown kinds are damage, since a ledger is never read by
 //! an older cove. The last line may be torn by a crash, in any of its sectors: at open the file is cut back
 //! to its last whole line, so that the next is not glued to a torn one. A bad line in the middle was
-//! durable once: it is damage that a human has to look at. A failed write or fsync is final.
+//! durable once: it is damage that a human has to look at. A failed write or fsync is final; the line that
+//! it was about may be read by the next process and yet never reach the disk, so the last one is written
+//! again at open, before anything is concluded from it.
 //!
 //! Written by the writer thread alone. It knows nothing about redb.
 
@@ -72,6 +74,8 @@ pub(super) struct Opened {
 
 pub(super) struct Ledger {
     file: Box<dyn LedgerFile>,
+    /// Where the next line begins.
+    end: u64,
     /// For messages.
     path: PathBuf,
     /// Set by the first failure: nothing may be acknowledged after it.
@@ -81,17 +85,18 @@ pub(super) struct Ledger {
 impl Ledger {
     pub fn open(mut file: Box<dyn LedgerFile>, path: &Path) -> Result<Opened, StoreError> {
         let failed = |error: std::io::Error| StoreError::from_io(path, &error);
-        let Found { lines, whole_bytes, mut cut_bytes, damage } =
-            file.read().and_then(|mut reader| read(&mut reader)).map_err(failed)?;
+        let found = file.read().and_then(|mut reader| read(&mut reader)).map_err(failed)?;
+        let Found { lines, whole_bytes, last_line, torn_bytes, unread_bytes, damage } = found;
         let damage = damage.map(|(line, what)| LedgerDamage { path: path.to_owned(), line, what });
-        if damage.is_some() {
-            cut_bytes = 0;
+        if torn_bytes > 0 {
+            file.set_len(whole_bytes).map_err(failed)?;
         }
-        if cut_bytes > 0 {
-            file.set_len(whole_bytes).and_then(|()| file.sync()).map_err(failed)?;
+        if damage.is_none() && whole_bytes > 0 {
+            let at = whole_bytes - last_line.len() as u64;
+            file.write(at, &last_line).and_then(|()| file.sync()).map_err(failed)?;
         }
-        let ledger = Self { file, path: path.to_owned(), failed: false };
-        Ok(Opened { ledger, lines, cut_bytes, damage })
+        let ledger = Self { file, end: whole_bytes + unread_bytes, path: path.to_owned(), failed: false };
+        Ok(Opened { ledger, lines, cut_bytes: torn_bytes, damage })
     }
 
     /// Appends all facts and returns when they are durable: one line, one write and one fdatasync, as long
@@ -114,10 +119,10 @@ impl Ledger {
         if self.failed {
             return Err(StoreError::Failed(format!("{}: an earlier write failed", self.path.display())));
         }
-        self.file.append(text.as_bytes()).and_then(|()| self.file.sync()).map_err(|error| {
-            self.failed = true;
-            StoreError::from_io(&self.path, &error)
-        })
+        let written = self.file.write(self.end, text.as_bytes()).and_then(|()| self.file.sync());
+        self.failed = written.is_err();
+        self.end += text.len() as u64;
+        written.map_err(|error| StoreError::from_io(&self.path, &error))
     }
 }
 
@@ -130,18 +135,23 @@ fn line_text(facts: &[String]) -> String {
     format!("{:08x} {json}\n", crc32fast::hash(json.as_bytes()))
 }
 
+#[derive(Default)]
 struct Found {
     lines: Vec<Line>,
     /// What the whole lines take.
     whole_bytes: u64,
-    /// What the torn last line takes.
-    cut_bytes: u64,
+    /// The last whole one.
+    last_line: Vec<u8>,
+    /// What a torn line after it takes.
+    torn_bytes: u64,
+    /// From the first bad line to the end, where it is damage.
+    unread_bytes: u64,
     /// The number of the first bad line that is not a torn tail, and what is wrong with it.
     damage: Option<(u64, &'static str)>,
 }
 
 fn read(reader: &mut impl BufRead) -> std::io::Result<Found> {
-    let mut found = Found { lines: Vec::new(), whole_bytes: 0, cut_bytes: 0, damage: None };
+    let mut found = Found::default();
     let mut number = 0;
     loop {
         let mut bytes = Vec::new();
@@ -154,14 +164,16 @@ fn read(reader: &mut impl BufRead) -> std::io::Result<Found> {
             Ok(facts) => {
                 found.lines.extend(facts);
                 found.whole_bytes += read;
+                found.last_line = bytes;
             }
             // A torn write is the last thing in the file: with or without its newline, nothing follows.
             Err(_) if reader.fill_buf()?.is_empty() => {
-                found.cut_bytes = read;
+                found.torn_bytes = read;
                 return Ok(found);
             }
             Err(what) => {
                 found.damage = Some((number, what));
+                found.unread_bytes = read + std::io::copy(reader, &mut std::io::sink())?;
                 return Ok(found);
             }
         }
@@ -292,7 +304,7 @@ mod tests {
         let lines: Vec<Line> = (0..256).map(published).collect();
         open(&path).ledger.append(&lines).unwrap();
         let text = std::fs::read_to_string(&path).unwrap();
-        assert!(text.lines().all(|line| line.len() as u64 + 1 <= MAX_LINE_BYTES));
+        assert!(text.lines().all(|line| (line.len() as u64) < MAX_LINE_BYTES));
         let opened = open(&path);
         assert!(opened.damage.is_none() && opened.lines == lines, "{:?}", opened.damage);
     }
@@ -308,11 +320,11 @@ mod tests {
             self.file.read()
         }
 
-        fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        fn write(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
             if self.fails.load(std::sync::atomic::Ordering::Relaxed) {
                 return Err(io::Error::other("made up"));
             }
-            self.file.append(bytes)
+            self.file.write(offset, bytes)
         }
 
         fn sync(&mut self) -> io::Result<()> {

@@ -75,6 +75,14 @@ impl Tx<'_> {
         Ok(())
     }
 
+    fn forget_delivery(&mut self, delivery: &Delivery) -> Result<(), StoreError> {
+        self.writes += 1;
+        self.unindex_delivery(delivery)?;
+        self.task_deliveries.remove((delivery.task.raw(), delivery.id.raw()))?;
+        self.deliveries.remove(delivery.id.raw())?;
+        Ok(())
+    }
+
     fn unindex_delivery(&mut self, delivery: &Delivery) -> Result<(), StoreError> {
         let id = delivery.id.raw();
         match delivery.ended_at {
@@ -202,10 +210,20 @@ pub(super) fn prune(tx: &mut Tx<'_>, now: Timestamp) -> Ran<bool, Infallible> {
     for id in &gone {
         let delivery =
             tx.delivery(*id)?.ok_or_else(|| StoreError::Corrupt(format!("deliveries_ended: no delivery {id}")))?;
-        tx.writes += 1;
-        tx.unindex_delivery(&delivery)?;
-        tx.task_deliveries.remove((delivery.task.raw(), id.raw()))?;
-        tx.deliveries.remove(id.raw())?;
+        tx.forget_delivery(&delivery)?;
     }
     Ok(Ok(gone.len() == PRUNE_STEP))
+}
+
+/// Forgets a step of what a task that is forgotten has told and not told. True: there may be more.
+pub(super) fn forget(tx: &mut Tx<'_>, task: TaskId, limit: usize) -> Result<bool, StoreError> {
+    let range = tx.task_deliveries.range((task.raw(), 0)..=(task.raw(), u64::MAX))?;
+    let ids: Vec<u64> = range.take(limit).map(|row| Ok(row?.0.value().1)).collect::<Result<_, StoreError>>()?;
+    for id in &ids {
+        let id = DeliveryId::new(*id);
+        let delivery =
+            tx.delivery(id)?.ok_or_else(|| StoreError::Corrupt(format!("task_deliveries: no delivery {id}")))?;
+        tx.forget_delivery(&delivery)?;
+    }
+    Ok(ids.len() == limit)
 }

@@ -5,6 +5,7 @@
 //! Whether a move is allowed is decided there, not here.
 
 pub(super) mod claims;
+pub(super) mod clock;
 pub(super) mod enqueue;
 pub(super) mod outcome;
 pub(super) mod progress;

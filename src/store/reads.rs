@@ -210,6 +210,7 @@ pub(super) fn events(
 
 pub(super) fn outlook(txn: &ReadTransaction, moment: Moment) -> Result<Outlook, StoreError> {
     let now = moment.wall;
+    let meta = meta(txn)?;
     let due = txn.open_table(tables::DUE)?;
     let verify_due = txn.open_table(tables::VERIFY_DUE)?;
     let first_due = due.first()?.map(|row| Timestamp::from_millis(row.0.value().0));
@@ -226,7 +227,9 @@ pub(super) fn outlook(txn: &ReadTransaction, moment: Moment) -> Result<Outlook, 
         to_settle: to_settle(&txn.open_table(tables::SETTLING)?, MAX_SETTLING)?,
         verifies: verifies(txn, &verify_due, &profiles, now)?,
         claims_over: claims_over(txn, moment)?,
-        pause: meta(txn)?.pause,
+        clock_suspect: meta.clock.is_some_and(|mark| mark.suspect_since.is_some()),
+        catching_up: meta.catch_up.is_some(),
+        pause: meta.pause,
     })
 }
 

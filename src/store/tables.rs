@@ -101,6 +101,20 @@ pub(super) struct Meta {
     pub pause: Option<super::Pause>,
     /// The boot that the leases of all locks run in (fence.md rule 20).
     pub boot_id: BootId,
+    /// When the daemon last looked at the clock, and whether it believed it.
+    pub clock: Option<super::ClockMark>,
+    /// What came due while the daemon was down is being spread over the time to come.
+    pub catch_up: Option<CatchUp>,
+}
+
+/// How far a backlog is spread (fence.md rule 24).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct CatchUp {
+    pub since: Timestamp,
+    pub interval_ms: u64,
+    /// The item to go on from, and how many came before it.
+    pub next: u64,
+    pub counted: u64,
 }
 
 pub(super) const META_KEY: &str = "state";

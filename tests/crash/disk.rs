@@ -343,10 +343,8 @@ impl LedgerFile for OneFile {
         Ok(Box::new(Cursor::new(inner.live.file(self.name).clone())))
     }
 
-    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let mut inner = self.disk.inner();
-        let at = inner.live.file(self.name).len();
-        inner.write(self.name, at, bytes)
+    fn write(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.disk.inner().write(self.name, place(offset), bytes)
     }
 
     fn sync(&mut self) -> io::Result<()> {

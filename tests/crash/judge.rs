@@ -128,7 +128,7 @@ async fn nothing_twice(store: &Store, ledger: &Ledger) -> Result<(), String> {
     }
     store.resume(true, super::work::BEGIN).await.map_err(|error| error.to_string())?;
     let later = super::work::BEGIN.plus(std::time::Duration::from_hours(10_000));
-    while store.promote(false, later).await.map_err(|error| error.to_string())? {}
+    while store.promote(later).await.map_err(|error| error.to_string())? {}
     let claims = touched.iter().map(|id| store.claim(*id, super::work::moment(later)));
     for (id, claim) in touched.iter().zip(join_all(claims).await) {
         if claim.map_err(|error| error.to_string())?.is_ok() {

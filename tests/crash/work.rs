@@ -89,7 +89,7 @@ pub async fn ask(store: &Store, ask: Ask, now: Timestamp) -> Result<String, Stor
         }
         Ask::Release(profile, fence) => text(&store.release(profile, fence).await?),
         Ask::Operator(profile) => text(&store.lock_for_operator(profile, moment(now)).await?),
-        Ask::Promote => text(&store.promote(false, now).await?),
+        Ask::Promote => text(&store.promote(now).await?),
         Ask::Pause => text(&store.pause(now).await?),
         Ask::Resume => match store.resume(false, now).await {
             Err(ResumeRefused::Store(error)) => return Err(error),
@@ -179,7 +179,7 @@ pub struct Opened {
 
 impl Opened {
     pub fn over(disk: &Disk, now: Timestamp) -> Result<Self, cove::store::OpenError> {
-        let (store, thread, report) = Store::open_over(disk.state(), disk.ledger(), moment(now))?;
+        let (store, thread, report) = Store::open_over(|| disk.state(), disk.ledger(), moment(now))?;
         Ok(Self { store, thread, report })
     }
 
@@ -229,9 +229,9 @@ pub async fn record(begin: Image, now: Timestamp, groups: usize, dice: &mut fast
         history.groups.push(Group { now, asks });
     }
     assert_eq!(&tried.store.dump().await.unwrap(), history.dumps.last().unwrap());
-    history.log = disk.log();
     one_by_one.close().await;
     tried.close().await;
+    history.log = disk.log();
     history
 }
 

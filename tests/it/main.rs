@@ -20,4 +20,5 @@ mod refusals_queue;
 mod rig;
 mod studio;
 mod waits;
+mod webhooks;
 mod worker;

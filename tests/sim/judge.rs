@@ -86,15 +86,16 @@ impl Judge {
         seen.posts += u32::from(posts);
     }
 
-    /// An attempt starts: everything that forbids it must be absent.
-    pub fn starts(&self, item: &Item, now: Timestamp) {
+    /// An attempt starts: everything that forbids it must be absent. `skew`: how far the clock was set ahead.
+    pub fn starts(&self, item: &Item, now: Timestamp, skew: Duration) {
         let id = item.id;
         let task = self.tasks.get(&item.task).unwrap_or_else(|| panic!("{id} starts and its task is not known"));
         assert!(!self.paused, "{id} starts while everything is paused");
         assert!(!task.paused, "{id} starts while its task is paused");
         assert!(!task.canceled, "{id} starts after its task was canceled");
         assert!(!self.parked.contains(&item.profile), "{id} starts in a parked profile");
-        assert!(item.not_before.is_none_or(|not_before| not_before <= now), "{id} starts before its time");
+        let early = |not_before: Timestamp| now < not_before.plus(skew);
+        assert!(!item.not_before.is_some_and(early), "{id} starts before its time");
         assert!(item.not_after.is_none_or(|not_after| now <= not_after), "{id} starts after its time");
         assert!(item.attempts_spent() <= task.max_attempts, "{id} makes attempt {}", item.attempts_spent());
         if let Some(last) = self.last_armed.get(&item.profile) {

@@ -115,7 +115,7 @@ impl World {
         let claimed = self.store().claim_for_worker(head.item, "w1".to_owned(), kinds, ttl, now).await.unwrap();
         if let Ok(Claim::Started(claimed)) = claimed {
             self.tally.claims += 1;
-            self.judge.starts(&claimed.item, self.now);
+            self.judge.starts(&claimed.item, self.now, Duration::ZERO);
             self.nobody_else_uses(&claimed.item.profile, "a worker");
             let held = self.outside.get(&claimed.item.profile).filter(|(_, until)| *until > self.now);
             assert!(held.is_none(), "{} is claimed and a program holds its profile", claimed.item.id);

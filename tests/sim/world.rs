@@ -41,10 +41,11 @@ pub struct Tally {
     forgotten: u64,
     pub claims: u64,
     pub late_words: u64,
+    clock_jumps: u64,
 }
 
 impl Tally {
-    pub fn parts(&self) -> [(&'static str, u64); 11] {
+    pub fn parts(&self) -> [(&'static str, u64); 12] {
         [
             ("starts", self.starts),
             ("posts", self.posts),
@@ -57,6 +58,7 @@ impl Tally {
             ("forgotten tasks", self.forgotten),
             ("claims of workers", self.claims),
             ("late words of workers", self.late_words),
+            ("clock jumps", self.clock_jumps),
         ]
     }
 
@@ -72,6 +74,7 @@ impl Tally {
         self.forgotten += other.forgotten;
         self.claims += other.claims;
         self.late_words += other.late_words;
+        self.clock_jumps += other.clock_jumps;
     }
 }
 
@@ -110,6 +113,9 @@ pub struct World {
     tally: Tally,
     /// When the machine was booted, and the how many-th boot it is.
     booted: (Timestamp, u32),
+    /// How far the wall clock was set ahead, and nobody has said yet that this is right.
+    skew: Duration,
+    asked_clock: bool,
     /// What outside programs believe to hold: under which fence, and until when.
     outside: BTreeMap<ProfileId, (Fence, Timestamp)>,
     workers: BTreeMap<Fence, Worker>,
@@ -118,14 +124,20 @@ pub struct World {
 /// The daemon died here; nothing after it happens.
 pub struct Crash;
 
-/// The world's clocks run together.
-fn moment(wall: Timestamp, (booted, boot): (Timestamp, u32)) -> Moment {
-    let since = wall.since(booted);
+/// The world's clocks run together, save where somebody set the wall clock ahead by `skew`.
+fn moment(wall: Timestamp, skew: Duration, (booted, boot): (Timestamp, u32)) -> Moment {
+    let since = wall.since(booted.plus(skew));
     Moment { wall, boot: BootTime::default().plus(since), boot_id: BootId::new(u128::from(boot)) }
 }
 
 fn limits() -> Limits {
-    Limits { slots: SLOTS, retry_base: Duration::from_secs(30), retry_max: Duration::from_secs(600), rest: REST }
+    Limits {
+        slots: SLOTS,
+        retry_base: Duration::from_secs(30),
+        retry_max: Duration::from_secs(600),
+        rest: REST,
+        catch_up_per_hour: 0,
+    }
 }
 
 fn id(name: &str) -> ProfileId {
@@ -136,7 +148,7 @@ impl World {
     pub async fn new(folder: &Path, seed: u64, fence_off: bool) -> Self {
         let now = Timestamp::from_millis(1_795_000_000_000);
         let booted = (now, 1);
-        let (store, thread, _) = Store::open(folder, moment(now, booted)).unwrap();
+        let (store, thread, _) = Store::open(folder, moment(now, Duration::ZERO, booted)).unwrap();
         for name in PROFILES {
             store.create_profile(id(name), name.to_owned(), now).await.unwrap();
         }
@@ -153,6 +165,8 @@ impl World {
             serial: 0,
             tally: Tally::default(),
             booted,
+            skew: Duration::ZERO,
+            asked_clock: false,
             outside: BTreeMap::new(),
             workers: BTreeMap::new(),
         }
@@ -164,7 +178,7 @@ impl World {
     }
 
     fn moment(&self) -> Moment {
-        moment(self.now, self.booted)
+        moment(self.now, self.skew, self.booted)
     }
 
     fn store(&self) -> Store {
@@ -181,7 +195,7 @@ impl World {
 
     /// One event to its end, as the loop does it; may die between any two things.
     pub async fn turn(&mut self, event: Event) -> Result<(), Crash> {
-        let mut events = VecDeque::from([event]);
+        let mut events = VecDeque::from([Event::Time(self.moment()), event]);
         while let Some(event) = events.pop_front() {
             let step = self.state.apply(event, self.now);
             for commit in step.commit {
@@ -227,7 +241,7 @@ impl World {
                 let started = match work {
                     Work::Attempt { item, .. } => {
                         self.tally.starts += 1;
-                        self.judge.starts(&item, item.started_at.unwrap());
+                        self.judge.starts(&item, item.started_at.unwrap(), self.skew);
                         browser(Some(item.id), item.profile)
                     }
                     // Armed before the restart; whether the click went out, only the site knows.
@@ -254,6 +268,7 @@ impl World {
                 let gone = Browser { asked: true, ended: true, ..browser(None, profile) };
                 self.browsers.entry(fence).or_insert(gone).closing = true;
             }
+            Act::AskClock => self.asked_clock = true,
             Act::Look | Act::AnswerOpen { .. } | Act::AnswerClose { .. } => {}
         }
     }
@@ -513,6 +528,7 @@ impl World {
             36..=40 => {
                 self.store().resume(true, self.now).await.unwrap();
                 self.judge.paused = false;
+                self.believe();
                 self.turn(Event::Bell).await
             }
             41 => Err(Crash),
@@ -520,17 +536,42 @@ impl World {
             45..=47 => self.retry().await,
             48..=51 => self.unpark().await,
             52 => self.forget().await,
-            53..=57 => self.program().await,
-            58..=70 => self.worker().await,
+            53..=57 if self.skew.is_zero() => self.program().await,
+            58..=70 if self.skew.is_zero() => self.worker().await,
+            71 => self.set_the_clock().await,
             _ => self.move_a_browser().await,
         }
+    }
+
+    /// The wall clock as it is now is right: whoever says so has looked.
+    fn believe(&mut self) {
+        self.booted.0 = self.booted.0.plus(self.skew);
+        self.skew = Duration::ZERO;
+        self.asked_clock = false;
+    }
+
+    /// Somebody sets the wall clock days ahead, puts it right again, or the system finds that it is right.
+    async fn set_the_clock(&mut self) -> Result<(), Crash> {
+        if !self.skew.is_zero() {
+            if self.asked_clock && self.dice.bool() {
+                self.believe();
+                return self.turn(Event::ClockSynchronised).await;
+            }
+            self.now = Timestamp::ZERO.plus(self.now.since(Timestamp::ZERO.plus(self.skew)));
+            self.skew = Duration::ZERO;
+        } else if self.outside.is_empty() && self.workers.is_empty() {
+            self.tally.clock_jumps += 1;
+            self.skew = Duration::from_secs(self.dice.u64(3_600..300_000));
+            self.now = self.now.plus(self.skew);
+        }
+        self.turn(Event::Tick).await
     }
 
     /// Dies and comes back; some browsers survive, the others are gone. Sometimes the machine went down.
     pub async fn restart(&mut self) {
         self.tally.crashes += 1;
         self.close().await;
-        if self.chance(30) {
+        if self.skew.is_zero() && self.chance(30) {
             self.booted = (self.now, self.booted.1 + 1);
         }
         self.open().await;
@@ -548,6 +589,8 @@ impl World {
         self.judge.paused |= report.pause.is_some();
         loop {
             self.state = State::new(limits());
+            let mark = self.store().clock_mark().await.unwrap();
+            self.state.begin_time(mark, self.moment());
             self.browsers.clear();
             self.note_parked().await;
             let leftovers = self.store().leftovers().await.unwrap();

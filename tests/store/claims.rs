@@ -73,7 +73,7 @@ async fn rule_23_an_unarmed_item_is_queued_again_a_minute_after_its_lease_and_no
     assert_eq!((back.state, back.attempts), (ItemState::RetryWait, 1), "it may have done all but the last word");
     assert!(!store.outlook(after(TTL + CLAIM_GRACE)).await.unwrap().claims_over);
 
-    store.promote(false, after(TTL + CLAIM_GRACE).wall).await.unwrap();
+    store.promote(after(TTL + CLAIM_GRACE).wall).await.unwrap();
     let second = claim(store, after(TTL + CLAIM_GRACE)).await;
     assert_eq!(second.item.id, first.item.id);
     let word = store.end_claim(ended(first.item.id, first.fence, succeeded()), NOW).await.unwrap();

@@ -2,11 +2,14 @@
 //!
 //! *Not there* is the dangerous answer: it may lead to a second click. It is given when every earlier step passed, one
 //! of them proving the signed-in view, and the proof alone timed out, on a page that answered whole and without an
-//! error. Everything else is inconclusive. Once the proof was seen, nothing makes it unseen.
+//! error and still shows that view. Everything else is inconclusive. Once the proof was seen, nothing makes it unseen.
+
+use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::wait::Look;
 use super::{AFTER_CONFIRMATION, Run, keep, secrets, values};
 use crate::browser::cdp::Tab;
 use crate::browser::evidence::EvidenceWriter;
@@ -21,6 +24,9 @@ const FILES: &str = "verify-";
 const ARMED_AT: &str = "armed_at";
 /// From here on a page is an error's.
 const FIRST_BAD_STATUS: u64 = 400;
+
+/// For a second look at what was seen before.
+const AGAIN: Duration = Duration::from_secs(2);
 
 /// What the page is on which a proof was not seen.
 const PAGE: &str = "[location.protocol, document.readyState, \
@@ -146,12 +152,33 @@ impl Run<'_> {
             Ok(()) => return Seen::There,
             Err(failure) => failure,
         };
-        if failure.code != FailureCode::WaitTimedOut || !self.looked || verify.signed_in.is_none() {
+        let Some(signed_in) = verify.signed_in.filter(|_| self.looked && failure.code == FailureCode::WaitTimedOut)
+        else {
             return Seen::Unclear(failure);
-        }
-        match self.sound_page().await {
+        };
+        let sound = match self.sound_page().await {
+            Ok(()) => self.still_signed_in(&verify.steps[signed_in..at]).await,
+            Err(why) => Err(why),
+        };
+        match sound {
             Ok(()) => Seen::NotThere(failure.detail),
             Err(why) => Seen::Unclear(Failure::new(failure.code, format!("{}; {why}", failure.detail))),
+        }
+    }
+
+    /// Whether what proved the signed-in view is still to be seen: the page may have gone to a login by itself. It is
+    /// the first of the steps; where one of them navigates it was another page's.
+    async fn still_signed_in(&self, steps: &[Step]) -> Result<(), String> {
+        let navigates = |step: &Step| matches!(step.action, Action::Navigate { .. });
+        let Some(step) = steps.first().filter(|_| !steps.iter().any(navigates)) else { return Ok(()) };
+        let Some(wait) = self.wait_of(&step.action).map_err(|failure| failure.detail)? else { return Ok(()) };
+        match timeout(keep::KEEPING_DEADLINE, wait.look(self.tab, Instant::now() + AGAIN)).await {
+            Ok(Ok(Look::True)) => Ok(()),
+            Ok(Ok(Look::False(why) | Look::Threw(why) | Look::Unclear(why))) => {
+                Err(format!("the signed-in view is gone: {why}"))
+            }
+            Ok(Err(failure)) => Err(failure.detail),
+            Err(_) => Err("the page does not answer".to_owned()),
         }
     }
 

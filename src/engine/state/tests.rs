@@ -65,6 +65,7 @@ fn engine() -> State {
         retry_base: Duration::from_secs(30),
         retry_max: Duration::from_secs(60),
         rest: Duration::from_secs(3_600),
+        catch_up_per_hour: 0,
     };
     let mut state = State::new(limits);
     assert_eq!(state.apply(Event::Recovered(Vec::new()), NOW), Step::act(Act::Look));
@@ -363,6 +364,7 @@ fn rule_15_recovery_hands_back_the_unarmed_and_looks_at_the_armed_before_any_cla
         retry_base: Duration::from_secs(1),
         retry_max: Duration::from_secs(1),
         rest: Duration::from_secs(3_600),
+        catch_up_per_hour: 0,
     };
     let mut state = State::new(limits);
     assert_eq!(state.apply(Event::Bell, NOW), Step::default(), "a claim before recovery");

@@ -92,6 +92,16 @@ fn check_signed_in(reader: &mut Reader, verify: &Verify) {
             verify.steps[number].action.name()
         );
         reader.error(SIGNED_IN, message);
+    } else {
+        let behind = &verify.steps[number + 1..verify.proof()];
+        if let Some(step) = behind.iter().find(|step| matches!(step.action, Action::Navigate { .. })) {
+            let message = format!(
+                "step {} leaves the signed-in view before the proof: a login there would look like a page without it; \
+                 put the wait for the signed-in view behind it",
+                step.number
+            );
+            reader.warning(SIGNED_IN, message);
+        }
     }
 }
 

@@ -48,7 +48,12 @@ pub(in crate::store) fn claim(tx: &mut Tx<'_>, id: ItemId, taker: &Taker, moment
         super::settle::cancel_one(tx, &item, now)?;
         return Ok(Ok(Claim::Moved));
     }
-    if item.not_after.is_some_and(|not_after| not_after < now) {
+    let overdue = item.not_after.is_some_and(|not_after| not_after < now);
+    if overdue && tx.clock_is_suspect() {
+        hold_for_clock(tx, &item, now)?;
+        return Ok(Ok(Claim::Moved));
+    }
+    if overdue {
         let failure = Failure::new(FailureCode::Overdue, "its not_after passed before it could start");
         let overdue = Item { state: ItemState::Failed, failure: Some(failure), finished_at: Some(now), ..item.clone() };
         let overdue = tx.change_item(&item, overdue, "failed", "overdue", now)?;
@@ -211,7 +216,7 @@ pub(in crate::store) fn finish(tx: &mut Tx<'_>, end: &AttemptEnded, now: Timesta
 
 /// Moves items whose time has come from `DUE` to `READY`, or holds them where the clock that says so is
 /// not to be believed (fence.md rule 20); at most `limit`. True: there may be more.
-pub(in crate::store) fn promote(tx: &mut Tx<'_>, now: Timestamp, hold: bool, limit: usize) -> Ran<bool, Infallible> {
+pub(in crate::store) fn promote(tx: &mut Tx<'_>, now: Timestamp, limit: usize) -> Ran<bool, Infallible> {
     let mut due = Vec::new();
     for row in tx.due.range(..=(now.as_millis(), u64::MAX))?.take(limit) {
         due.push(row?.0.value().1);
@@ -219,12 +224,17 @@ pub(in crate::store) fn promote(tx: &mut Tx<'_>, now: Timestamp, hold: bool, lim
     for id in &due {
         let id = ItemId::new(*id);
         let item = tx.item(id)?.ok_or_else(|| StoreError::Corrupt(format!("due: no item {id}")))?;
-        if hold {
-            let held = Item { state: ItemState::Held, held_for: Some(HeldFor::Clock), ..item.clone() };
-            tx.change_item(&item, held, "held", "it came due by a clock that jumped", now)?;
+        if tx.clock_is_suspect() {
+            hold_for_clock(tx, &item, now)?;
         } else {
             tx.move_item(&item, item.clone(), now)?;
         }
     }
     Ok(Ok(due.len() == limit))
+}
+
+/// By this clock the item's time has come, or is over; and this clock is not believed.
+fn hold_for_clock(tx: &mut Tx<'_>, item: &Item, now: Timestamp) -> Result<(), StoreError> {
+    let held = Item { state: ItemState::Held, held_for: Some(HeldFor::Clock), ..item.clone() };
+    tx.change_item(item, held, "held", "it came due by a clock that jumped", now).map(drop)
 }

@@ -1,6 +1,6 @@
 //! Forgetting finished tasks, by age and by count, in small steps.
 //!
-//! What is forgotten is the task, its items, its log and its intents. Keys and what an Idempotency-Key made
+//! What is forgotten is the task, its items, its log, its intents and its webhooks' deliveries. Keys and what an Idempotency-Key made
 //! stay: the same thing is not published again because its task was forgotten (fence.md rule 2). The
 //! evidence on the disk goes first, by the caller, who names the items of each task.
 
@@ -10,7 +10,7 @@ use redb::{ReadTransaction, ReadableTable, ReadableTableMetadata};
 
 use super::super::tables::{FINISHED, TASK_ITEMS, Tx};
 use super::super::writer::Ran;
-use super::super::{Prunable, StoreError};
+use super::super::{Prunable, StoreError, outbox};
 use crate::model::{ItemId, ItemState, TaskId, Timestamp};
 
 /// The finished tasks to forget next, oldest end first: those that ended before `before`, and the oldest
@@ -53,8 +53,9 @@ pub(in crate::store) fn prune(tx: &mut Tx<'_>, id: TaskId, limit: usize) -> Ran<
         let state = forget_item(tx, id, ItemId::new(*item))?;
         task.counts.remove(state);
     }
+    let more_told = outbox::forget(tx, id, limit)?;
     tx.task_states.remove((was as u8, id.raw()))?;
-    if events.len() == limit || items.len() == limit {
+    if more_told || events.len() == limit || items.len() == limit {
         tx.task_states.insert((task.counts.state() as u8, id.raw()), ())?;
         tx.put_task(&task)?;
         return Ok(Ok(false));

@@ -190,9 +190,8 @@ impl State {
                 next.extend(stale.map(|(state, _)| state));
             }
             (What::Refresh { .. } | What::Release { .. }, Answer::NotHeld) => next.extend(self.free(call)),
-            (What::Look, Answer::Seen(None)) => {
-                next.extend(self.free(call).filter(|state| state.held.is_none()));
-            }
+            // Also one that is over: a cleanup may have come by.
+            (What::Look, Answer::Seen(None)) => next.extend(self.free(call)),
             (What::Look, Answer::Seen(Some(row))) => {
                 let state = if row.expired { self.free(call) } else { self.alive(call).map(|(state, _)| state) };
                 next.extend(state.filter(|state| state.held.is_some_and(|held| held.is(row.owner, row.fence))));

@@ -118,6 +118,9 @@ fn rule_12_signed_in_is_a_wait_that_a_login_page_does_not_pass() {
     parse(&with(json!(1))).unwrap();
     refused(&with(json!(0)), "/signed_in", "which a login page passes as well");
     refused(&with(json!(2)), "/signed_in", "before the proof");
+    let leaving = json!({"signed_in": 1, "steps": [navigate(), wait("#me"), navigate(), wait("#mine")]});
+    let (_, warnings) = parse(&leaving).unwrap();
+    assert!(warnings.len() == 1 && warnings[0].pointer == "/cove/verify/signed_in", "{warnings:?}");
     for wrong in [json!(3), json!(-1), json!("1"), json!(null)] {
         refused(&with(wrong), "/signed_in", "from 0 to 2");
     }
