@@ -32,8 +32,8 @@ pub struct OneTask {
 pub enum TasksCommand {
     /// Newest first
     List {
-        /// In this state: queued, running, succeeded, partially_succeeded, failed, canceled,
-        /// needs_attention
+        /// In this state: queued, running, succeeded, `partially_succeeded`, failed, canceled,
+        /// `needs_attention`
         #[arg(long)]
         state: Option<String>,
         /// Of this flow
@@ -78,7 +78,7 @@ pub enum TasksCommand {
 pub enum ItemsCommand {
     /// Newest first
     List {
-        /// In this state: queued, running, retry_wait, held, outcome_unknown, succeeded, failed, canceled
+        /// In this state: queued, running, `retry_wait`, held, `outcome_unknown`, succeeded, failed, canceled
         #[arg(long)]
         state: Option<String>,
         /// Of this task
