@@ -253,5 +253,8 @@ pub enum FlowsCommand {
         json: bool,
     },
     /// Forget a flow that no unfinished task uses
-    Delete { name: String },
+    Delete {
+        /// The flow's name
+        name: String,
+    },
 }

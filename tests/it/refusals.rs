@@ -111,7 +111,10 @@ async fn the_number_of_items_is_bounded_and_keys_are_unique() {
     keyed["key"] = json!("k");
     let answer = start(&daemon, &json!([keyed, keyed])).await;
     assert_eq!((answer.status, answer.pointers()), (422, vec!["/items/1/key"]), "{}", answer.body);
-    let body = json!({"flow": "atelier", "items": [good], "on_unknown": "retry"});
+    let mut unverified: Value = serde_json::from_str(super::rig::ATELIER).unwrap();
+    unverified["cove"].as_object_mut().unwrap().remove("verify").unwrap();
+    daemon.put_flow("unverified", &unverified.to_string()).await;
+    let body = json!({"flow": "unverified", "items": [good], "on_unknown": "retry"});
     let answer = daemon.post(START, &body).await;
     assert_eq!((answer.status, answer.pointers()), (422, vec!["/on_unknown"]), "{}", answer.body);
 }
