@@ -34,6 +34,7 @@ pub struct Config {
     pub state: State,
     pub media: Media,
     pub engine: Engine,
+    pub resources: Resources,
     pub browser: Browser,
     pub dolphin: Dolphin,
     pub auth: Auth,
@@ -85,6 +86,13 @@ pub struct Engine {
     pub drain_seconds: u64,
     /// Evidence of one attempt, in bytes.
     pub evidence_max_bytes: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Resources {
+    /// With less than this free where the state directory is, nothing new is started or accepted. In MiB.
+    pub disk_reserve_mb: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -190,6 +198,12 @@ impl Default for Engine {
             drain_seconds: 300,
             evidence_max_bytes: 64 * 1024 * 1024,
         }
+    }
+}
+
+impl Default for Resources {
+    fn default() -> Self {
+        Self { disk_reserve_mb: 256 }
     }
 }
 

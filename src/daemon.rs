@@ -1,12 +1,13 @@
 //! `cove serve`: composes the rooms, spawns the long-lived tasks, and drains them.
 //!
-//! The only place that spawns tasks which live as long as the process: the engine's loop and the API. Either
-//! one's end ends the daemon. The order of a stop: nothing new starts, what is not armed is handed back,
+//! The only place that spawns tasks which live as long as the process: the engine's loop, the disk guard and
+//! the API. The end of any of them ends the daemon. The order of a stop: nothing new starts, what is not armed is handed back,
 //! what is armed is waited for up to the drain limit, the API closes its connections, the browser host
 //! ends, the last commits return. A second signal exits at once; the fence holds all the same, since
 //! whatever is armed is armed on disk.
 
 mod listen;
+mod wait;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -23,11 +24,15 @@ use crate::browser::host::HostOptions;
 use crate::config::Config;
 use crate::engine::{self, EngineError, EngineHandle, Limits, Shared};
 use crate::model::{Clock, SystemClock};
-use crate::store::{BootReport, OpenError, Store, WriterThread};
+use crate::ops::disk;
+use crate::store::ballast::is_full;
+use crate::store::{BootReport, OpenError, Store, StoreError, WriterThread};
 use listen::{ListenFile, Listeners};
 
 /// A configuration or a state file that a restart cannot mend (sysexits `EX_CONFIG`).
 const EXIT_CONFIG: u8 = 78;
+/// The disk failed (sysexits `EX_IOERR`).
+const EXIT_DISK: u8 = 74;
 const EXIT_FAILED: u8 = 1;
 /// The browser host of this daemon listens on `browser-host-<pid>.sock` in the state directory.
 const HOST_SOCKET: &str = "browser-host-";
@@ -61,8 +66,25 @@ impl ServeError {
     #[must_use]
     pub const fn exit_code(&self) -> u8 {
         match self {
-            Self::Open(OpenError::NewerSchema { .. } | OpenError::NotAStateFile { .. }) => EXIT_CONFIG,
+            Self::Open(
+                OpenError::NewerSchema { .. }
+                | OpenError::NotAStateFile { .. }
+                | OpenError::Store(StoreError::Corrupt(_)),
+            ) => EXIT_CONFIG,
+            Self::Open(OpenError::Io { .. } | OpenError::Store(StoreError::Failed(_) | StoreError::Full(_)))
+            | Self::Engine(EngineError::Store(StoreError::Failed(_) | StoreError::Full(_) | StoreError::Corrupt(_))) => {
+                EXIT_DISK
+            }
             _ => EXIT_FAILED,
+        }
+    }
+
+    /// For want of space: it passes when there is some.
+    fn is_full(&self) -> bool {
+        match self {
+            Self::Open(error) => error.is_full(),
+            Self::StateDir { error, .. } => is_full(error),
+            _ => false,
         }
     }
 }
@@ -72,11 +94,18 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     let config = Arc::new(config);
     let state_dir = config.state_dir();
     let mut signals = Signals::new().map_err(ServeError::Signal)?;
-    make_private_dir(&state_dir)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let (store, writer, report) = Store::open(&state_dir, clock.now())?;
+    let ((store, writer, report), listeners) = match wait::open(&state_dir, clock.as_ref()) {
+        Ok(opened) => (opened, Listeners::bind(config.server.listen, &config.socket_path()).await?),
+        Err(error) if error.is_full() => {
+            match wait::for_space(&config, &state_dir, &clock, &mut signals, error).await? {
+                Some(ready) => ready,
+                None => return Ok(()),
+            }
+        }
+        Err(error) => return Err(error),
+    };
     log_boot(&state_dir, &report);
-    let listeners = Listeners::bind(config.server.listen, &config.socket_path()).await?;
     let provider = Arc::new(start_provider(&config, &state_dir)?);
     let running = Running::start(&config, &state_dir, store, provider, clock, listeners)?;
     let listen_file = ListenFile::write(&state_dir, running.address)?;
@@ -99,6 +128,7 @@ struct Running {
     address: std::net::SocketAddr,
     engine_handle: EngineHandle,
     engine: JoinHandle<Result<(), EngineError>>,
+    disk: JoinHandle<()>,
     api: JoinHandle<()>,
     stop_api: CancellationToken,
     provider: Arc<ChromiumProvider>,
@@ -106,7 +136,7 @@ struct Running {
 }
 
 impl Running {
-    #[expect(clippy::disallowed_methods, reason = "the two long-lived tasks of the daemon, joined in `run`")]
+    #[expect(clippy::disallowed_methods, reason = "the long-lived tasks of the daemon, joined in `run`")]
     fn start(
         config: &Arc<Config>,
         state_dir: &Path,
@@ -116,6 +146,7 @@ impl Running {
         listeners: Listeners,
     ) -> Result<Self, ServeError> {
         let (engine_handle, engine) = engine::pair();
+        let disk = disk::Guard::new(state_dir, config.resources.disk_reserve_mb);
         let context = Context::new(
             config.clone(),
             state_dir.to_owned(),
@@ -138,6 +169,7 @@ impl Running {
                 retry_base: Duration::from_secs(config.engine.retry_base_seconds),
                 retry_max: Duration::from_secs(config.engine.retry_max_seconds),
             },
+            no_disk: disk.word(),
         });
         let stop_api = CancellationToken::new();
         let Listeners { tcp, unix, address, socket } = listeners;
@@ -145,6 +177,7 @@ impl Running {
             address,
             engine_handle,
             engine: tokio::spawn(engine::run(engine, shared)),
+            disk: tokio::spawn(disk.run()),
             api: tokio::spawn(api::serve(context, tcp, Some(unix), stop_api.clone())),
             stop_api,
             provider,
@@ -173,6 +206,7 @@ impl Running {
                 None
             }
             ended = &mut self.engine => Some(flatten("the engine", ended)),
+            _ = &mut self.disk => Some(Err(ServeError::Panicked("the disk guard"))),
             ended = &mut self.api => {
                 let panicked = ended.is_err();
                 Some(if panicked { Err(ServeError::Panicked("the API")) } else { Ok(()) })
@@ -187,6 +221,7 @@ impl Running {
             self.api.abort();
         }
         self.engine.abort();
+        self.disk.abort();
         self.provider.shutdown().await;
         listen::remove_socket(&self.socket);
         // The last handles of the store go with the tasks; the writer then closes the file.

@@ -13,11 +13,10 @@
 //! | 2 | [`browser`] | profiles, sessions, replay, evidence: the only place that knows chromiumoxide |
 //! | 2 | [`telemetry`] | the log of one process |
 //! | 3 | [`engine`] | decides: a pure state machine, and the loop around it |
+//! | 4 | [`ops`] | what keeps the house clean: the disk guard |
 //! | 5 | [`api`] | the only place that knows hyper, save the practice site |
 //! | 6 | [`daemon`] | composes, spawns, drains |
 //! | 7 | [`cli`] | the command line, the demo, and the demo's practice site, which is a hyper server of its own |
-//!
-//! Rank 4 (`ops`: resources, health, maintenance, snapshots) is not built yet; its room is kept.
 //!
 //! # How data flows
 //!
@@ -47,5 +46,6 @@ pub mod config;
 pub mod daemon;
 pub mod engine;
 pub mod model;
+pub mod ops;
 pub mod store;
 pub mod telemetry;

@@ -177,6 +177,7 @@ fn read_name(body: &Value) -> Result<String, ApiError> {
 }
 
 pub async fn create(context: Arc<Context>, call: Call) -> Result<Response<Reply>, ApiError> {
+    context.needs_disk()?;
     let body = call.json(&context).await?.ok_or_else(no_body)?;
     let name = read_name(&body)?;
     if context.config.browser.provider == ProviderKind::Dolphin {
@@ -214,6 +215,7 @@ pub async fn open(context: Arc<Context>, mut call: Call) -> Result<Response<Repl
     if context.engine.view().draining {
         return Err(ApiError::new(Code::Draining, "The daemon stops; open the profile when it runs again."));
     }
+    context.needs_disk()?;
     let opened = timeout(ENGINE_DEADLINE, context.engine.open_profile(profile.id.clone(), headless)).await;
     if !opened.map_err(|_| engine_silent())? {
         let detail = "An item runs in the profile, or a person has it open; try again when it is idle.";

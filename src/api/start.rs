@@ -64,6 +64,7 @@ pub async fn start(context: Arc<Context>, call: Call) -> Result<Response<Reply>,
             return Ok(accepted(&enqueued));
         }
     }
+    context.needs_disk()?;
     let (request, mut walk) = read(&context, bytes, idempotency.as_ref()).await?;
     for _ in 0..FLOW_CHANGES {
         let new = prepare(&context, &request, walk, idempotency.clone()).await?;

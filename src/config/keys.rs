@@ -14,6 +14,8 @@ use super::error::ConfigError;
 const DAY_SECONDS: u64 = 24 * 60 * 60;
 const KIB: u64 = 1 << 10;
 const GIB: u64 = 1 << 30;
+/// Twice the ballast, which lies inside the reserve.
+const LEAST_RESERVE_MB: u64 = 32;
 
 /// What a key may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +67,7 @@ pub(super) static KEYS: &[Key] = &[
     key("engine", "max_items_per_task", Rule::Integer(1, 100_000)),
     key("engine", "drain_seconds", Rule::Integer(0, DAY_SECONDS)),
     key("engine", "evidence_max_bytes", Rule::Integer(64 * KIB, 16 * GIB)),
+    key("resources", "disk_reserve_mb", Rule::Integer(LEAST_RESERVE_MB, 1024 * 1024)),
     key("browser", "provider", Rule::Choice(&["chromium", "dolphin"])),
     key("browser", "chromium", Rule::Path),
     key("browser", "headless", Rule::Bool),
@@ -241,7 +244,7 @@ mod tests {
                 assert_eq!(error.value, Some(bad.to_string()));
             }
         }
-        assert_eq!(ranges, 15);
+        assert_eq!(ranges, 16);
     }
 
     #[test]

@@ -60,6 +60,7 @@ pub fn why_waiting(
         Some(_) => WaitReason::HeldAfterRestore,
         None if intent.cancel_requested_at.is_some() || view.draining => WaitReason::Draining,
         None if parked => WaitReason::ProfileNeedsHuman,
+        None if view.no_disk.is_some() => WaitReason::NoDisk,
         None => return Some(what_is_missing(item, view)),
     };
     Some((reason, None))

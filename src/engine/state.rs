@@ -93,6 +93,8 @@ pub struct State {
     ready: bool,
     draining: bool,
     pause: Option<Pause>,
+    /// Why nothing is started for want of disk space. What runs goes on to its end.
+    no_disk: Option<String>,
     provider: Option<ProviderTrouble>,
     /// Profiles that a person uses outside cove, and when to look again.
     in_use: BTreeMap<ProfileId, Timestamp>,
@@ -113,6 +115,7 @@ impl State {
             ready: false,
             draining: false,
             pause: None,
+            no_disk: None,
             provider: None,
             in_use: BTreeMap::new(),
             looking: false,
@@ -126,6 +129,7 @@ impl State {
         match event {
             Event::Recovered(leftovers) => self.recovered(leftovers),
             Event::Bell | Event::Tick | Event::Promoted => self.look(),
+            Event::Disk { short } => self.disk(short),
             // The row moved on without us: whoever moved it rings.
             Event::NotClaimed => Step::default(),
             Event::Outlook(outlook) => self.plan(outlook, now),
@@ -165,6 +169,7 @@ impl State {
             operators: BTreeMap::new(),
             in_use: self.in_use.clone(),
             open_errors: self.open_errors.clone(),
+            no_disk: self.no_disk.clone(),
             provider_down: self.provider.as_ref().map(|trouble| trouble.why.clone()),
             turned_at: now,
         };
@@ -218,6 +223,11 @@ impl State {
         Step::act(Act::Look)
     }
 
+    fn disk(&mut self, short: Option<String>) -> Step {
+        self.no_disk = short;
+        if self.no_disk.is_none() { self.look() } else { Step::default() }
+    }
+
     /// Decides what to do with what the store says could be done.
     fn plan(&mut self, outlook: Outlook, now: Timestamp) -> Step {
         self.looking = false;
@@ -232,10 +242,11 @@ impl State {
             return step;
         }
         step.commit.extend(outlook.cancels.into_iter().map(|task| Commit::CancelWaiting { task }));
-        if outlook.overdue {
+        // Without space only what ends or frees is written.
+        if outlook.overdue && self.no_disk.is_none() {
             step.commit.push(Commit::Promote);
         }
-        if self.pause.is_some() {
+        if self.pause.is_some() || self.no_disk.is_some() {
             return step;
         }
         // With nothing left to start nobody would find out whether the provider is back.

@@ -180,10 +180,14 @@ impl Writer {
             if let Err(error) = committed.unwrap_or_else(panicked) {
                 tracing::error!(%error, "nothing more is acknowledged: the daemon has to stop");
                 self.failing.send_replace(Some(error.clone()));
-                batch.into_iter().for_each(|operation| operation.answer(Err(error.clone())));
+                for operation in batch {
+                    operation.answer(Err(error.clone()));
+                }
                 return;
             }
-            batch.into_iter().for_each(|operation| operation.answer(Ok(())));
+            for operation in batch {
+                operation.answer(Ok(()));
+            }
         }
     }
 
