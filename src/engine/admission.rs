@@ -88,9 +88,10 @@ mod tests {
     use std::collections::BTreeMap;
     use std::time::Duration;
 
-    use super::{Room, back_off, choose};
+    use super::{Room, back_off, choose, why_waiting};
+    use crate::engine::View;
     use crate::engine::state::Limits;
-    use crate::model::{ItemId, ProfileId, Timestamp};
+    use crate::model::{Intent, Item, ItemId, ProfileId, Timestamp, WaitReason};
     use crate::store::Head;
 
     fn head(profile: &str, priority: i32, item: u64) -> Head {
@@ -105,6 +106,24 @@ mod tests {
         let chosen: Vec<u64> =
             choose(heads, &room, |profile| profile.as_str() == "d").iter().map(|head| head.item.raw()).collect();
         assert_eq!(chosen, [7, 2, 5]);
+    }
+
+    #[test]
+    fn without_disk_space_an_item_says_so() {
+        let view = View { no_disk: Some("full".to_owned()), provider_down: Some("gone".to_owned()), ..View::default() };
+        let item: Item = serde_json::from_value(serde_json::json!({
+            "id": "i1", "task": "t1", "index": 0, "profile": "anna", "inputs": {}, "key": null, "priority": 0,
+            "not_before": null, "not_after": null, "created_at": Timestamp::ZERO, "state": "queued",
+            "due_at": Timestamp::ZERO, "ready": true, "attempts": 0, "fence": null, "armed_fence": null,
+            "armed_at": null, "started_at": null, "finished_at": null, "url": null, "result": {}, "failure": null,
+            "evidence": []
+        }))
+        .unwrap();
+        let why = |parked, view: &View| why_waiting(&item, &Intent::default(), parked, view, Timestamp::ZERO);
+        assert_eq!(why(false, &view), Some((WaitReason::NoDisk, None)));
+        assert_eq!(why(true, &view), Some((WaitReason::ProfileNeedsHuman, None)));
+        let enough = View { no_disk: None, ..view };
+        assert_eq!(why(false, &enough), Some((WaitReason::ProviderDown, None)));
     }
 
     #[test]
