@@ -76,6 +76,7 @@ async fn submit(context: Arc<Context>, call: Call, rehearsed: Option<String>) ->
             return Ok(accepted(&enqueued));
         }
     }
+    context.needs_disk()?;
     let rehearsal = rehearsed.is_some();
     let (request, mut walk) = read(&context, bytes, rehearsed, idempotency.as_ref()).await?;
     for _ in 0..FLOW_CHANGES {

@@ -6,6 +6,7 @@
 
 mod boot;
 mod command_line;
+mod disk;
 mod fence;
 mod http;
 mod kill;
