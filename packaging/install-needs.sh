@@ -2,8 +2,9 @@
 # What building and trying cove needs of a machine, installed where it is missing: sourced by
 # packaging/quickstart.sh and tests/run.sh, so that both install the same things in the same way.
 #
-# It installs packages of the system alone (apt-get or dnf, as root or through sudo) and nothing that is
-# already there. Rust is only checked: how to install it is the user's choice, and is printed.
+# It installs packages of the system (apt-get or dnf, as root or through sudo), for the tests Playwright into
+# the folder of builds, and nothing that is already there. Rust is only checked: how to install it is the
+# user's choice, and is printed.
 
 say() {
   printf '==> %s\n' "$*"
@@ -125,4 +126,39 @@ need_cargo() {
     give_up "Rust $have is too old: $wanted or newer is needed (rustup update stable)"
   fi
   say "Rust $have"
+}
+
+# Where the Python with Playwright is that runs packaging/examples/worker.py. The current folder is the
+# repository.
+playwright_python() {
+  local version
+  version=$(sed -n 's/^playwright==//p' packaging/examples/requirements.txt)
+  printf '%s\n' "${CARGO_TARGET_DIR:-$PWD/target}/playwright-$version/bin/python3"
+}
+
+has_playwright() {
+  "$(playwright_python)" -c 'import playwright.sync_api' 2>/dev/null
+}
+
+# Makes that Python, with Playwright from PyPI and without its browsers: the worker uses the system's own.
+# Calls at the same time wait for each other.
+need_playwright() {
+  local python folder
+  python=$(playwright_python)
+  folder=${python%/bin/python3}
+  mkdir -p "${folder%/*}"
+  exec 9>"$folder.lock"
+  flock 9
+  if ! has_playwright; then
+    say "installing Playwright for Python into $folder"
+    if ! python3 -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+      install_packages "python3 python3-venv" "python3 python3-pip"
+    fi
+    python3 -m venv --clear "$folder" || give_up "python3 cannot make a virtual environment in $folder"
+    "$python" -m pip install -q --disable-pip-version-check -r packaging/examples/requirements.txt ||
+      give_up "Playwright cannot be installed from PyPI (pip told why above)"
+    has_playwright || give_up "Playwright was installed into $folder and cannot be imported"
+  fi
+  exec 9>&-
+  say "Playwright: $python"
 }

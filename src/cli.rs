@@ -262,6 +262,36 @@ mod tests {
         Cli::command().debug_assert();
     }
 
+    /// clap would give the value to both.
+    #[test]
+    fn no_command_has_a_flag_of_the_same_name_as_one_of_all_commands() {
+        fn walk(command: &clap::Command, globals: &[&str]) {
+            for sub in command.get_subcommands() {
+                for arg in sub.get_arguments().filter(|arg| !arg.is_global_set()) {
+                    let long = arg.get_long().unwrap_or_default();
+                    assert!(!globals.contains(&long), "{} --{long}", sub.get_name());
+                }
+                walk(sub, globals);
+            }
+        }
+        let cli = Cli::command();
+        let globals = cli.get_arguments().filter(|arg| arg.is_global_set()).filter_map(clap::Arg::get_long);
+        walk(&cli, &globals.collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn every_command_and_every_flag_is_explained() {
+        fn walk(command: &clap::Command, path: &str) {
+            let path = format!("{path} {}", command.get_name());
+            assert!(command.get_about().is_some() || command.is_hide_set(), "{path}");
+            for arg in command.get_arguments().filter(|arg| !arg.is_hide_set()) {
+                assert!(arg.get_help().is_some_and(|help| !help.to_string().is_empty()), "{path} {}", arg.get_id());
+            }
+            command.get_subcommands().filter(|sub| !sub.is_hide_set()).for_each(|sub| walk(sub, &path));
+        }
+        walk(&Cli::command(), "");
+    }
+
     #[test]
     fn commands_are_understood() {
         for line in [
@@ -282,7 +312,7 @@ mod tests {
             "cove resume --accept-duplicates",
             "cove tasks retry t1",
             "cove tasks pause t1",
-            "cove items resolve i1 published --url http://x --note seen",
+            "cove items resolve i1 published --published-url http://x --note seen",
             "cove items resolve i1 not-published",
             "cove profiles unpark anna",
             "cove flows run atelier --profile anna --input caption=a --publish",

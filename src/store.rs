@@ -38,8 +38,8 @@ pub use files::LedgerFile;
 pub use requests::*;
 
 use crate::model::{
-    Delivery, DeliveryId, Fence, Item, ItemId, ItemState, Lock, LockKind, Moment, Profile, ProfileId, Proofs,
-    Resolution, TaskId, Timestamp, Tried,
+    Delivery, DeliveryId, Fence, Intent, Item, ItemId, ItemState, Lock, LockKind, Moment, Profile, ProfileId, Proofs,
+    Resolution, Task, TaskId, Timestamp, Tried,
 };
 use ledger::Ledger;
 use queue::{enqueue, outcome, recover, retention, settle};
@@ -49,8 +49,6 @@ use writer::{Ran, WriterHandle};
 const READERS: usize = 4;
 /// Items moved by one promotion or one step of a cancel; locks looked at by one step of a cleanup.
 const STEP: usize = 500;
-/// Waiting items read for a task's `wait_reasons`.
-pub const MAX_WAITING_SHOWN: usize = 1_000;
 /// Locks told by one cleanup; the others are counted.
 pub const MAX_LOCKS_SHOWN: usize = 1_000;
 
@@ -221,6 +219,11 @@ impl Store {
 impl Store {
     pub async fn task(&self, id: TaskId) -> Result<Option<TaskRow>, StoreError> {
         self.read(move |txn| reads::task(txn, id)).await
+    }
+
+    /// A task and what was asked of it, without a look at its items.
+    pub async fn task_alone(&self, id: TaskId) -> Result<Option<(Task, Intent)>, StoreError> {
+        self.read(move |txn| reads::task_alone(txn, id)).await
     }
 
     pub async fn tasks(&self, query: TaskQuery) -> Result<Page<TaskRow>, StoreError> {

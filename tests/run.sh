@@ -10,6 +10,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 need_compiler
 need_browser
 need_cargo
+need_playwright
 
 say "formatter"
 cargo fmt --check

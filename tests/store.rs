@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "store/claims.rs"]
+mod claims;
 #[path = "store/outbox.rs"]
 mod outbox;
 

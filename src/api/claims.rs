@@ -25,7 +25,7 @@ use super::wire;
 use crate::engine::{Limits, after_failure, effect};
 use crate::model::flow::is_external_kind;
 use crate::model::lock::{MAX_LOCK_NAME_BYTES, is_lock_name};
-use crate::model::{Failure, FailureCode, Fence, Item, ItemId, Proofs, Verdict};
+use crate::model::{Failure, FailureCode, Fence, Item, ItemId, LockKind, Proofs, Verdict};
 use crate::store::media;
 use crate::store::{ArmRefused, AttemptEnded, Claim, ClaimName, Claimed, FinishRefused};
 
@@ -34,9 +34,10 @@ const TTL_SECONDS: std::ops::RangeInclusive<i64> = 5..=86_400;
 const DEFAULT_TTL: Duration = Duration::from_secs(300);
 const WAIT_SECONDS: std::ops::RangeInclusive<i64> = 0..=60;
 const MAX_MESSAGE_BYTES: usize = 2_000;
-const MAX_URL_BYTES: usize = 2_048;
 const MAX_RESULTS: usize = 64;
 const MAX_RESULT_BYTES: usize = 10_000;
+/// How often a claim looks for the next item where it had to move those before it out of the way.
+const MAX_LOOKS: usize = 100;
 /// What an attempt needs between the answer to `arm` and its click.
 const CLICK_MARGIN: Duration = Duration::from_secs(1);
 
@@ -118,12 +119,20 @@ pub async fn claim(context: Arc<Context>, call: Call) -> Result<Response<Reply>,
 
 async fn try_claim(context: &Context, asked: &Asked) -> Result<Option<Claimed>, ApiError> {
     let store = &context.store;
-    for head in store.claimable(asked.kinds.clone(), context.clock.moment()).await? {
-        let (owner, kinds) = (asked.owner.clone(), asked.kinds.clone());
-        let claim = store.claim_for_worker(head.item, owner, kinds, asked.ttl, context.clock.moment()).await?;
-        // Refused or moved out of the way: another worker was quicker, or its time is over.
-        if let Ok(Claim::Started(claimed)) = claim {
-            return Ok(Some(*claimed));
+    for _ in 0..MAX_LOOKS {
+        let mut moved = false;
+        for head in store.claimable(asked.kinds.clone(), context.clock.moment()).await? {
+            let (owner, kinds) = (asked.owner.clone(), asked.kinds.clone());
+            match store.claim_for_worker(head.item, owner, kinds, asked.ttl, context.clock.moment()).await? {
+                Ok(Claim::Started(claimed)) => return Ok(Some(*claimed)),
+                // It was canceled, or its time is over or not yet come: another of its profile may be next.
+                Ok(Claim::Moved) => moved = true,
+                // Another worker was quicker.
+                Err(_) => {}
+            }
+        }
+        if !moved {
+            break;
         }
     }
     Ok(None)
@@ -135,14 +144,11 @@ async fn claimed_json(context: &Context, claimed: &Claimed) -> Result<Value, Api
     let mut shown = wire::item(item, None, |_| false);
     shown["flow"] = json!(claimed.task.flow);
     shown["files"] = files(item);
-    let left = context.store.claim_left(name_of(claimed), context.clock.moment()).await?;
-    let expires_at = context.clock.now().plus(left.unwrap_or_default());
+    let lock = context.store.lock(LockKind::PROFILE, item.profile.to_string()).await?;
+    // Not there: a worker has already spoken for it, as one that knows its name may.
+    let expires_at = lock.filter(|lock| lock.fence == claimed.fence).and_then(|lock| lock.expires_at());
     let claim_id = format!("c{}.{}", item.id.raw(), claimed.fence.raw());
     Ok(json!({"claim_id": claim_id, "item": shown, "fence": claimed.fence, "expires_at": expires_at}))
-}
-
-fn name_of(claimed: &Claimed) -> ClaimName {
-    ClaimName { item: claimed.item.id, fence: claimed.fence }
 }
 
 /// What the worker publishes, so that it can look whether it has the same.
@@ -257,8 +263,10 @@ fn read_result(walk: &mut Walk, fields: &Map<String, Value>) -> BTreeMap<String,
     let Some(map) = optional(fields, "result").and_then(|value| walk.map(value, "/result")) else {
         return BTreeMap::new();
     };
-    if map.len() > MAX_RESULTS {
-        walk.wrong(Code::InvalidField, "/result", format!("A result has at most {MAX_RESULTS} members."));
+    if map.len() > MAX_RESULTS || map.keys().any(|name| !is_lock_name(name)) {
+        let detail =
+            format!("A result has at most {MAX_RESULTS} members with names of 1 to {MAX_LOCK_NAME_BYTES} bytes.");
+        walk.wrong(Code::InvalidField, "/result", detail);
     }
     let mut result = BTreeMap::new();
     for (name, value) in map {
@@ -279,10 +287,7 @@ pub async fn complete(context: Arc<Context>, call: Call) -> Result<Response<Repl
     let mut walk = Walk::default();
     let fields = walk.object(&body, "", &["fence", "url", "result"]).cloned().unwrap_or_default();
     let (fence, result) = (read_fence(&mut walk, &fields), read_result(&mut walk, &fields));
-    let url = optional(&fields, "url").and_then(|value| walk.string(value, "/url")).map(str::to_owned);
-    if url.as_ref().is_some_and(|url| url.len() > MAX_URL_BYTES || url.chars().any(char::is_control)) {
-        walk.wrong(Code::InvalidField, "/url", format!("An address has at most {MAX_URL_BYTES} bytes."));
-    }
+    let url = walk.web_address(&fields, "", "url");
     walk.finish()?;
     same_fence(name, fence)?;
     let verdict = Verdict::Succeeded { url, result };
@@ -316,7 +321,7 @@ pub async fn fail(context: Arc<Context>, call: Call) -> Result<Response<Reply>, 
     walk.finish()?;
     same_fence(name, fence)?;
     let task = context.store.item(name.item).await?.ok_or_else(stale)?.task;
-    let max_attempts = context.store.task(task).await?.ok_or_else(stale)?.task.max_attempts;
+    let max_attempts = context.store.task_alone(task).await?.ok_or_else(stale)?.0.max_attempts;
     let (limits, now) = (Limits::from(&context.config.engine), context.clock.now());
     let verdict = |item: &Item| {
         let effect = effect(&failure, &limits, now);

@@ -30,7 +30,7 @@ fn no_flow() -> ApiError {
     ApiError::not_found("There is no flow of this name.")
 }
 
-async fn find(context: &Context, name: &str) -> Result<(FlowInfo, Vec<u8>), ApiError> {
+pub async fn find(context: &Context, name: &str) -> Result<(FlowInfo, Vec<u8>), ApiError> {
     if !is_name(name) {
         return Err(no_flow());
     }

@@ -13,6 +13,9 @@ use serde_json::{Map, Value};
 
 use super::error::{ApiError, Code, FieldError, MAX_FIELD_ERRORS};
 
+/// Of the address of a published thing.
+const MAX_URL_BYTES: usize = 2_048;
+
 /// The pointer to a member of what `base` points to.
 pub fn pointer(base: &str, member: impl Display) -> String {
     format!("{base}/{}", member.to_string().replace('~', "~0").replace('/', "~1"))
@@ -135,6 +138,19 @@ impl Walk {
         }
     }
 
+    /// The address of a page, which people will click on; None where it is absent or wrong.
+    pub fn web_address(&mut self, fields: &Map<String, Value>, at: &str, name: &str) -> Option<String> {
+        let at = pointer(at, name);
+        let url = self.string(optional(fields, name)?, &at)?;
+        let web = url.starts_with("http://") || url.starts_with("https://");
+        if !web || url.len() > MAX_URL_BYTES || url.chars().any(char::is_control) {
+            let detail = format!("Expected an http or https address of at most {MAX_URL_BYTES} bytes.");
+            self.wrong(Code::InvalidField, at, detail);
+            return None;
+        }
+        Some(url.to_owned())
+    }
+
     /// A boolean; None where it is absent or wrong.
     pub fn boolean(&mut self, fields: &Map<String, Value>, at: &str, name: &str) -> Option<bool> {
         let value = optional(fields, name)?;
@@ -196,6 +212,21 @@ mod tests {
         let body = json!({"count": 1.5});
         assert_eq!(fraction.integer(body.as_object().unwrap(), "", "count", &(0..=3)), None);
         assert!(!fraction.is_clean());
+    }
+
+    #[test]
+    fn only_what_a_person_may_click_on_is_an_address() {
+        let long = format!("http://{}", "x".repeat(MAX_URL_BYTES));
+        for bad in [json!("javascript:alert(1)"), json!("/p/1"), json!("http://a\nb"), json!(long), json!(7)] {
+            let mut walk = Walk::default();
+            assert_eq!(walk.web_address(json!({"url": bad}).as_object().unwrap(), "", "url"), None);
+            assert_eq!(walk.errors[0].pointer, "/url", "{bad}");
+        }
+        let mut walk = Walk::default();
+        let good = json!({"url": "https://x/p/1", "none": null});
+        assert_eq!(walk.web_address(good.as_object().unwrap(), "", "url").as_deref(), Some("https://x/p/1"));
+        assert_eq!(walk.web_address(good.as_object().unwrap(), "", "none"), None);
+        assert!(walk.is_clean());
     }
 
     #[test]

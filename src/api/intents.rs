@@ -21,7 +21,6 @@ use crate::store::{Ask, ResolveRefused};
 
 /// Skipped items that an answer names.
 const MAX_SKIPPED_SHOWN: usize = 1_000;
-const MAX_URL_BYTES: usize = 2_048;
 const MAX_NOTE_BYTES: usize = 2_000;
 
 pub async fn cancel(context: Arc<Context>, call: Call) -> Result<Response<Reply>, ApiError> {
@@ -94,15 +93,9 @@ fn read_resolve(body: &Value) -> Result<Resolve, ApiError> {
                 None => walk.wrong(Code::InvalidField, "/outcome", format!("Expected one of `{names}`.")),
             }
         }
-        if let Some(url) = optional(fields, "url").and_then(|value| walk.string(value, "/url")) {
-            let web = url.starts_with("http://") || url.starts_with("https://");
-            if read.resolution != Resolution::Published {
-                walk.wrong(Code::InvalidField, "/url", "A `url` goes with the outcome `published`.");
-            } else if !web || url.len() > MAX_URL_BYTES || url.chars().any(char::is_control) {
-                let detail = format!("Expected an http or https address of at most {MAX_URL_BYTES} bytes.");
-                walk.wrong(Code::InvalidField, "/url", detail);
-            }
-            read.url = Some(url.to_owned());
+        read.url = walk.web_address(fields, "", "url");
+        if read.resolution != Resolution::Published && optional(fields, "url").is_some() {
+            walk.wrong(Code::InvalidField, "/url", "A `url` goes with the outcome `published`.");
         }
         if let Some(note) = optional(fields, "note").and_then(|value| walk.string(value, "/note")) {
             if note.len() > MAX_NOTE_BYTES {

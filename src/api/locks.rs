@@ -263,11 +263,10 @@ pub async fn clean_up(context: Arc<Context>, call: Call) -> Result<Response<Repl
             tracing::info!(kind = %lock.kind, key = lock.key, owner = %lock.owner, fence = %lock.fence, "asked to stop");
             context.engine.stop(lock.fence).await;
         }
-        if cleaned.removed > 0 {
-            context.engine.ring();
-        }
+        context.engine.ring();
         cleaned
     };
+    let now = context.clock.moment();
     let json = json!({
         "removed": cleaned.removed,
         "locks": locks_json(&cleaned.locks, now),

@@ -16,7 +16,7 @@ use super::body::{self, Reply};
 use super::error::ApiError;
 use super::front::Call;
 use super::waits::Waits;
-use crate::model::ItemState;
+use crate::model::{ItemState, WaitReason};
 use crate::store::StoreStats;
 
 const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -60,14 +60,11 @@ async fn gather(context: &Context) -> Result<(Vec<Gauge>, StoreStats), ApiError>
         let label = Some(("state", state.name()));
         gauges.push(Gauge { name: "items", help: "Items by state.", label, value: count(items) });
     }
-    for (reason, wait) in &waits.by_reason {
+    // Also those that nobody waits for: a series that comes and goes cannot be watched.
+    for reason in WaitReason::ALL {
+        let items = waits.by_reason.get(&reason).map_or(0, |wait| wait.items);
         let label = Some(("wait_reason", reason.name()));
-        gauges.push(Gauge {
-            name: "items_waiting",
-            help: "Items that wait, by reason.",
-            label,
-            value: count(wait.items),
-        });
+        gauges.push(Gauge { name: "items_waiting", help: "Items that wait, by reason.", label, value: count(items) });
     }
     Ok((gauges, stats))
 }

@@ -20,6 +20,7 @@ use sha2::{Digest, Sha256};
 
 use super::body::{self, Reply};
 use super::error::{ApiError, Code, FieldError};
+use super::flows::find as find_named;
 use super::form::{Walk, pointer};
 use super::front::{Call, SpendsNothing, parse_json};
 use super::profiles::{Directory, no_body};
@@ -78,10 +79,12 @@ async fn submit(context: Arc<Context>, call: Call, rehearsed: Option<String>) ->
     }
     context.needs_disk()?;
     let rehearsal = rehearsed.is_some();
+    if let Some(flow) = &rehearsed {
+        find_named(&context, flow).await?;
+    }
     let (request, mut walk) = read(&context, bytes, rehearsed, idempotency.as_ref()).await?;
     for _ in 0..FLOW_CHANGES {
-        let mut new = prepare(&context, &request, walk, idempotency.clone()).await?;
-        new.rehearsal = rehearsal;
+        let new = prepare(&context, &request, rehearsal, walk, idempotency.clone()).await?;
         match context.store.enqueue(new, context.clock.now()).await {
             Ok(enqueued) => {
                 if !enqueued.replayed {
@@ -152,6 +155,7 @@ async fn read(
 async fn prepare(
     context: &Context,
     request: &Request,
+    rehearsal: bool,
     mut walk: Walk,
     idempotency: Option<Idempotency>,
 ) -> Result<NewTask, ApiError> {
@@ -177,6 +181,9 @@ async fn prepare(
         let detail = "`retry` needs a flow with a `verify`: without one nobody can tell that it is not there.";
         walk.wrong(Code::InvalidField, "/on_unknown", detail);
     }
+    if let Some(detail) = no_rehearsal(&flow).filter(|_| rehearsal) {
+        walk.wrong(Code::InvalidField, "/flow", detail);
+    }
     let (raw, returned) = take_inputs(&flow, request, walk).await?;
     walk = returned;
     let inputs = files::resolve(context, &flow, request, raw, &mut walk).await?;
@@ -197,11 +204,22 @@ async fn prepare(
         on_unknown: request.on_unknown,
         external: flow.external.clone(),
         verifiable: flow.verify.is_some(),
-        rehearsal: false,
+        rehearsal,
         items: request.rows.iter().map(item).collect(),
         idempotency,
         webhook: request.webhook.clone(),
     })
+}
+
+/// Why a rehearsal of this flow could publish.
+fn no_rehearsal(flow: &Flow) -> Option<&'static str> {
+    if flow.external.is_some() {
+        Some("The flow is an outside worker's, which knows no rehearsal.")
+    } else if flow.has_commit() {
+        None
+    } else {
+        Some("The flow has no `commit` step: nothing says where a rehearsal has to stop.")
+    }
 }
 
 /// None: it is told in `walk`.

@@ -44,7 +44,7 @@ impl<'a> Viewer<'a> {
             .map(|profile| (profile.id.clone(), ProfileFacts::of(profile)))
             .collect();
         for (profile, lock) in context.store.profiles_held_outside(moment).await? {
-            profiles.entry(profile).or_default().held_until = lock.expires_at();
+            profiles.entry(profile).or_default().held_until = lock.free_at(moment);
         }
         Ok(Self { context, view: context.engine.view(), profiles, now: moment.wall, tasks: HashMap::new() })
     }
@@ -56,16 +56,18 @@ impl<'a> Viewer<'a> {
 
     pub fn task(&self, row: &TaskRow) -> Value {
         let mut reasons = BTreeMap::new();
-        for (reason, _) in row.waiting.iter().filter_map(|item| self.wait(item, &row.intent)) {
-            *reasons.entry(reason.name()).or_insert(0) += 1;
+        for alike in &row.waiting {
+            if let Some((reason, _)) = self.wait(&alike.item, &row.intent) {
+                *reasons.entry(reason.name()).or_insert(0) += alike.items;
+            }
         }
         wire::task(row, &reasons)
     }
 
     pub async fn item(&mut self, item: &Item) -> Result<Value, ApiError> {
         if !self.tasks.contains_key(&item.task) {
-            let known = match self.context.store.task(item.task).await? {
-                Some(row) => (row.intent, self.context.pinned_flow(&row.task.flow_hash).await?),
+            let known = match self.context.store.task_alone(item.task).await? {
+                Some((task, intent)) => (intent, self.context.pinned_flow(&task.flow_hash).await?),
                 None => (Intent::default(), None),
             };
             self.tasks.insert(item.task, known);
@@ -89,6 +91,12 @@ pub fn no_task() -> ApiError {
 
 pub async fn find_task(context: &Context, id: &str) -> Result<TaskRow, ApiError> {
     context.store.task(parse_task_id(id)?).await?.ok_or_else(no_task)
+}
+
+/// The id of a task that there is.
+async fn known_task(context: &Context, id: &str) -> Result<TaskId, ApiError> {
+    let id = parse_task_id(id)?;
+    context.store.task_alone(id).await?.map(|_| id).ok_or_else(no_task)
 }
 
 pub async fn find_item(context: &Context, id: &str) -> Result<Item, ApiError> {
@@ -139,8 +147,8 @@ pub async fn show_task(context: Arc<Context>, call: Call) -> Result<Response<Rep
 }
 
 pub async fn list_task_items(context: Arc<Context>, call: Call) -> Result<Response<Reply>, ApiError> {
-    let row = find_task(&context, call.params.get("id")).await?;
-    items_page(&context, &call.head.uri, Some(row.task.id)).await
+    let id = known_task(&context, call.params.get("id")).await?;
+    items_page(&context, &call.head.uri, Some(id)).await
 }
 
 pub async fn list_items(context: Arc<Context>, call: Call) -> Result<Response<Reply>, ApiError> {
@@ -177,14 +185,14 @@ pub async fn show_item(context: Arc<Context>, call: Call) -> Result<Response<Rep
 }
 
 pub async fn list_events(context: Arc<Context>, call: Call) -> Result<Response<Reply>, ApiError> {
-    let row = find_task(&context, call.params.get("id")).await?;
+    let id = known_task(&context, call.params.get("id")).await?;
     let mut walk = Walk::default();
     let query = Query::read(&call.head.uri, &["cursor", "limit"], &mut walk);
     let after = query.cursor(Listing::Events, &mut walk);
     let limit = query.limit(&mut walk);
     walk.finish()?;
     // One more than shown says whether there is another page.
-    let mut rows = context.store.events(row.task.id, after, limit + 1).await?;
+    let mut rows = context.store.events(id, after, limit + 1).await?;
     let more = rows.len() > limit;
     rows.truncate(limit);
     let next = rows.last().filter(|_| more).map(|row| row.number);

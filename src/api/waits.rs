@@ -42,8 +42,8 @@ impl Waits {
                 why_ready_waits(!lane.is_empty(), id, profiles.get(id).copied().unwrap_or_default(), view, now);
             waits.add(reason, *items, until);
         }
-        waits.add(WaitReason::ScheduledFor, waiting.scheduled, waiting.next_due);
-        waits.add(WaitReason::RetryBackoff, waiting.backing_off, waiting.next_due);
+        waits.add(WaitReason::ScheduledFor, waiting.scheduled, waiting.next_scheduled);
+        waits.add(WaitReason::RetryBackoff, waiting.backing_off, waiting.next_retry);
         waits.add(WaitReason::Paused, waiting.paused, None);
         waits.add(WaitReason::HeldAfterRestore, waiting.held_for_restore, None);
         waits.add(WaitReason::ClockSuspect, waiting.held_for_clock, None);
@@ -93,18 +93,19 @@ mod tests {
                 ("worker".to_owned(), id("anna"), 6),
             ],
             scheduled: 7,
-            backing_off: 0,
+            backing_off: 2,
             paused: 8,
             held_for_restore: 1,
             held_for_clock: 2,
             outcome_unknown: 9,
-            next_due: Some(later),
+            next_scheduled: Some(later),
+            next_retry: Some(now),
             oldest: Some(now),
         };
         let waits = Waits::of(&waiting, &profiles, &View::default(), now);
         let expected = json!({
             "paused": {"items": 8}, "scheduled_for": {"items": 7, "until": later}, "no_slot": {"items": 9},
-            "profile_needs_human": {"items": 4}, "rate_limited_until": {"items": 5, "until": later},
+            "retry_backoff": {"items": 2, "until": now}, "profile_needs_human": {"items": 4}, "rate_limited_until": {"items": 5, "until": later},
             "held_after_restore": {"items": 1}, "clock_suspect": {"items": 2}, "outcome_unknown": {"items": 9},
         });
         assert_eq!(waits.json(), expected);

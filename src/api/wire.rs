@@ -17,7 +17,7 @@ const MASK: &str = "***";
 pub type Wait = Option<(WaitReason, Option<Timestamp>)>;
 
 /// A task; `reasons` counts why its waiting items wait.
-pub fn task(row: &TaskRow, reasons: &BTreeMap<&'static str, u32>) -> Value {
+pub fn task(row: &TaskRow, reasons: &BTreeMap<&'static str, u64>) -> Value {
     let task = &row.task;
     let counts: Map<String, Value> =
         ItemState::ALL.into_iter().map(|state| (state.name().to_owned(), task.counts.of(state).into())).collect();
@@ -30,6 +30,9 @@ pub fn task(row: &TaskRow, reasons: &BTreeMap<&'static str, u32>) -> Value {
         "total": task.counts.total(),
         "created_at": task.created_at,
     });
+    if task.rehearsal {
+        json["rehearsal"] = json!(true);
+    }
     if let Some(finished) = task.finished_at {
         json["finished_at"] = json!(finished);
     }
@@ -43,6 +46,9 @@ pub fn task(row: &TaskRow, reasons: &BTreeMap<&'static str, u32>) -> Value {
         json["webhook"] = json!({"url": webhook.shown_url()});
     }
     json["wait_reasons"] = json!(reasons);
+    if row.waiting_left_out > 0 {
+        json["wait_reasons_left_out"] = json!(row.waiting_left_out);
+    }
     json
 }
 
@@ -279,15 +285,21 @@ pub mod tests {
             counts,
             finished_at,
         };
-        let row = TaskRow { task: task_of(None), intent: Intent::default(), waiting: vec![] };
+        let row = TaskRow { task: task_of(None), intent: Intent::default(), waiting: vec![], waiting_left_out: 0 };
         let expected = json!({"id": "t3", "flow": "atelier", "state": "queued",
             "counts": {"queued": 1, "running": 0, "retry_wait": 0, "held": 0, "outcome_unknown": 0, "succeeded": 1,
                 "failed": 0, "canceled": 0},
             "total": 2, "created_at": "1970-01-01T00:00:01.000Z", "wait_reasons": {"no_slot": 1}});
         assert_eq!(task(&row, &BTreeMap::from([("no_slot", 1)])), expected);
         let intent = Intent { cancel_requested_at: Some(Timestamp::from_millis(2_000)), paused_at: None };
-        let row = TaskRow { task: task_of(Some(Timestamp::from_millis(3_000))), intent, waiting: vec![] };
+        let row = TaskRow {
+            task: task_of(Some(Timestamp::from_millis(3_000))),
+            intent,
+            waiting: vec![],
+            waiting_left_out: 0,
+        };
         let json = task(&row, &BTreeMap::new());
+        assert!(json.get("wait_reasons_left_out").is_none());
         assert_eq!(json["finished_at"], "1970-01-01T00:00:03.000Z");
         assert_eq!(json["cancel_requested_at"], "1970-01-01T00:00:02.000Z");
         assert_eq!(json["wait_reasons"], json!({}));

@@ -21,6 +21,14 @@ pub struct Listing {
     json: bool,
 }
 
+#[derive(clap::Args)]
+pub struct OneTask {
+    id: String,
+    /// Print the task as JSON
+    #[arg(long)]
+    json: bool,
+}
+
 #[derive(Subcommand)]
 pub enum TasksCommand {
     /// Newest first
@@ -43,11 +51,11 @@ pub enum TasksCommand {
     /// Follow a task to its end; the exit code says how it ended
     Watch { id: String },
     /// Cancel what has not passed its commit point
-    Cancel { id: String },
-    /// Start nothing more of a task until it is resumed
-    Pause { id: String },
+    Cancel(OneTask),
+    /// Start nothing more of a task until it is resumed; what runs goes on
+    Pause(OneTask),
     /// Go on with a paused task
-    Resume { id: String },
+    Resume(OneTask),
     /// Queue the failed items again; those that may have published are named and left alone
     Retry {
         id: String,
@@ -81,8 +89,8 @@ pub enum ItemsCommand {
         id: String,
         outcome: Outcome,
         /// Where the published thing can be seen
-        #[arg(long)]
-        url: Option<String>,
+        #[arg(long, value_name = "URL")]
+        published_url: Option<String>,
         /// Kept in the task's log
         #[arg(long)]
         note: Option<String>,
@@ -122,7 +130,12 @@ pub enum ProfilesCommand {
         json: bool,
     },
     /// Make a profile
-    Add { name: String },
+    Add {
+        name: String,
+        /// Print the profile as JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Show a profile for signing in: its window, or a DevTools link where there is no display
     Open {
         name: String,
@@ -132,8 +145,13 @@ pub enum ProfilesCommand {
     },
     /// Close a profile that was opened
     Close { name: String },
-    /// Let a profile that waited for a person go on
-    Unpark { name: String },
+    /// Say that a person did what the site asked for: what waits in the profile goes on
+    Unpark {
+        name: String,
+        /// Print the profile as JSON
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 #[derive(Subcommand)]
@@ -142,7 +160,7 @@ pub enum LocksCommand {
     List {
         #[arg(long)]
         kind: Option<String>,
-        /// As `held_by` shows it
+        /// As the list shows it, for example `worker w1`
         #[arg(long)]
         owner: Option<String>,
         #[command(flatten)]
@@ -150,13 +168,14 @@ pub enum LocksCommand {
     },
     /// Remove what is expired
     Cleanup {
-        /// Of this owner alone
+        /// Of this owner alone, as `locks list` shows it
         #[arg(long)]
         owner: Option<String>,
         /// Show what would be removed
         #[arg(long)]
         dry_run: bool,
-        /// Also what that owner still holds
+        /// Also what that owner still holds; cove's own and workers' locks are not taken away, their holders
+        /// are asked to stop
         #[arg(long, requires = "owner")]
         force: bool,
         #[arg(long)]
@@ -170,6 +189,9 @@ pub enum FlowsCommand {
     Add {
         name: String,
         file: PathBuf,
+        /// Print name, hash and warnings as JSON
+        #[arg(long)]
+        json: bool,
     },
     /// Every problem of a recording at once (needs no daemon)
     Check {
@@ -177,6 +199,7 @@ pub enum FlowsCommand {
         #[arg(long)]
         json: bool,
     },
+    /// The flows that are stored
     List {
         #[arg(long)]
         json: bool,
@@ -196,9 +219,8 @@ pub enum FlowsCommand {
         #[arg(long)]
         json: bool,
     },
-    Delete {
-        name: String,
-    },
+    /// Forget a flow that no unfinished task uses
+    Delete { name: String },
 }
 
 /// Follows the pages of a listing.
@@ -241,6 +263,16 @@ fn show(rows: &[Value], noun: &str, json: bool, table: fn(&[Value]) -> String) {
     }
 }
 
+async fn ask_of(client: &Client, asked: &OneTask, verb: &str) -> Result<(), RemoteError> {
+    let task = client.post(&format!("/api/v1/tasks/{}/{verb}", encoded(&asked.id)), &json!({})).await?;
+    if asked.json {
+        print_json(&task);
+    } else {
+        print(&render::tasks(std::slice::from_ref(&task)));
+    }
+    Ok(())
+}
+
 pub async fn tasks(client: &Client, command: TasksCommand) -> anyhow::Result<u8> {
     match command {
         TasksCommand::List { state, flow, profile, listing } => {
@@ -272,18 +304,9 @@ pub async fn tasks(client: &Client, command: TasksCommand) -> anyhow::Result<u8>
             print(&render::tasks(std::slice::from_ref(&task)));
             return Ok(follow::exit_code(&task));
         }
-        TasksCommand::Cancel { id } => {
-            let task = client.post(&format!("/api/v1/tasks/{}/cancel", encoded(&id)), &json!({})).await?;
-            print(&render::tasks(std::slice::from_ref(&task)));
-        }
-        TasksCommand::Pause { id } => {
-            let task = client.post(&format!("/api/v1/tasks/{}/pause", encoded(&id)), &json!({})).await?;
-            print(&render::tasks(std::slice::from_ref(&task)));
-        }
-        TasksCommand::Resume { id } => {
-            let task = client.post(&format!("/api/v1/tasks/{}/resume", encoded(&id)), &json!({})).await?;
-            print(&render::tasks(std::slice::from_ref(&task)));
-        }
+        TasksCommand::Cancel(task) => ask_of(client, &task, "cancel").await?,
+        TasksCommand::Pause(task) => ask_of(client, &task, "pause").await?,
+        TasksCommand::Resume(task) => ask_of(client, &task, "resume").await?,
         TasksCommand::Retry { id, json } => {
             let task = client.post(&format!("/api/v1/tasks/{}/retry", encoded(&id)), &json!({})).await?;
             if json {
@@ -311,8 +334,8 @@ pub async fn items(client: &Client, command: ItemsCommand) -> anyhow::Result<u8>
                 print(&render::item(&item));
             }
         }
-        ItemsCommand::Resolve { id, outcome, url, note, json } => {
-            let asked = json!({"outcome": outcome.name(), "url": url, "note": note});
+        ItemsCommand::Resolve { id, outcome, published_url, note, json } => {
+            let asked = json!({"outcome": outcome.name(), "url": published_url, "note": note});
             let item = client.post(&format!("/api/v1/items/{}/resolve", encoded(&id)), &asked).await?;
             if json {
                 print_json(&item);
@@ -330,7 +353,10 @@ pub async fn profiles(client: &Client, command: ProfilesCommand) -> anyhow::Resu
             let answer = client.get("/api/v1/profiles").await?;
             show(rows_of(&answer, "profiles"), "profiles", json, render::profiles);
         }
-        ProfilesCommand::Add { name } => {
+        ProfilesCommand::Add { name, json: true } => {
+            print_json(&client.post("/api/v1/profiles", &json!({"name": name})).await?);
+        }
+        ProfilesCommand::Add { name, json: false } => {
             let made = client.post("/api/v1/profiles", &json!({"name": name})).await?;
             print(&format!("{}  {}", render::text(&made, "id"), render::text(&made, "name")));
         }
@@ -338,9 +364,13 @@ pub async fn profiles(client: &Client, command: ProfilesCommand) -> anyhow::Resu
             client.post(&format!("/api/v1/profiles/{}/close", encoded(&name)), &json!({})).await?;
             print("closed");
         }
-        ProfilesCommand::Unpark { name } => {
+        ProfilesCommand::Unpark { name, json } => {
             let profile = client.post(&format!("/api/v1/profiles/{}/unpark", encoded(&name)), &json!({})).await?;
-            print(&format!("{}  {}", render::text(&profile, "id"), render::text(&profile, "state")));
+            if json {
+                print_json(&profile);
+            } else {
+                print(&format!("{}  {}", render::text(&profile, "id"), render::text(&profile, "state")));
+            }
         }
         ProfilesCommand::Open { .. } => unreachable!("has a file of its own"),
     }
@@ -369,9 +399,13 @@ pub async fn locks(client: &Client, command: LocksCommand) -> anyhow::Result<u8>
 
 pub async fn flows(client: &Client, command: FlowsCommand) -> anyhow::Result<u8> {
     match command {
-        FlowsCommand::Add { name, file } => {
+        FlowsCommand::Add { name, file, json } => {
             let recording = std::fs::read(&file).map_err(|error| anyhow::anyhow!("{}: {error}", file.display()))?;
             let put = client.put_bytes(&format!("/api/v1/flows/{}", encoded(&name)), recording).await?;
+            if json {
+                print_json(&put);
+                return Ok(exit::OK);
+            }
             for warning in put["warnings"].as_array().into_iter().flatten() {
                 let facts = (render::text(warning, "pointer"), render::text(warning, "message"));
                 tell(&format!("warning: {}: {}", facts.0, facts.1));

@@ -60,7 +60,9 @@ pub fn counts(task: &Value) -> String {
 #[must_use]
 pub fn tasks(tasks: &[Value]) -> String {
     let rows = tasks.iter().map(|task| {
-        vec![text(task, "id"), text(task, "flow"), text(task, "state"), counts(task), time(task, "created_at")]
+        let state = text(task, "state");
+        let state = if task["rehearsal"] == true { format!("{state} (rehearsal)") } else { state };
+        vec![text(task, "id"), text(task, "flow"), state, counts(task), time(task, "created_at")]
     });
     table(&["id", "flow", "state", "items", "created"], rows)
 }
@@ -190,7 +192,10 @@ pub fn cleanup(answer: &Value) -> String {
     let mut lines = vec![format!("{} {}", done.0, text(answer, "removed"))];
     lines.extend(rows("locks"));
     if let Some(stopping) = rows("stopping") {
-        lines.push(format!("{} the holders of these to stop; each is freed when its browser is closed", done.1));
+        lines.push(format!(
+            "{} the holders of these to stop; each is freed when its browser is closed, or a minute later where it is a worker's",
+            done.1
+        ));
         lines.push(stopping);
     }
     lines.join("\n")
@@ -211,7 +216,8 @@ pub fn status(status: &Value) -> String {
     let slots = &status["slots"];
     let provider = &status["provider"];
     let queue = status["queue"].as_object().into_iter().flatten();
-    let queue = queue.map(|(state, count)| format!("{state} {count}")).collect::<Vec<_>>().join(", ");
+    let queue = queue.filter(|(_, count)| count.is_u64()).map(|(state, count)| format!("{state} {count}"));
+    let queue = queue.collect::<Vec<_>>().join(", ");
     let mut lines = vec![
         format!("state      {}", text(status, "state")),
         format!("version    {}, up {} s", text(status, "version"), text(status, "uptime_seconds")),
@@ -229,6 +235,11 @@ pub fn status(status: &Value) -> String {
     for breaker in breakers.filter(|breaker| breaker["state"] != "closed") {
         let facts = (text(breaker, "name"), text(breaker, "state"), time(breaker, "open_until"));
         lines.push(format!("breaker    {} {} {}", facts.0, facts.1, facts.2));
+    }
+    for (reason, wait) in status["queue"]["wait_reasons"].as_object().into_iter().flatten() {
+        let until = time(wait, "until");
+        let until = if until.is_empty() { until } else { format!(", the first until {until}") };
+        lines.push(format!("waiting    {reason} {}{until}", text(wait, "items")));
     }
     for session in resources["sessions"].as_array().into_iter().flatten() {
         let facts = (text(session, "profile"), text(session, "memory_mb"), text(session, "cpu_percent"));

@@ -72,7 +72,7 @@ fn value(kind: Option<&str>, text: &str) -> Value {
     }
 }
 
-fn request(args: &RunArgs, types: &BTreeMap<String, String>) -> Value {
+fn fill(mut request: Value, args: &RunArgs, types: &BTreeMap<String, String>) -> Value {
     let inputs: Map<String, Value> = args
         .inputs
         .iter()
@@ -92,7 +92,7 @@ fn request(args: &RunArgs, types: &BTreeMap<String, String>) -> Value {
             item
         })
         .collect();
-    let mut request = json!({"flow": args.flow, "items": items});
+    request["items"] = items.into();
     if let Some(priority) = args.priority {
         request["priority"] = json!(priority);
     }
@@ -103,18 +103,20 @@ fn request(args: &RunArgs, types: &BTreeMap<String, String>) -> Value {
 }
 
 pub async fn run(client: &Client, args: RunArgs) -> anyhow::Result<u8> {
-    submit(client, args, "/api/v1/bulk-upload/start").await
+    let named = json!({"flow": args.flow});
+    submit(client, args, named, "/api/v1/bulk-upload/start").await
 }
 
 /// `cove flows run`: every step before the commit point, and nothing is published.
 pub async fn rehearse(client: &Client, args: RunArgs) -> anyhow::Result<u8> {
     let path = format!("/api/v1/flows/{}/run", encoded(&args.flow));
-    submit(client, args, &path).await
+    submit(client, args, json!({}), &path).await
 }
 
-async fn submit(client: &Client, args: RunArgs, path: &str) -> anyhow::Result<u8> {
+/// `request` is what the body says of the flow.
+async fn submit(client: &Client, args: RunArgs, request: Value, path: &str) -> anyhow::Result<u8> {
     let flow = client.get(&format!("/api/v1/flows/{}", encoded(&args.flow))).await?;
-    let request = request(&args, &types(&flow));
+    let request = fill(request, &args, &types(&flow));
     let headers: Vec<_> = args.idempotency_key.iter().map(|key| ("idempotency-key", key.as_str())).collect();
     let made = client.post_with(path, &request, &headers).await?;
     for warning in made["warnings"].as_array().into_iter().flatten() {
@@ -136,6 +138,9 @@ async fn submit(client: &Client, args: RunArgs, path: &str) -> anyhow::Result<u8
         print_json(&json!({"task": task, "items": items}));
     } else {
         print(&items.iter().map(render::item).collect::<Vec<_>>().join("\n\n"));
+        if task["rehearsal"] == true {
+            print("\na rehearsal: it went up to the commit point, and nothing was published");
+        }
     }
     Ok(follow::exit_code(&task))
 }

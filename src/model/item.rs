@@ -100,6 +100,26 @@ pub enum WaitReason {
 }
 
 impl WaitReason {
+    pub const ALL: [Self; 17] = [
+        Self::Paused,
+        Self::ScheduledFor,
+        Self::RetryBackoff,
+        Self::NoSlot,
+        Self::ProfileBusy,
+        Self::ProfileInUseByOperator,
+        Self::ProfileNeedsHuman,
+        Self::RateLimitedUntil,
+        Self::BreakerOpenUntil,
+        Self::ProviderDown,
+        Self::NoMemory,
+        Self::NoCpu,
+        Self::NoDisk,
+        Self::Draining,
+        Self::HeldAfterRestore,
+        Self::ClockSuspect,
+        Self::OutcomeUnknown,
+    ];
+
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -170,7 +190,7 @@ impl InputValue {
 }
 
 /// Which of the queue's indexes holds an item.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Hash, Eq, Serialize, Deserialize)]
 pub enum Place {
     /// It does not wait to be started.
     Off,
@@ -183,7 +203,7 @@ pub enum Place {
 }
 
 /// Why an item is held.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Hash, Eq, Serialize, Deserialize)]
 pub enum HeldFor {
     /// The state was restored (fence.md rules 18 and 19).
     Restore,

@@ -84,6 +84,9 @@ pub fn is_lock_name(text: &str) -> bool {
     (1..=MAX_LOCK_NAME_BYTES).contains(&text.len()) && !text.chars().any(char::is_control)
 }
 
+/// How long after its lease an outside worker may still be at its item (fence.md rule 23).
+pub const CLAIM_GRACE: Duration = Duration::from_secs(60);
+
 /// Who holds a lock. As text it is what people see in `held_by`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -197,6 +200,14 @@ impl Lock {
     #[must_use]
     pub fn expires_at(&self) -> Option<Timestamp> {
         self.lease.map(|lease| lease.expires_at)
+    }
+
+    /// When somebody else can have it at the latest, unless its owner renews it. None: there is no such time.
+    #[must_use]
+    pub fn free_at(&self, now: Moment) -> Option<Timestamp> {
+        let expires_at = self.expires_at()?;
+        let lingers = matches!(self.owner, LockOwner::Claim { .. }) && self.is_expired(now);
+        Some(if lingers { expires_at.plus(CLAIM_GRACE) } else { expires_at })
     }
 }
 

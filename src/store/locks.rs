@@ -229,20 +229,19 @@ pub(super) fn list(txn: &ReadTransaction, query: &LockQuery) -> Result<LockPage,
     Ok(LockPage { rows, next })
 }
 
-/// Profiles' locks whose lease is over, in the order of their ends, for whoever ends what they stand for.
-pub(super) fn profiles_over(
+/// Workers' locks whose lease is over, in the order of their ends: no more than there are profiles.
+pub(super) fn claims_over(
     expiry: &impl ReadableTable<(&'static str, u64, &'static str), ()>,
     locks: &impl ReadableTable<(&'static str, &'static str), Bytes>,
     now: Moment,
-    limit: usize,
 ) -> Result<Vec<Lock>, StoreError> {
     let kind = LockKind::PROFILE;
     let end = now.boot.as_millis().saturating_add(1);
     let mut over = Vec::new();
-    for row in expiry.range((kind.as_str(), 0, "")..(kind.as_str(), end, ""))?.take(limit) {
+    for row in expiry.range((kind.as_str(), 0, "")..(kind.as_str(), end, ""))? {
         let row = row?;
         let (_, _, key) = row.0.value();
-        over.extend(get(locks, &kind, key)?);
+        over.extend(get(locks, &kind, key)?.filter(|lock| matches!(lock.owner, LockOwner::Claim { .. })));
     }
     Ok(over)
 }

@@ -3,17 +3,20 @@
 //! Each runs in one read transaction on a blocking thread and is bounded: a page by its limit and by
 //! [`SCAN`] rows looked at, the outlook by [`MAX_HEADS`]. Nothing here writes.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
 use redb::{ReadOnlyTable, ReadTransaction, ReadableTable, ReadableTableMetadata};
 
 use super::queue::settle::to_settle;
 use super::tables::{self, Bytes, META, META_KEY, Meta, get};
 use super::{
-    EventRow, Head, ItemQuery, Leftover, MAX_WAITING_SHOWN, Outlook, Page, StoreError, StoreStats, TaskQuery, TaskRow,
-    Waiting, codec, locks,
+    EventRow, Head, ItemQuery, Leftover, Outlook, Page, StoreError, StoreStats, TaskQuery, TaskRow, Waiting,
+    WaitingAlike, codec, locks,
 };
 use crate::model::{
-    Delivery, Intent, Item, ItemId, ItemState, LockKind, LockOwner, Moment, Profile, ProfileId, Task, TaskEvent,
-    TaskId, Timestamp,
+    Delivery, HeldFor, Intent, Item, ItemId, ItemState, LockKind, LockOwner, Moment, Place, Profile, ProfileId, Task,
+    TaskEvent, TaskId, Timestamp,
 };
 
 /// Rows that one page may look at when filters leave out most of them; the page is short then and has
@@ -23,6 +26,12 @@ const SCAN: usize = 10_000;
 const MAX_HEADS: usize = 4_096;
 /// Tasks whose intent is carried out in one turn of the engine.
 const MAX_SETTLING: usize = 64;
+/// Items looked at for the `wait_reasons` of one page of tasks.
+const PAGE_WAITS_SCAN: usize = 10_000;
+/// Items looked at for the `wait_reasons` of one task: more than a task can have.
+const TASK_WAITS_SCAN: usize = 1_000_000;
+/// Items looked at for the next time at which one comes due.
+const DUE_SCAN: usize = 500;
 /// Verifies looked at in one turn of the engine; one a profile can run.
 const MAX_VERIFIES: usize = 256;
 
@@ -36,32 +45,49 @@ pub(super) fn item(txn: &ReadTransaction, id: ItemId) -> Result<Option<Item>, St
     get("items", &txn.open_table(tables::ITEMS)?, id.raw())
 }
 
+/// A task with all of its items that wait.
 pub(super) fn task(txn: &ReadTransaction, id: TaskId) -> Result<Option<TaskRow>, StoreError> {
-    match get("tasks", &txn.open_table(tables::TASKS)?, id.raw())? {
-        Some(task) => Ok(Some(task_row(txn, task)?)),
-        None => Ok(None),
-    }
+    let Some(task) = get("tasks", &txn.open_table(tables::TASKS)?, id.raw())? else { return Ok(None) };
+    let mut scan = TASK_WAITS_SCAN;
+    task_row(txn, task, &mut scan).map(Some)
 }
 
-fn task_row(txn: &ReadTransaction, task: Task) -> Result<TaskRow, StoreError> {
+pub(super) fn task_alone(txn: &ReadTransaction, id: TaskId) -> Result<Option<(Task, Intent)>, StoreError> {
+    let Some(task) = get("tasks", &txn.open_table(tables::TASKS)?, id.raw())? else { return Ok(None) };
+    Ok(Some((task, intent(txn, id)?)))
+}
+
+/// Looks at the task's items, `scan` of them at most, until all that wait are found: its counters say how
+/// many there are.
+fn task_row(txn: &ReadTransaction, task: Task, scan: &mut usize) -> Result<TaskRow, StoreError> {
     let intent = intent(txn, task.id)?;
-    let mut waiting = Vec::new();
-    if !task.counts.state().is_terminal() {
+    let waits = |state: &ItemState| !state.is_terminal() && *state != ItemState::Running;
+    let waiting = ItemState::ALL.iter().filter(|state| waits(state));
+    let mut left: u64 = waiting.map(|state| u64::from(task.counts.of(*state))).sum();
+    let mut alike: HashMap<(ProfileId, ItemState, Option<HeldFor>, Place), WaitingAlike> = HashMap::new();
+    if left > 0 {
         let items = txn.open_table(tables::ITEMS)?;
         let index = txn.open_table(tables::TASK_ITEMS)?;
-        for row in index.range((task.id.raw(), 0)..=(task.id.raw(), u64::MAX))?.take(SCAN) {
+        // The oldest are started first: what waits is found soonest from the newest on.
+        for row in index.range((task.id.raw(), 0)..=(task.id.raw(), u64::MAX))?.rev() {
+            if left == 0 || *scan == 0 {
+                break;
+            }
+            *scan -= 1;
             let (_, id) = row?.0.value();
             let item: Item = get("items", &items, id)?
                 .ok_or_else(|| StoreError::Corrupt(format!("task_items: no item {}", ItemId::new(id))))?;
-            if !item.state.is_terminal() && item.state != ItemState::Running {
-                waiting.push(item);
-                if waiting.len() == MAX_WAITING_SHOWN {
-                    break;
+            if waits(&item.state) {
+                left -= 1;
+                let key = (item.profile.clone(), item.state, item.held_for, item.place);
+                match alike.entry(key) {
+                    Entry::Occupied(mut found) => found.get_mut().items += 1,
+                    Entry::Vacant(free) => drop(free.insert(WaitingAlike { item, items: 1 })),
                 }
             }
         }
     }
-    Ok(TaskRow { task, intent, waiting })
+    Ok(TaskRow { task, intent, waiting: alike.into_values().collect(), waiting_left_out: left })
 }
 
 fn intent(txn: &ReadTransaction, task: TaskId) -> Result<Intent, StoreError> {
@@ -107,7 +133,8 @@ pub(super) fn tasks(txn: &ReadTransaction, query: &TaskQuery) -> Result<Page<Tas
             };
         Ok(fits.then_some(task))
     })?;
-    let rows = page.rows.into_iter().map(|task| task_row(txn, task)).collect::<Result<_, _>>()?;
+    let mut scan = PAGE_WAITS_SCAN;
+    let rows = page.rows.into_iter().map(|task| task_row(txn, task, &mut scan)).collect::<Result<_, _>>()?;
     Ok(Page { rows, next: page.next })
 }
 
@@ -208,8 +235,7 @@ pub(super) fn outlook(txn: &ReadTransaction, moment: Moment) -> Result<Outlook, 
 
 fn claims_over(txn: &ReadTransaction, now: Moment) -> Result<bool, StoreError> {
     let expiry = txn.open_table(tables::LOCK_EXPIRY)?;
-    let over = locks::profiles_over(&expiry, &txn.open_table(tables::LOCKS)?, now, MAX_HEADS)?;
-    Ok(over.iter().any(|lock| matches!(lock.owner, LockOwner::Claim { .. })))
+    Ok(!locks::claims_over(&expiry, &txn.open_table(tables::LOCKS)?, now)?.is_empty())
 }
 
 /// The best item for a worker of these kinds: the highest priority first, the oldest within it.
@@ -301,9 +327,11 @@ pub(super) fn waiting(txn: &ReadTransaction) -> Result<Waiting, StoreError> {
         ready.push((lane.to_owned(), profile, count.value()));
     }
     let due = txn.open_table(tables::DUE)?;
+    let (next_scheduled, next_retry) = next_due(txn, &due)?;
     Ok(Waiting {
         ready,
-        next_due: due.first()?.map(|row| Timestamp::from_millis(row.0.value().0)),
+        next_scheduled,
+        next_retry,
         scheduled: due.len()?.saturating_sub(meta.backing_off),
         backing_off: meta.backing_off,
         paused: txn.open_table(tables::PAUSED)?.len()?,
@@ -312,6 +340,25 @@ pub(super) fn waiting(txn: &ReadTransaction) -> Result<Waiting, StoreError> {
         outcome_unknown: meta.items[ItemState::OutcomeUnknown as usize],
         oldest: oldest_waiting(txn)?,
     })
+}
+
+/// When the first of the scheduled items comes due, and the first of those that back off. None also where a
+/// look at many did not find it.
+fn next_due(
+    txn: &ReadTransaction,
+    due: &ReadOnlyTable<(u64, u64), ()>,
+) -> Result<(Option<Timestamp>, Option<Timestamp>), StoreError> {
+    let (mut scheduled, mut retry) = (None, None);
+    for row in due.iter()?.take(DUE_SCAN) {
+        let (at, id) = row?.0.value();
+        let Some(item) = item(txn, ItemId::new(id))? else { continue };
+        let first = if item.state == ItemState::RetryWait { &mut retry } else { &mut scheduled };
+        first.get_or_insert(Timestamp::from_millis(at));
+        if scheduled.is_some() && retry.is_some() {
+            break;
+        }
+    }
+    Ok((scheduled, retry))
 }
 
 /// Ids grow with time: the first of each waiting state is its oldest.

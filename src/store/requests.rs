@@ -170,8 +170,17 @@ pub struct ItemQuery {
 pub struct TaskRow {
     pub task: Task,
     pub intent: Intent,
-    /// Its items that wait (not running, not terminal), at most `MAX_WAITING_SHOWN`, for `wait_reasons`.
-    pub waiting: Vec<Item>,
+    /// Its items that wait (not running, not terminal), for `wait_reasons`.
+    pub waiting: Vec<WaitingAlike>,
+    /// How many of them were not looked at: a page of tasks looks at a bounded number.
+    pub waiting_left_out: u64,
+}
+
+/// One item that waits, and how many of its task wait like it: in its state and its profile, for the same.
+#[derive(Clone, Debug)]
+pub struct WaitingAlike {
+    pub item: Item,
+    pub items: u64,
 }
 
 /// One line of a task's log with its number, which grows within the task.
@@ -371,8 +380,10 @@ pub struct Waiting {
     pub held_for_restore: u64,
     pub held_for_clock: u64,
     pub outcome_unknown: u64,
-    /// When the first of the scheduled and backing off becomes due.
-    pub next_due: Option<Timestamp>,
+    /// When the first of the scheduled comes due.
+    pub next_scheduled: Option<Timestamp>,
+    /// When the first of those that back off comes due.
+    pub next_retry: Option<Timestamp>,
     /// When the item that waits longest was accepted.
     pub oldest: Option<Timestamp>,
 }

@@ -5,14 +5,21 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod boot;
+mod claims;
 mod command_line;
 mod disk;
 mod fence;
 mod http;
+mod kept;
 mod kill;
 mod lock_history;
 mod locks;
 mod publish;
+mod queue;
 mod refusals;
+mod refusals_queue;
 mod rig;
+mod studio;
+mod waits;
 mod webhooks;
+mod worker;

@@ -2,19 +2,20 @@
 //!
 //! One walk serves the cleanup and its dry run, so that they cannot disagree. It looks at a bounded number
 //! of rows at a time and goes on from its [`Place`]; others write in between. Without an owner it walks
-//! the index of ends, kind by kind, with one the index of owners. The engine's locks are never removed
-//! here (fence.md rule 21).
+//! the index of ends, kind by kind, with one the index of owners. The engine's locks and those of workers'
+//! claims are never removed here (fence.md rules 21 and 23).
 
 use std::convert::Infallible;
 use std::ops::Bound;
+use std::time::Duration;
 
 use redb::{ReadTransaction, ReadableTable};
 
 use super::super::tables::{Bytes, LOCK_EXPIRY, LOCK_OWNERS, LOCKS, Tx};
 use super::super::writer::Ran;
 use super::super::{CleanedUp, Cleanup, MAX_LOCKS_SHOWN, StoreError};
-use super::{codec, remove};
-use crate::model::{Lock, Moment};
+use super::{codec, remove, renew};
+use crate::model::{Lock, LockOwner, Moment};
 
 /// After which row a walk goes on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -30,6 +31,8 @@ enum Fate {
     Removed,
     /// Its holder is asked to stop.
     Asked,
+    /// A worker's: its lease ends now, and what follows is what follows the end of any lease (rule 23).
+    Ended,
     Kept,
 }
 
@@ -38,8 +41,9 @@ fn fate(lock: &Lock, asked: &Cleanup, now: Moment) -> Fate {
     match (lock.owner.is_freed_by_time(), insisted) {
         (true, true) => Fate::Removed,
         (true, false) if lock.is_expired(now) => Fate::Removed,
-        (false, true) => Fate::Asked,
-        (_, false) => Fate::Kept,
+        (false, true) if !matches!(lock.owner, LockOwner::Claim { .. }) => Fate::Asked,
+        (false, true) if !lock.is_expired(now) => Fate::Ended,
+        (false, true) | (_, false) => Fate::Kept,
     }
 }
 
@@ -121,6 +125,7 @@ pub(in crate::store) fn clean_up(
                 tell(&mut cleaned, lock);
             }
             Fate::Asked => cleaned.stopping.push(lock),
+            Fate::Ended => cleaned.stopping.push(renew(tx, &lock, Some(Duration::ZERO), now)?),
             Fate::Kept => {}
         }
     }
@@ -142,7 +147,7 @@ pub(in crate::store) fn to_clean_up(
         for lock in found {
             match fate(&lock, asked, now) {
                 Fate::Removed => tell(&mut all, lock),
-                Fate::Asked => all.stopping.push(lock),
+                Fate::Asked | Fate::Ended => all.stopping.push(lock),
                 Fate::Kept => {}
             }
         }

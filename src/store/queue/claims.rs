@@ -13,14 +13,13 @@ use super::super::writer::Ran;
 use super::super::{AttemptEnded, ClaimEnded, ClaimName, Expired, FinishRefused, NotYours, StoreError, locks};
 use super::outcome::write_resolution;
 use super::progress::{bounded_url, finish};
+use crate::model::lock::CLAIM_GRACE;
 use crate::model::{
-    Failure, FailureCode, Item, ItemState, Lock, LockKind, LockOwner, Moment, Resolution, Timestamp, Verdict,
+    Failure, FailureCode, Item, ItemState, Lock, LockKind, LockOwner, Moment, ProfileId, Resolution, Timestamp, Verdict,
 };
 
-/// How long after its lease a worker may still be at it.
-const GRACE: Duration = Duration::from_secs(60);
 /// Leases that one step ends.
-const STEP: usize = 100;
+const STEP: u32 = 100;
 
 /// The lock of a claim that is still the worker's.
 fn lock_of(tx: &Tx<'_>, name: &ClaimName, now: Moment) -> Ran<(Item, Lock), NotYours> {
@@ -74,6 +73,8 @@ pub(in crate::store) fn end(tx: &mut Tx<'_>, end: &AttemptEnded, now: Timestamp)
                 ..item.clone()
             };
             let item = write_resolution(tx, &item, done, Resolution::Published, now)?;
+            // Its worker is done with the profile, where nobody else has it since.
+            let Ok(_freed) = locks::free_profile(tx, &item.profile, end.fence)?;
             return Ok(Ok(ClaimEnded { item, late: true }));
         }
     }
@@ -98,24 +99,22 @@ fn is_claim(tx: &Tx<'_>, item: &Item, end: &AttemptEnded) -> Result<bool, StoreE
 pub(in crate::store) fn expire(tx: &mut Tx<'_>, moment: Moment) -> Ran<Expired, Infallible> {
     let moment = tx.in_order(moment);
     let mut expired = Expired::default();
-    for lock in locks::profiles_over(&tx.lock_expiry, &tx.locks, moment, STEP)? {
+    for lock in locks::claims_over(&tx.lock_expiry, &tx.locks, moment)? {
+        if expired.items.max(expired.freed) >= STEP {
+            break;
+        }
         let LockOwner::Claim { item, worker } = &lock.owner else { continue };
         let over = lock.lease.map_or(Duration::ZERO, |lease| moment.boot.since(lease.expires_boot));
         let running = tx.item(*item)?.filter(|item| item.state == ItemState::Running && item.fence == Some(lock.fence));
-        if let Some(item) = running {
-            let armed = item.is_armed();
-            if !armed && over < GRACE {
-                continue;
-            }
+        if let Some(item) = running.filter(|item| item.is_armed() || over >= CLAIM_GRACE) {
             give_back(tx, &item, worker, moment.wall)?;
             expired.items += 1;
         }
-        if over >= GRACE {
-            let profile = &lock.key;
-            if let Ok(profile) = crate::model::ProfileId::new(profile) {
-                let Ok(_freed) = locks::free_profile(tx, &profile, lock.fence)?;
-                expired.freed += 1;
-            }
+        if over >= CLAIM_GRACE
+            && let Ok(profile) = ProfileId::new(&lock.key)
+        {
+            let Ok(_freed) = locks::free_profile(tx, &profile, lock.fence)?;
+            expired.freed += 1;
         }
     }
     Ok(Ok(expired))

@@ -172,12 +172,13 @@ pub(in crate::store) fn finish(tx: &mut Tx<'_>, end: &AttemptEnded, now: Timesta
     ended.evidence.extend_from_slice(evidence);
     let detail = match verdict {
         Verdict::Succeeded { url, result } => {
-            let url = url.as_deref().map(bounded_url);
+            // A rehearsal published nothing: the page that it ended on is not where anything is.
+            let rehearsal = tx.task(item.task)?.is_some_and(|task| task.rehearsal);
+            let url = url.as_deref().filter(|_| !rehearsal).map(bounded_url);
             ended.url.clone_from(&url);
             ended.result.clone_from(result);
             ended.failure = None;
-            // A rehearsal published nothing.
-            if !tx.task(item.task)?.is_some_and(|task| task.rehearsal) {
+            if !rehearsal {
                 let (key, idempotency) = ledger_hashes(tx, &item)?;
                 tx.ledger_before.push(Line::Published { item: id, fence, url: url.clone(), key, idempotency, at: now });
             }
