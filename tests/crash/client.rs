@@ -61,7 +61,7 @@ struct Sent {
 }
 
 /// Everything that was sent, in the order in which it was sent.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Memory {
     sent: Vec<Sent>,
     serial: u64,
@@ -106,6 +106,40 @@ impl Client {
                 return;
             }
         }
+    }
+
+    /// The same requests in the same order each time. False: the daemon was gone before the last one.
+    pub async fn fixed_work(&self, name: &str) -> bool {
+        let mut tasks: Vec<String> = Vec::new();
+        for profile in PROFILES {
+            let profile = Kind::Profile { name: format!("{profile}-{name}") };
+            if self.remember_and_send(profile).await.is_none() {
+                return false;
+            }
+        }
+        for step in 0..16 {
+            let caption = format!("{name} {step}");
+            let of_step = [
+                Kind::Submit {
+                    caption: caption.clone(),
+                    items: 1 + step % 3,
+                    key: (step % 3 == 0).then(|| format!("key {caption}")),
+                    idempotency: (step % 2 == 0).then(|| format!("request-{name}-{step}")),
+                },
+                match step % 4 {
+                    0 => Kind::Flow { name: format!("flow-{name}"), version: step as u64 },
+                    1 => Kind::Pause,
+                    2 => Kind::Resume,
+                    _ => Kind::Upload { content: caption },
+                },
+            ];
+            let cancel = tasks.get(step / 2).filter(|_| step % 5 == 4).cloned().map(|task| Kind::Cancel { task });
+            for kind in of_step.into_iter().chain(cancel) {
+                let Some((_, body)) = self.remember_and_send(kind).await else { return false };
+                tasks.extend(body["task_id"].as_str().map(str::to_owned));
+            }
+        }
+        self.remember_and_send(Kind::DeleteFlow { name: format!("flow-{name}") }).await.is_some()
     }
 
     /// None: no answer.

@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use cove::model::{Clock, SystemClock};
-use cove::store::Store;
+use cove::store::{LEDGER_FILE, STATE_FILE, Store};
+use futures_util::FutureExt;
 use tokio::task::JoinSet;
 
 use super::client::{Client, Memory, PROFILES};
@@ -21,18 +22,25 @@ const ROUNDS_OF_ONE_STATE: u64 = 10;
 /// From the start of the load to the kill.
 const LOAD_MS: std::ops::Range<u64> = 5..250;
 
-pub async fn furnished(folder: &tempfile::TempDir) -> (Daemon, Host) {
+/// A daemon that does not run yet, and the host that it will find.
+pub fn prepared(folder: &tempfile::TempDir) -> (Daemon, Host) {
     let socket = folder.path().join("host.sock");
     let host = Host::listen(&socket);
     let setting = socket.display().to_string().leak();
-    let daemon = Daemon::start_as("", &[("COVE_BROWSER__HOST_SOCKET", setting)]).await;
-    daemon.furnish(&PROFILES).await;
+    let daemon = Daemon::prepare("", &[("COVE_BROWSER__HOST_SOCKET", setting)]);
     daemon.film("1.mp4");
     (daemon, host)
 }
 
+pub async fn furnished(folder: &tempfile::TempDir) -> (Daemon, Host) {
+    let (mut daemon, host) = prepared(folder);
+    daemon.boot().await;
+    daemon.furnish(&PROFILES).await;
+    (daemon, host)
+}
+
 /// Recovery is done and the engine has looked at the queue.
-async fn settled(daemon: &Daemon) {
+pub async fn settled(daemon: &Daemon) {
     let began = Instant::now();
     loop {
         let health = daemon.get("/api/v1/health").await;
@@ -67,7 +75,7 @@ async fn load_and_kill(daemon: &mut Daemon, memory: &Arc<Mutex<Memory>>, dice: &
     }
 }
 
-async fn compare(daemon: &Daemon, memory: &Arc<Mutex<Memory>>) {
+pub async fn compare(daemon: &Daemon, memory: &Arc<Mutex<Memory>>) {
     let client = Client::new(daemon, memory);
     client.ask_again().await;
     client.compare(daemon).await;
@@ -100,4 +108,25 @@ async fn kill_9_under_load_loses_nothing_that_had_its_answer() {
     }
     println!("{rounds} kills, {requests} requests, 0 answers lost");
     assert!(requests > rounds * 5, "a load of {requests} requests tries nothing");
+}
+
+/// The files of before the load, put back after it: the client remembers more than they do.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn negative_control_a_state_that_forgot_is_noticed() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut daemon, _host) = furnished(&folder).await;
+    daemon.kill();
+    let kept = [STATE_FILE, LEDGER_FILE].map(|name| (name, std::fs::read(daemon.state().join(name)).unwrap()));
+    daemon.boot().await;
+    let memory = Arc::new(Mutex::new(Memory::default()));
+    assert!(Client::new(&daemon, &memory).fixed_work("forgotten").await);
+    compare(&daemon, &memory).await;
+    daemon.kill();
+    for (name, content) in kept {
+        std::fs::write(daemon.state().join(name), content).unwrap();
+    }
+    daemon.boot().await;
+    settled(&daemon).await;
+    let compared = std::panic::AssertUnwindSafe(Client::new(&daemon, &memory).compare(&daemon)).catch_unwind().await;
+    assert!(compared.is_err(), "a state that forgot everything was taken for a good one");
 }

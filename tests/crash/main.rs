@@ -18,6 +18,7 @@ mod power;
 #[expect(dead_code, reason = "it is shared, and not all of it is used here")]
 #[path = "../it/rig.rs"]
 mod rig;
+mod syscalls;
 mod work;
 
 /// A knob of the environment.

@@ -113,6 +113,11 @@ impl Daemon {
 
     /// Waits for the address of a process that was started.
     pub async fn listening(&mut self) {
+        assert!(self.listening_or_ended().await, "the daemon ended\n{}", self.logged());
+    }
+
+    /// False: it ended before it had an address.
+    pub async fn listening_or_ended(&mut self) -> bool {
         let listen = self.state().join("listen");
         let began = Instant::now();
         loop {
@@ -120,10 +125,11 @@ impl Daemon {
                 && let Some(address) = text.strip_suffix('\n')
             {
                 self.base = format!("http://{address}");
-                return;
+                return true;
             }
-            let ended = self.child.as_mut().unwrap().try_wait().unwrap();
-            assert!(ended.is_none(), "the daemon ended: {ended:?}\n{}", self.logged());
+            if self.child.as_mut().unwrap().try_wait().unwrap().is_some() {
+                return false;
+            }
             assert!(began.elapsed() < PATIENCE, "the daemon is not ready\n{}", self.logged());
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
