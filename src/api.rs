@@ -11,6 +11,7 @@
 mod admin;
 mod body;
 mod cache;
+mod claims;
 mod connection;
 mod devtools;
 pub mod error;
@@ -20,8 +21,10 @@ mod form;
 mod front;
 mod guard;
 mod health;
+mod intents;
 pub mod limit;
 mod locks;
+mod metrics;
 mod page;
 mod profiles;
 mod query;
@@ -31,6 +34,8 @@ mod start;
 mod tasks;
 mod uploads;
 mod usage;
+mod waits;
+mod webhooks;
 mod wire;
 
 use std::io;
@@ -44,6 +49,7 @@ use tokio_util::sync::CancellationToken;
 use crate::browser::Provider;
 use crate::config::Config;
 use crate::engine::EngineHandle;
+use crate::engine::breaker::board::Board;
 use crate::model::Clock;
 use crate::model::flow::{Flow, Problem};
 use crate::store::Store;
@@ -63,6 +69,7 @@ pub struct Context {
     pub store: Store,
     pub engine: EngineHandle,
     pub provider: Arc<dyn Provider>,
+    pub breakers: Board,
     pub clock: Arc<dyn Clock>,
     pub media: MediaStore,
     flows: Cache<String, Arc<Flow>>,
@@ -82,12 +89,13 @@ impl Context {
         store: Store,
         engine: EngineHandle,
         provider: Arc<dyn Provider>,
+        breakers: Board,
         clock: Arc<dyn Clock>,
     ) -> io::Result<Self> {
         let media = MediaStore::new(&state_dir, config.media.roots.clone(), config.media.max_bytes)?;
         let (flows, usage, started) = (Cache::new(CACHED_FLOWS), Usage::default(), Instant::now());
         let tunnels = Tunnels::default();
-        Ok(Self { config, state_dir, store, engine, provider, clock, media, flows, usage, tunnels, started })
+        Ok(Self { config, state_dir, store, engine, provider, breakers, clock, media, flows, usage, tunnels, started })
     }
 
     /// A flow by its content; parsed once as long as it is remembered.

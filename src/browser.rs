@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use crate::model::flow::Flow;
-use crate::model::{EvidenceFile, Failure, Fence, InputValue, ProfileId, Timestamp};
+use crate::model::{EvidenceFile, Failure, Fence, InputValue, ProfileId, Proofs, Timestamp};
 use evidence::EvidenceFolder;
 
 /// A started profile: a CDP endpoint and its process tree.
@@ -81,8 +81,9 @@ pub trait Provider: Send + Sync + 'static {
 /// before-screenshot is kept. Only after `Ok` may the click be dispatched, and only once.
 #[async_trait]
 pub trait CommitGate: Send + Sync {
-    /// Commits and fsyncs `armed`. An error means: not armed, do not click.
-    async fn arm(&self) -> Result<(), Failure>;
+    /// Commits and fsyncs `armed`, and with it what was already so before the click. An error means: not armed,
+    /// do not click.
+    async fn arm(&self, proofs: Proofs) -> Result<(), Failure>;
 }
 
 /// What a replay does with the flow.
@@ -107,6 +108,8 @@ pub struct Replay<'a> {
     pub deadline: Duration,
     /// Honoured between and within steps before the commit point; ignored once armed.
     pub cancel: CancellationToken,
+    /// For [`Mode::ConfirmOnly`]: [`Proofs::open_waits`] of the arming. Otherwise empty.
+    pub open_waits: &'a [usize],
 }
 
 /// How a replay ended. The distinction is the fence's: before or after the click could have happened.
@@ -126,6 +129,44 @@ pub enum ReplayEnd {
 pub struct Replayed {
     pub end: ReplayEnd,
     pub evidence: Vec<EvidenceFile>,
+    /// What a `stopIf` said, before arming or after it: the profile is to be parked, or the item refused, whatever
+    /// the end is. An end that is unarmed has the same failure; one that is unknown has its own; one that is
+    /// confirmed was confirmed before the `stopIf` fired.
+    pub stopped: Option<Failure>,
+    /// What the gate was given; None where it was never asked.
+    pub proofs: Option<Proofs>,
+}
+
+/// One run of a flow's verify in one session. Nothing is published by it.
+pub struct Verifying<'a> {
+    pub flow: &'a Flow,
+    pub inputs: &'a BTreeMap<String, InputValue>,
+    /// Its files begin with `verify-`: an attempt's folder can be given as well.
+    pub evidence: &'a EvidenceFolder,
+    /// For the whole verify; the flow's own `max_duration` or less.
+    pub deadline: Duration,
+    /// Interrupts at once.
+    pub cancel: CancellationToken,
+    pub armed_at: Timestamp,
+}
+
+/// What a verify saw (fence.md rule 12).
+#[derive(Debug)]
+pub enum VerifyAnswer {
+    /// It is there. Whether that proves anything, the baseline says.
+    Found { url: Option<String>, result: BTreeMap<String, String> },
+    /// Signed in, looked at a page that answered, and it is not there.
+    NotFound(String),
+    /// Anything else; never a ground for anything.
+    Inconclusive(Failure),
+}
+
+#[derive(Debug)]
+pub struct Verified {
+    pub answer: VerifyAnswer,
+    pub evidence: Vec<EvidenceFile>,
+    /// What a `stopIf` of the verify said.
+    pub stopped: Option<Failure>,
 }
 
 /// Names one attempt in its evidence.
@@ -139,4 +180,9 @@ pub struct AttemptName {
 /// Runs `replay` in `session`. Never returns an error of its own: every end is a [`ReplayEnd`].
 pub async fn replay(session: &Session, replay: Replay<'_>, gate: &dyn CommitGate) -> Replayed {
     steps::run(session, replay, gate).await
+}
+
+/// Runs the flow's verify in a tab of its own in `session`. Every end is a [`VerifyAnswer`].
+pub async fn verify(session: &Session, verifying: Verifying<'_>) -> Verified {
+    steps::verify(session, verifying).await
 }

@@ -16,6 +16,7 @@ mod render;
 mod submit;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
@@ -115,6 +116,9 @@ enum Command {
     Config(local::ConfigCommand),
 }
 
+/// For threads that nobody waits for any more.
+const LAST_GRACE: Duration = Duration::from_secs(2);
+
 impl Command {
     /// The daemon serves several browsers; everything else waits for one thing at a time.
     const fn wants_threads(&self) -> bool {
@@ -138,13 +142,16 @@ pub fn main() -> u8 {
             return exit::FAILED;
         }
     };
-    match runtime.block_on(run(cli)) {
+    let code = match runtime.block_on(run(cli)) {
         Ok(code) => code,
         Err(error) => {
             tell(&format!("cove: {error:#}"));
             error.downcast_ref::<RemoteError>().map_or(exit::FAILED, RemoteError::exit_code)
         }
-    }
+    };
+    // All that matters has ended; the look-up of a name that was given up may go on for half a minute.
+    runtime.shutdown_timeout(LAST_GRACE);
+    code
 }
 
 async fn run(cli: Cli) -> anyhow::Result<u8> {
@@ -273,6 +280,12 @@ mod tests {
             "cove --url http://127.0.0.1:8088 status",
             "cove flows show atelier --json",
             "cove resume --accept-duplicates",
+            "cove tasks retry t1",
+            "cove tasks pause t1",
+            "cove items resolve i1 published --url http://x --note seen",
+            "cove items resolve i1 not-published",
+            "cove profiles unpark anna",
+            "cove flows run atelier --profile anna --input caption=a --publish",
             "cove browser-host --profiles-dir /x --socket /y --sandbox false --until-stdin-ends",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_ok(), "{line}");

@@ -34,11 +34,13 @@ pub struct Config {
     pub state: State,
     pub media: Media,
     pub engine: Engine,
+    pub retention: Retention,
     pub browser: Browser,
     pub dolphin: Dolphin,
     pub auth: Auth,
     pub limits: Limits,
     pub locks: Locks,
+    pub breakers: Breakers,
     pub log: Log,
 }
 
@@ -86,6 +88,18 @@ pub struct Engine {
     pub drain_seconds: u64,
     /// Evidence of one attempt, in bytes.
     pub evidence_max_bytes: u64,
+    /// How long a profile rests after its site said that it did too much.
+    pub rate_limited_rest_seconds: u64,
+    /// Items that start in an hour of what was missed while the daemon was down; 0: no cap.
+    pub catch_up_per_hour: u32,
+}
+
+/// How long finished tasks are kept; whichever bound is met first. Keys are kept for ever.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Retention {
+    pub task_days: u64,
+    pub tasks: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -154,6 +168,17 @@ pub struct Locks {
     pub ttl_minutes: u64,
 }
 
+/// When a target that keeps failing is left alone, and for how long.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Breakers {
+    /// Failures in a row that open a breaker.
+    pub failures: u32,
+    pub open_seconds: u64,
+    /// Calls that have to succeed after that before it is closed.
+    pub half_open_calls: u32,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LogFormat {
@@ -199,7 +224,15 @@ impl Default for Engine {
             max_items_per_task: 10_000,
             drain_seconds: 300,
             evidence_max_bytes: 64 * 1024 * 1024,
+            rate_limited_rest_seconds: 3_600,
+            catch_up_per_hour: 60,
         }
+    }
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self { task_days: 90, tasks: 100_000 }
     }
 }
 
@@ -235,6 +268,12 @@ impl Default for Limits {
 impl Default for Locks {
     fn default() -> Self {
         Self { ttl_minutes: 60 }
+    }
+}
+
+impl Default for Breakers {
+    fn default() -> Self {
+        Self { failures: 5, open_seconds: 60, half_open_calls: 3 }
     }
 }
 

@@ -1,8 +1,10 @@
 //! `cove serve`: composes the rooms, spawns the long-lived tasks, and drains them.
 //!
-//! The only place that spawns tasks which live as long as the process: the engine's loop and the API. Either
-//! one's end ends the daemon. The order of a stop: nothing new starts, what is not armed is handed back,
-//! what is armed is waited for up to the drain limit, the API closes its connections, the browser host
+//! The only place that spawns tasks which live as long as the process: the engine's loop, the sender of
+//! webhooks and the API. The end of any of them ends the daemon; retention
+//! runs beside them and is only aborted. The order of a stop: nothing new starts,
+//! what is not armed is handed back, what is armed is waited for up to the drain limit, the sender ends at
+//! once (what it did not deliver stays in the outbox), the API closes its connections, the browser host
 //! ends, the last commits return. A second signal exits at once; the fence holds all the same, since
 //! whatever is armed is armed on disk.
 
@@ -21,9 +23,13 @@ use crate::browser::Provider;
 use crate::browser::chromium::ChromiumProvider;
 use crate::browser::host::HostOptions;
 use crate::config::Config;
+use crate::engine::breaker::BreakerLimits;
+use crate::engine::breaker::board::Board;
 use crate::engine::{self, EngineError, EngineHandle, Limits, Shared};
 use crate::model::{Clock, SystemClock};
-use crate::store::{BootReport, OpenError, Store, WriterThread};
+use crate::ops::retention::{self, Keeper};
+use crate::ops::webhooks;
+use crate::store::{BootReport, OpenError, Store, StoreError, WriterThread};
 use listen::{ListenFile, Listeners};
 
 /// A configuration or a state file that a restart cannot mend (sysexits `EX_CONFIG`).
@@ -53,6 +59,8 @@ pub enum ServeError {
     Signal(std::io::Error),
     #[error("the engine ended: {0}")]
     Engine(#[from] EngineError),
+    #[error("the sender of webhooks ended: {0}")]
+    Webhooks(#[from] StoreError),
     #[error("{0} ended by a defect; the log has the place")]
     Panicked(&'static str),
 }
@@ -99,14 +107,18 @@ struct Running {
     address: std::net::SocketAddr,
     engine_handle: EngineHandle,
     engine: JoinHandle<Result<(), EngineError>>,
+    webhooks: JoinHandle<Result<(), StoreError>>,
+    stop_webhooks: CancellationToken,
     api: JoinHandle<()>,
+    /// What keeps the house clean; nobody waits for it.
+    keeping: JoinHandle<()>,
     stop_api: CancellationToken,
     provider: Arc<ChromiumProvider>,
     socket: PathBuf,
 }
 
 impl Running {
-    #[expect(clippy::disallowed_methods, reason = "the two long-lived tasks of the daemon, joined in `run`")]
+    #[expect(clippy::disallowed_methods, reason = "the long-lived tasks of the daemon, ended in `run`")]
     fn start(
         config: &Arc<Config>,
         state_dir: &Path,
@@ -116,15 +128,25 @@ impl Running {
         listeners: Listeners,
     ) -> Result<Self, ServeError> {
         let (engine_handle, engine) = engine::pair();
+        let breakers = Board::new(breaker_limits(config));
+        let sender = webhooks::Sender::new(store.clone(), clock.clone(), breakers.clone());
         let context = Context::new(
             config.clone(),
             state_dir.to_owned(),
             store.clone(),
             engine_handle.clone(),
             provider.clone() as Arc<dyn Provider>,
+            breakers,
             clock.clone(),
         );
         let context = Arc::new(context.map_err(ServeError::Media)?);
+        let keeper = Keeper {
+            store: store.clone(),
+            engine: engine_handle.clone(),
+            clock: clock.clone(),
+            state_dir: state_dir.to_owned(),
+            retention: config.retention.clone(),
+        };
         let shared = Arc::new(Shared {
             store,
             provider: provider.clone(),
@@ -133,19 +155,18 @@ impl Running {
             state_dir: state_dir.to_owned(),
             headless: config.browser.headless,
             evidence_max_bytes: config.engine.evidence_max_bytes,
-            limits: Limits {
-                slots: config.engine.slots,
-                retry_base: Duration::from_secs(config.engine.retry_base_seconds),
-                retry_max: Duration::from_secs(config.engine.retry_max_seconds),
-            },
+            limits: Limits::from(&config.engine),
         });
-        let stop_api = CancellationToken::new();
+        let (stop_api, stop_webhooks) = (CancellationToken::new(), CancellationToken::new());
         let Listeners { tcp, unix, address, socket } = listeners;
         Ok(Self {
             address,
             engine_handle,
             engine: tokio::spawn(engine::run(engine, shared)),
+            webhooks: tokio::spawn(webhooks::run(sender, stop_webhooks.clone())),
+            stop_webhooks,
             api: tokio::spawn(api::serve(context, tcp, Some(unix), stop_api.clone())),
+            keeping: tokio::spawn(retention::run(keeper, stop_api.clone())),
             stop_api,
             provider,
             socket,
@@ -173,6 +194,7 @@ impl Running {
                 None
             }
             ended = &mut self.engine => Some(flatten("the engine", ended)),
+            ended = &mut self.webhooks => Some(flatten("the sender of webhooks", ended)),
             ended = &mut self.api => {
                 let panicked = ended.is_err();
                 Some(if panicked { Err(ServeError::Panicked("the API")) } else { Ok(()) })
@@ -181,12 +203,15 @@ impl Running {
         if result.is_none() {
             result = self.drain(config, signals).await;
         }
+        self.stop_webhooks.cancel();
         self.stop_api.cancel();
         if !self.api.is_finished() && tokio::time::timeout(CLOSE_WITHIN, &mut self.api).await.is_err() {
             tracing::warn!("connections were still open after {} s", CLOSE_WITHIN.as_secs());
             self.api.abort();
         }
         self.engine.abort();
+        self.keeping.abort();
+        self.webhooks.abort();
         self.provider.shutdown().await;
         listen::remove_socket(&self.socket);
         // The last handles of the store go with the tasks; the writer then closes the file.
@@ -221,13 +246,22 @@ impl Running {
     }
 }
 
-fn flatten(
+fn flatten<E: Into<ServeError>>(
     part: &'static str,
-    ended: Result<Result<(), EngineError>, tokio::task::JoinError>,
+    ended: Result<Result<(), E>, tokio::task::JoinError>,
 ) -> Result<(), ServeError> {
     match ended {
-        Ok(result) => result.map_err(ServeError::from),
+        Ok(result) => result.map_err(Into::into),
         Err(_) => Err(ServeError::Panicked(part)),
+    }
+}
+
+fn breaker_limits(config: &Config) -> BreakerLimits {
+    let limits = &config.breakers;
+    BreakerLimits {
+        failures: limits.failures,
+        open: Duration::from_secs(limits.open_seconds),
+        trials: limits.half_open_calls,
     }
 }
 

@@ -6,10 +6,13 @@
 
 pub mod admission;
 mod attempt;
+pub mod breaker;
+mod clock;
 pub mod event;
 mod operator;
 pub mod state;
 mod turn;
+mod verify;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -19,10 +22,10 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::browser::{Provider, Session};
-use crate::model::{Clock, Failure, Fence, ItemId, ProfileId, Timestamp};
+use crate::model::{Clock, Failure, Fence, ItemId, ProfileId, Proofs, Timestamp};
 use crate::store::media::MediaStore;
 use crate::store::{Pause, Store};
-pub use admission::{ProfileFacts, why_waiting};
+pub use admission::{ProfileFacts, after_failure, effect, why_ready_waits, why_waiting};
 use event::Event;
 pub use state::Limits;
 pub use turn::{EngineError, carry, run};
@@ -44,6 +47,8 @@ pub struct View {
     pub busy: u32,
     /// Profiles that cove runs, with the item; None: a browser from before a restart is being stopped.
     pub running: BTreeMap<ProfileId, Option<ItemId>>,
+    /// The wall clock jumped: what comes due by it is held.
+    pub clock_suspect: bool,
     /// Profiles that a person looks at through cove.
     pub operators: BTreeMap<ProfileId, OperatorView>,
     /// Profiles that a person uses outside cove, and when cove looks again.
@@ -87,6 +92,7 @@ enum Message {
     /// An attempt stands before its commit point.
     Arm {
         fence: Fence,
+        proofs: Proofs,
         reply: oneshot::Sender<Result<(), Failure>>,
     },
     Open {
@@ -97,6 +103,9 @@ enum Message {
     Close {
         profile: ProfileId,
         reply: oneshot::Sender<bool>,
+    },
+    Resolved {
+        item: ItemId,
     },
 }
 
@@ -137,6 +146,14 @@ impl EngineHandle {
         self.view.borrow().clone()
     }
 
+    /// Changes whenever the loop has turned, so also whenever something new may be there to do.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<Arc<View>> {
+        let mut changes = self.view.clone();
+        changes.mark_unchanged();
+        changes
+    }
+
     /// Waits until recovery is done and the loop runs.
     pub async fn ready(&self) {
         let mut view = self.view.clone();
@@ -153,6 +170,13 @@ impl EngineHandle {
     /// Closes what `open_profile` opened. False: it was not open.
     pub async fn close_profile(&self, profile: ProfileId) -> bool {
         self.ask(|reply| Message::Close { profile, reply }).await
+    }
+
+    /// A person resolved the item: a verify that runs for it is stopped. Its profile stays locked until
+    /// its browser is dead, so nothing of the item starts before (fence.md rule 14).
+    pub async fn resolved(&self, item: ItemId) {
+        // Without a loop nothing runs that could be stopped.
+        drop(self.mailbox.send(Message::Resolved { item }).await);
     }
 
     /// Asks whatever runs under this fence to end before its commit point; its lock is freed when its browser

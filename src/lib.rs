@@ -9,15 +9,15 @@
 //! |---|---|---|
 //! | 0 | [`model`] | pure words: tasks, items, locks, profiles, flows, failures, time |
 //! | 1 | [`config`] | the settings of one process |
+//! | 1 | [`outbound`] | HTTP clients and the one TLS stack of this process |
 //! | 2 | [`store`] | the state file, the ledger, the media folder: the only place that knows redb and bincode |
 //! | 2 | [`browser`] | profiles, sessions, replay, evidence: the only place that knows chromiumoxide |
 //! | 2 | [`telemetry`] | the log of one process |
 //! | 3 | [`engine`] | decides: a pure state machine, and the loop around it |
+//! | 4 | [`ops`] | what runs beside the engine: the sender of webhooks, retention |
 //! | 5 | [`api`] | the only place that knows hyper, save the practice site |
 //! | 6 | [`daemon`] | composes, spawns, drains |
 //! | 7 | [`cli`] | the command line, the demo, and the demo's practice site, which is a hyper server of its own |
-//!
-//! Rank 4 (`ops`: resources, health, maintenance, snapshots) is not built yet; its room is kept.
 //!
 //! # How data flows
 //!
@@ -25,6 +25,7 @@
 //! HTTP --parse--> model --store (intent)--> redb --bell (carries no data)--> engine loop
 //! engine loop: Event -> State::apply -> Step{commit, then} -> store (progress) -> act(then)
 //! act: attempt -> provider.start -> steps -> evidence -> one end {fence, outcome}, as an Event
+//! store (progress and its outbox row, one commit) --bell--> ops::webhooks --https--> the receiver
 //! ```
 //!
 //! # Invariants
@@ -35,7 +36,7 @@
 //! 4. Boot is recovery, then the ordinary loop. There is no second path.
 //! 5. Every index can be rebuilt from its primary table, and a check compares them.
 //! 6. Every queue, body, page, file and wait has a bound from the configuration.
-//! 7. Time and ids enter as arguments; `engine::state` and `engine::admission` are synchronous and pure.
+//! 7. Time and ids enter as arguments; `engine::state`, `admission` and `breaker` are synchronous and pure.
 //! 8. An HTTP handler never waits for a browser.
 //! 9. Nothing secret has `Debug`, and nothing secret is logged.
 //! 10. The store speaks operations, never tables.
@@ -47,5 +48,7 @@ pub mod config;
 pub mod daemon;
 pub mod engine;
 pub mod model;
+pub mod ops;
+pub mod outbound;
 pub mod store;
 pub mod telemetry;

@@ -4,19 +4,27 @@
 //! looks at the clock: time and ids enter as arguments. Illegal states are kept out by the types, and
 //! what a stored record and a JSON answer call a thing is decided here, once.
 
+pub mod delivery;
 pub mod failure;
 pub mod flow;
 pub mod id;
 pub mod item;
 pub mod lock;
 pub mod profile;
+pub mod proof;
 pub mod task;
 pub mod time;
+pub mod webhook;
 
+pub use delivery::{Delivery, DeliveryState, Facts, Tried};
 pub use failure::{Blame, Failure, FailureCode, Retry};
-pub use id::{Fence, ItemId, ParseIdError, TaskId};
-pub use item::{EvidenceFile, FileInput, InputValue, Item, ItemState, Verdict, WaitReason};
-pub use lock::{Lock, LockKind, LockOwner};
-pub use profile::{Profile, ProfileId, ProfileState};
+pub use id::{DeliveryId, Fence, ItemId, ParseIdError, TaskId};
+pub use item::{
+    EvidenceFile, FileInput, HeldFor, InputValue, Item, ItemState, Place, Resolution, Verdict, VerifyPlan, WaitReason,
+};
+pub use lock::{Lease, Lock, LockKind, LockOwner};
+pub use profile::{Parked, Profile, ProfileEffect, ProfileId, ProfileState};
+pub use proof::{Baseline, Proofs};
 pub use task::{Counts, Intent, OnUnknown, Task, TaskEvent, TaskState};
 pub use time::{BootId, BootTime, Clock, Moment, SystemClock, Timestamp};
+pub use webhook::{HookEvent, Secret, Webhook};

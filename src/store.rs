@@ -5,17 +5,23 @@
 //! behind. Reads run on a bounded pool off the async runtime. It knows nothing about browsers, HTTP or
 //! the engine's plans.
 
+pub mod ballast;
 mod boot;
 mod check;
 mod codec;
+mod files;
 mod flows;
 mod ledger;
 mod locks;
 pub mod media;
+mod moves;
+mod outbox;
+mod profiles;
 mod queue;
 mod reads;
 mod requests;
 mod tables;
+mod trial;
 mod writer;
 
 use std::collections::BTreeMap;
@@ -23,18 +29,20 @@ use std::convert::Infallible;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
 
-use redb::{Database, ReadTransaction, ReadableDatabase};
+use redb::{Database, ReadTransaction, ReadableDatabase, StorageBackend};
 use tokio::sync::{Semaphore, watch};
 
 pub use boot::{BootReport, LEDGER_FILE, OpenError, SCHEMA_VERSION, STATE_FILE};
+pub use files::LedgerFile;
 pub use requests::*;
 
 use crate::model::{
-    EvidenceFile, Fence, Item, ItemId, Lock, LockKind, Moment, Profile, ProfileId, TaskId, Timestamp, Verdict,
+    Delivery, DeliveryId, Fence, Item, ItemId, ItemState, Lock, LockKind, Moment, Profile, ProfileId, Proofs,
+    Resolution, TaskId, Timestamp, Tried,
 };
-use queue::{enqueue, progress, recover};
+use ledger::Ledger;
+use queue::{enqueue, outcome, recover, retention, settle};
 use writer::{Ran, WriterHandle};
 
 /// Reads at a time; a caller beyond waits.
@@ -50,8 +58,16 @@ impl<E: Into<redb::Error>> From<E> for StoreError {
     fn from(error: E) -> Self {
         match error.into() {
             redb::Error::Corrupted(what) => Self::Corrupt(what),
+            redb::Error::Io(error) => Self::from_io(Path::new(STATE_FILE), &error),
             other => Self::Failed(other.to_string()),
         }
+    }
+}
+
+impl StoreError {
+    fn from_io(path: &Path, error: &std::io::Error) -> Self {
+        let what = format!("{}: {error}", path.display());
+        if ballast::is_full(error) { Self::Full(what) } else { Self::Failed(what) }
     }
 }
 
@@ -78,15 +94,33 @@ impl WriterThread {
 impl Store {
     /// Opens (or makes) the state file in `folder` and compares it with its ledger. Blocks.
     pub fn open(folder: &Path, now: Moment) -> Result<(Self, WriterThread, BootReport), OpenError> {
-        let (db, ledger, report) = boot::open(folder, now)?;
+        boot::open(folder, now).map(Self::start)
+    }
+
+    /// The same over the storage of a state that was made before: the seam for tests that put a simulated
+    /// disk under both files, cut its power and fail its operations. `state` gives the same storage each time.
+    /// Blocks.
+    pub fn open_over<B: StorageBackend>(
+        state: impl Fn() -> B,
+        ledger: impl LedgerFile,
+        now: Moment,
+    ) -> Result<(Self, WriterThread, BootReport), OpenError> {
+        boot::open_over(|| Ok(state()), Box::new(ledger), Path::new(""), now).map(Self::start)
+    }
+
+    /// Makes an empty state over empty storage, as [`Self::open`] does before it gives the file its name.
+    pub fn create_over(state: impl StorageBackend) -> Result<(), OpenError> {
+        boot::create_over(state)
+    }
+
+    fn start((db, ledger, report): (Database, Ledger, BootReport)) -> (Self, WriterThread, BootReport) {
         let db = Arc::new(db);
         let (writer, thread) = writer::start(db.clone(), ledger);
-        let store = Self { db, writer, readers: Arc::new(Semaphore::new(READERS)) };
-        Ok((store, WriterThread(thread), report))
+        (Self { db, writer, readers: Arc::new(Semaphore::new(READERS)) }, WriterThread(thread), report)
     }
 
     /// Turns to the reason when the disk failed: nothing is acknowledged any more and the daemon stops.
-    pub fn failed(&self) -> watch::Receiver<Option<String>> {
+    pub fn failed(&self) -> watch::Receiver<Option<StoreError>> {
         self.writer.failed()
     }
 
@@ -124,8 +158,30 @@ impl Store {
     }
 
     /// False: no such task. Asking twice is asking once.
-    pub async fn request_cancel(&self, task: TaskId, now: Timestamp) -> Result<bool, StoreError> {
-        sure(self.writer.submit(move |tx| progress::request_cancel(tx, task, now)).await)
+    pub async fn ask(&self, task: TaskId, ask: Ask, now: Timestamp) -> Result<bool, StoreError> {
+        sure(self.writer.submit(move |tx| settle::ask(tx, task, ask, now)).await)
+    }
+
+    /// Queues failed items again, a step at a time, from `from` on (zero at first). None: no such task.
+    pub async fn retry(&self, task: TaskId, from: u64, now: Timestamp) -> Result<Option<RetryStep>, StoreError> {
+        sure(self.writer.submit(move |tx| settle::retry(tx, task, from, STEP, now)).await)
+    }
+
+    /// Settles an unknown outcome. What a verify that runs for it finds later changes nothing.
+    pub async fn resolve(
+        &self,
+        item: ItemId,
+        resolution: Resolution,
+        url: Option<String>,
+        note: String,
+        now: Timestamp,
+    ) -> Result<Item, ResolveRefused> {
+        self.writer.submit(move |tx| outcome::resolve(tx, item, resolution, url.as_deref(), &note, now)).await?
+    }
+
+    /// None: no such profile.
+    pub async fn unpark(&self, profile: ProfileId) -> Result<Option<Profile>, StoreError> {
+        sure(self.writer.submit(move |tx| profiles::unpark(tx, &profile)).await)
     }
 
     pub async fn put_flow(
@@ -148,7 +204,7 @@ impl Store {
         name: String,
         now: Timestamp,
     ) -> Result<Profile, CreateProfileError> {
-        self.writer.submit(move |tx| flows::create_profile(tx, &id, &name, now)).await?
+        self.writer.submit(move |tx| profiles::create(tx, &id, &name, now)).await?
     }
 
     /// Stops claims until a resume.
@@ -158,107 +214,6 @@ impl Store {
 
     pub async fn resume(&self, accept_duplicates: bool, now: Timestamp) -> Result<(), ResumeRefused> {
         self.writer.submit(move |tx| recover::resume(tx, accept_duplicates, now)).await?
-    }
-}
-
-/// Operations of the engine: progress.
-impl Store {
-    pub async fn outlook(&self, now: Moment) -> Result<Outlook, StoreError> {
-        self.read(move |txn| reads::outlook(txn, now)).await
-    }
-
-    pub async fn leftovers(&self) -> Result<Vec<Leftover>, StoreError> {
-        self.read(reads::leftovers).await
-    }
-
-    pub async fn claim(&self, item: ItemId, now: Moment) -> Result<Result<Claim, ClaimRefused>, StoreError> {
-        self.writer.submit(move |tx| progress::claim(tx, item, now)).await
-    }
-
-    /// Returns when `armed` is durable in the store and in the ledger.
-    pub async fn arm(&self, item: ItemId, fence: Fence, now: Moment) -> Result<Result<(), ArmRefused>, StoreError> {
-        self.writer.submit(move |tx| progress::arm(tx, item, fence, now)).await
-    }
-
-    pub async fn finish(
-        &self,
-        item: ItemId,
-        fence: Fence,
-        verdict: Verdict,
-        evidence: Vec<EvidenceFile>,
-        now: Timestamp,
-    ) -> Result<Result<Finished, FinishRefused>, StoreError> {
-        self.writer.submit(move |tx| progress::finish(tx, item, fence, &verdict, &evidence, now)).await
-    }
-
-    pub async fn lock_for_operator(
-        &self,
-        profile: ProfileId,
-        now: Moment,
-    ) -> Result<Result<Fence, ClaimRefused>, StoreError> {
-        self.writer.submit(move |tx| locks::take_for_operator(tx, &profile, now)).await
-    }
-
-    /// Frees a profile's lock. False: it was not held under this fence.
-    pub async fn release(&self, profile: ProfileId, fence: Fence) -> Result<bool, StoreError> {
-        sure(self.writer.submit(move |tx| locks::free_profile(tx, &profile, fence)).await)
-    }
-
-    /// Makes items ready whose time has come. True: there may be more.
-    pub async fn promote(&self, now: Timestamp) -> Result<bool, StoreError> {
-        sure(self.writer.submit(move |tx| progress::promote(tx, now, STEP)).await)
-    }
-
-    pub async fn cancel_waiting(&self, task: TaskId, now: Timestamp) -> Result<Canceled, StoreError> {
-        sure(self.writer.submit(move |tx| progress::cancel_waiting(tx, task, STEP, now)).await)
-    }
-}
-
-/// Locks, of whoever asks. Every refusal has changed nothing.
-impl Store {
-    pub async fn acquire_lock(&self, asked: LockAsked, now: Moment) -> Result<Acquire, AcquireRefused> {
-        self.writer.submit(move |tx| locks::acquire(tx, &asked, now)).await?
-    }
-
-    /// A new lease for what is held.
-    pub async fn refresh_lock(&self, held: LockHeld, ttl: Duration, now: Moment) -> Result<Granted, NotYours> {
-        self.writer.submit(move |tx| locks::refresh(tx, &held, ttl, now)).await?
-    }
-
-    pub async fn release_lock(&self, held: LockHeld, now: Moment) -> Result<(), NotYours> {
-        self.writer.submit(move |tx| locks::release(tx, &held, now)).await?
-    }
-
-    /// Removes what is expired, and with `force` what an owner still holds; in steps that let others in.
-    pub async fn clean_up_locks(&self, asked: Cleanup, now: Moment) -> Result<CleanedUp, StoreError> {
-        let mut all = CleanedUp::default();
-        let mut from = Some(locks::Place::default());
-        while let Some(place) = from {
-            let asked = asked.clone();
-            let step = self.writer.submit(move |tx| locks::clean_up(tx, &asked, &place, STEP, now)).await;
-            let (cleaned, next) = sure(step)?;
-            locks::add(&mut all, cleaned);
-            from = next;
-        }
-        Ok(all)
-    }
-
-    /// What [`Store::clean_up_locks`] would do now.
-    pub async fn locks_to_clean_up(&self, asked: Cleanup, now: Moment) -> Result<CleanedUp, StoreError> {
-        self.read(move |txn| locks::to_clean_up(txn, &asked, STEP, now)).await
-    }
-
-    pub async fn lock(&self, kind: LockKind, key: String) -> Result<Option<Lock>, StoreError> {
-        self.read(move |txn| locks::read(txn, &kind, &key)).await
-    }
-
-    pub async fn locks(&self, query: LockQuery) -> Result<LockPage, StoreError> {
-        self.read(move |txn| locks::list(txn, &query)).await
-    }
-
-    /// The profiles that outside programs hold.
-    pub async fn profiles_held_outside(&self, now: Moment) -> Result<BTreeMap<ProfileId, Lock>, StoreError> {
-        self.read(move |txn| locks::profiles_held_outside(txn, now)).await
     }
 }
 
@@ -301,7 +256,22 @@ impl Store {
 
     /// Every profile, by id.
     pub async fn profiles(&self) -> Result<Vec<Profile>, StoreError> {
-        self.read(flows::profiles).await
+        self.read(profiles::list).await
+    }
+
+    /// Items that a worker of these kinds could take now, the best first.
+    pub async fn claimable(&self, kinds: Vec<String>, now: Moment) -> Result<Vec<Head>, StoreError> {
+        self.read(move |txn| reads::claimable(txn, &kinds, now)).await
+    }
+
+    /// Why items wait, in numbers.
+    pub async fn waiting(&self) -> Result<Waiting, StoreError> {
+        self.read(reads::waiting).await
+    }
+
+    /// Finished tasks to forget: ended before `before`, or the oldest beyond `keep`.
+    pub async fn prunable(&self, before: Timestamp, keep: u64, limit: usize) -> Result<Vec<Prunable>, StoreError> {
+        self.read(move |txn| retention::prunable(txn, before, keep, limit)).await
     }
 
     pub async fn stats(&self) -> Result<StoreStats, StoreError> {

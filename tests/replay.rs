@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 #[path = "replay/rig.rs"]
+#[allow(dead_code, reason = "the rig of all replay tests")]
 mod rig;
 
 use std::time::{Duration, Instant};

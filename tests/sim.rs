@@ -1,452 +1,31 @@
 //! A seeded simulation: the real state machine over the real store, with a made-up world around them.
 //!
-//! Random submits, cancels, pauses, crashes (also between a commit and the act that it allows), lost
-//! browsers, provider failures, clock steps, reboots, outside programs that lock profiles, and restores of
-//! an older state file. After every step all indexes are checked; a site that counts clicks is the judge: no
-//! item is ever clicked twice, what was clicked is never queued again, and no profile is used by the engine
-//! and by a program at once. `SEED=n` runs one seed, `ROUNDS=n` more of them; a failing seed is printed.
+//! Random submits, cancels, pauses, retries, resolutions, crashes (also between a commit and the act that it
+//! allows), lost browsers, sites that ask for a person, provider failures, slow commits, clock steps and
+//! restores of an older state file, on virtual time. Beside it runs a reference model (`sim/judge.rs`) of
+//! what was acknowledged and of what the site saw. After every step all indexes are checked and the judge
+//! looks: nothing is posted twice, nothing acknowledged is lost, nothing starts that must not.
+//! `SEED=n` runs one seed, `ROUNDS=n` more of them; a failing seed is printed.
 //!
 //! The negative control switches the fence off in the world: clicks are dispatched without asking, and
 //! the judge must notice.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+#[path = "sim/judge.rs"]
+mod judge;
+#[path = "sim/world.rs"]
+mod world;
+
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use cove::browser::Session;
-use cove::engine::event::{Act, AttemptEnd, Event, Work};
-use cove::engine::state::{Limits, State};
-use cove::model::{
-    BootId, BootTime, Failure, FailureCode, Fence, Item, ItemId, ItemState, LockKind, LockOwner, Moment, OnUnknown,
-    ProfileId, TaskId, Timestamp,
-};
-use cove::store::{
-    Acquire, AcquireRefused, EnqueueError, Idempotency, ItemQuery, LockAsked, LockHeld, NewItem, NewTask, STATE_FILE,
-    Store, TaskQuery, WriterThread,
-};
+use cove::engine::event::Event;
+use cove::store::STATE_FILE;
+use world::World;
 
-const PROFILES: [&str; 3] = ["anna", "boris", "clara"];
-const SLOTS: u32 = 2;
 const STEPS: u32 = 250;
 
-/// An attempt in the world: a browser, and how far its flow is.
-#[expect(clippy::struct_excessive_bools, reason = "facts that are independent of each other")]
-#[derive(Clone, Debug)]
-struct Browser {
-    item: Option<ItemId>,
-    profile: ProfileId,
-    asked: bool,
-    /// The click was allowed and dispatched.
-    clicked: bool,
-    ended: bool,
-    interrupted: bool,
-    closing: bool,
-}
-
-struct World {
-    folder: PathBuf,
-    dice: fastrand::Rng,
-    now: Timestamp,
-    store: Option<(Store, WriterThread)>,
-    state: State,
-    browsers: BTreeMap<Fence, Browser>,
-    /// The judge.
-    clicks: BTreeMap<ItemId, u32>,
-    /// Every task that was acknowledged since the last restore.
-    acknowledged: BTreeSet<TaskId>,
-    /// Keys whose item was clicked.
-    spent_keys: BTreeSet<String>,
-    fence_off: bool,
-    serial: u32,
-    /// When the machine was booted, and the how many-th boot it is.
-    booted: (Timestamp, u32),
-    /// What outside programs believe to hold: under which fence, and until when.
-    outside: BTreeMap<ProfileId, (Fence, Timestamp)>,
-}
-
-/// The daemon died here; nothing after it happens.
-struct Crash;
-
-/// The world's clocks run together.
-fn moment(wall: Timestamp, (booted, boot): (Timestamp, u32)) -> Moment {
-    let since = wall.since(booted);
-    Moment { wall, boot: BootTime::default().plus(since), boot_id: BootId::new(u128::from(boot)) }
-}
-
-fn limits() -> Limits {
-    Limits { slots: SLOTS, retry_base: Duration::from_secs(30), retry_max: Duration::from_secs(600) }
-}
-
-impl World {
-    async fn new(folder: &Path, seed: u64, fence_off: bool) -> Self {
-        let now = Timestamp::from_millis(1_795_000_000_000);
-        let booted = (now, 1);
-        let (store, thread, _) = Store::open(folder, moment(now, booted)).unwrap();
-        for name in PROFILES {
-            store.create_profile(ProfileId::new(name).unwrap(), name.to_owned(), now).await.unwrap();
-        }
-        store.put_flow("atelier".to_owned(), "h1".to_owned(), b"{}".to_vec(), now).await.unwrap();
-        Self {
-            folder: folder.to_owned(),
-            dice: fastrand::Rng::with_seed(seed),
-            now,
-            store: Some((store, thread)),
-            state: State::new(limits()),
-            browsers: BTreeMap::new(),
-            clicks: BTreeMap::new(),
-            acknowledged: BTreeSet::new(),
-            spent_keys: BTreeSet::new(),
-            fence_off,
-            serial: 0,
-            booted,
-            outside: BTreeMap::new(),
-        }
-    }
-
-    fn moment(&self) -> Moment {
-        moment(self.now, self.booted)
-    }
-
-    fn store(&self) -> Store {
-        self.store.as_ref().unwrap().0.clone()
-    }
-
-    fn chance(&mut self, percent: u8) -> bool {
-        self.dice.u8(..100) < percent
-    }
-
-    /// One event to its end, as the loop does it; may die between any two things.
-    async fn turn(&mut self, event: Event) -> Result<(), Crash> {
-        let mut events = VecDeque::from([event]);
-        while let Some(event) = events.pop_front() {
-            let step = self.state.apply(event, self.now);
-            for commit in step.commit {
-                if self.chance(1) {
-                    return Err(Crash);
-                }
-                events.push_back(cove::engine::carry(&self.store(), commit, self.moment()).await.unwrap());
-                if self.chance(1) {
-                    return Err(Crash);
-                }
-            }
-            for act in step.then {
-                if act == Act::Look {
-                    events.push_back(Event::Outlook(self.store().outlook(self.moment()).await.unwrap()));
-                } else {
-                    self.act(act);
-                }
-                if self.chance(1) {
-                    return Err(Crash);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn act(&mut self, act: Act) {
-        match act {
-            Act::Start { fence, work } => {
-                let (item, profile, clicked) = match work {
-                    Work::Attempt { item, .. } => (Some(item.id), item.profile, None),
-                    // Armed before the restart; whether the click went out, only the site knows.
-                    Work::Reattach { item, .. } => {
-                        let clicked = self.clicks.contains_key(&item.id);
-                        (Some(item.id), item.profile, Some(clicked))
-                    }
-                    Work::Operator { profile, .. } => (None, profile, None),
-                };
-                let held = self.outside.get(&profile).filter(|(_, until)| *until > self.now);
-                assert!(held.is_none(), "{profile} is started and a program holds it: {held:?}");
-                let asked = clicked.is_some();
-                let clicked = clicked.unwrap_or_default();
-                let browser =
-                    Browser { item, profile, asked, clicked, ended: false, interrupted: false, closing: false };
-                self.browsers.insert(fence, browser);
-            }
-            Act::AnswerArm { fence, answer } => self.answered(fence, answer.is_ok()),
-            Act::Interrupt { fence } => {
-                if let Some(browser) = self.browsers.get_mut(&fence) {
-                    browser.interrupted = true;
-                }
-            }
-            Act::Close { fence, profile } => {
-                let gone = Browser {
-                    item: None,
-                    profile,
-                    asked: true,
-                    clicked: false,
-                    ended: true,
-                    interrupted: false,
-                    closing: true,
-                };
-                self.browsers.entry(fence).or_insert(gone).closing = true;
-            }
-            Act::Look | Act::AnswerOpen { .. } | Act::AnswerClose { .. } => {}
-        }
-    }
-
-    fn answered(&mut self, fence: Fence, allowed: bool) {
-        let Some(browser) = self.browsers.get_mut(&fence) else { return };
-        if allowed && !browser.ended {
-            browser.clicked = true;
-            *self.clicks.entry(browser.item.unwrap()).or_default() += 1;
-        }
-    }
-
-    /// Moves one browser one step.
-    async fn move_a_browser(&mut self) -> Result<(), Crash> {
-        let fences: Vec<_> = self.browsers.keys().copied().collect();
-        if fences.is_empty() {
-            return Ok(());
-        }
-        let fence = fences[self.dice.usize(..fences.len())];
-        let browser = self.browsers[&fence].clone();
-        if browser.closing {
-            self.browsers.remove(&fence);
-            return self.turn(Event::Closed { fence }).await;
-        }
-        if browser.ended {
-            return Ok(());
-        }
-        if !browser.asked && (browser.interrupted || self.chance(25)) {
-            let code = if browser.interrupted {
-                FailureCode::Canceled
-            } else {
-                [
-                    FailureCode::ElementNotFound,
-                    FailureCode::ProviderDown,
-                    FailureCode::ProfileInUse,
-                    FailureCode::BrowserLost,
-                ][self.dice.usize(..4)]
-            };
-            return self.end(fence, AttemptEnd::Unarmed(Failure::new(code, "made up"))).await;
-        }
-        if !browser.asked {
-            let session = Session {
-                profile: browser.profile.clone(),
-                port: 1,
-                ws_path: String::new(),
-                pid: 1,
-                started_at: self.now,
-                headless: true,
-            };
-            self.turn(Event::Opened { fence, session }).await?;
-            if let Some(browser) = self.browsers.get_mut(&fence) {
-                browser.asked = true;
-            }
-            if self.fence_off {
-                self.answered(fence, true);
-                return Ok(());
-            }
-            return self.turn(Event::ArmAsked { fence }).await;
-        }
-        let end = match (browser.clicked, self.dice.u8(..3)) {
-            (true, 0) => AttemptEnd::Unknown(Failure::new(FailureCode::ConfirmationMissing, "made up")),
-            // Also an attempt that is wrong about itself must not lead to a second click.
-            (true, 1) if self.chance(20) => AttemptEnd::Unarmed(Failure::new(FailureCode::BrowserLost, "wrong")),
-            (true, _) => AttemptEnd::Confirmed { url: None, result: BTreeMap::new() },
-            (false, _) => AttemptEnd::Unarmed(Failure::new(FailureCode::ArmRefused, "refused")),
-        };
-        self.end(fence, end).await
-    }
-
-    async fn end(&mut self, fence: Fence, end: AttemptEnd) -> Result<(), Crash> {
-        if let Some(browser) = self.browsers.get_mut(&fence) {
-            browser.ended = true;
-        }
-        let roll = self.dice.f64();
-        let started = !matches!(&end, AttemptEnd::Unarmed(failure) if failure.code == FailureCode::ProfileInUse);
-        if !started {
-            self.browsers.remove(&fence);
-        }
-        self.turn(Event::Ended { fence, end, evidence: Vec::new(), browser: started, roll }).await
-    }
-
-    async fn submit(&mut self) -> Result<(), Crash> {
-        self.serial += 1;
-        let items: Vec<_> = (0..self.dice.u32(1..4))
-            .map(|n| NewItem {
-                profile: ProfileId::new(PROFILES[self.dice.usize(..PROFILES.len())]).unwrap(),
-                inputs: BTreeMap::new(),
-                key: (self.dice.u8(..4) == 0).then(|| format!("key-{}-{n}", self.dice.u8(..6))),
-                not_before: (self.dice.u8(..4) == 0).then(|| self.now.plus(Duration::from_secs(self.dice.u64(..900)))),
-                not_after: (self.dice.u8(..9) == 0).then(|| self.now.plus(Duration::from_secs(1_000))),
-            })
-            .collect();
-        let keys: BTreeSet<_> = items.iter().filter_map(|item| item.key.clone()).collect();
-        if keys.len() != items.iter().filter(|item| item.key.is_some()).count() {
-            return Ok(());
-        }
-        let idempotency = (self.dice.u8(..4) == 0).then(|| Idempotency {
-            scope: String::new(),
-            key: format!("request-{}", self.serial),
-            body_hash: [0; 32],
-        });
-        let new = NewTask {
-            flow: "atelier".to_owned(),
-            flow_hash: "h1".to_owned(),
-            priority: self.dice.i32(-2..3),
-            max_attempts: self.dice.u32(1..4),
-            spacing_seconds: if self.dice.u8(..5) == 0 { 60 } else { 0 },
-            on_unknown: OnUnknown::Hold,
-            items,
-            idempotency,
-        };
-        match self.store().enqueue(new, self.now).await {
-            Ok(made) => {
-                assert!(keys.is_disjoint(&self.spent_keys), "a key that was clicked was accepted again");
-                self.acknowledged.insert(made.task);
-            }
-            Err(EnqueueError::KeyTaken { .. }) => {}
-            Err(other) => panic!("{other}"),
-        }
-        self.turn(Event::Bell).await
-    }
-
-    async fn cancel(&mut self) -> Result<(), Crash> {
-        let Some(task) = self.acknowledged.iter().nth(self.dice.usize(..self.acknowledged.len().max(1))).copied()
-        else {
-            return Ok(());
-        };
-        assert!(self.store().request_cancel(task, self.now).await.unwrap(), "an acknowledged task is gone");
-        self.turn(Event::Bell).await
-    }
-
-    /// A program takes a profile, or goes on with what it has.
-    async fn program(&mut self) -> Result<(), Crash> {
-        let profile = ProfileId::new(PROFILES[self.dice.usize(..PROFILES.len())]).unwrap();
-        let (kind, key, owner) = (LockKind::PROFILE, profile.to_string(), LockOwner::Outside("program".to_owned()));
-        let (now, ttl) = (self.moment(), Duration::from_secs(self.dice.u64(30..300)));
-        let believed = self.outside.get(&profile).copied();
-        let (store, is_held) = (self.store(), believed.is_some_and(|(_, until)| until > self.now));
-        match (believed, self.dice.u8(..3)) {
-            (Some((fence, _)), 0) => {
-                let released = store.release_lock(LockHeld { kind, key, owner, fence }, now).await;
-                assert_eq!(released.is_ok(), is_held, "{profile}: {released:?}");
-                self.outside.remove(&profile);
-            }
-            (Some((fence, _)), 1) => {
-                let refreshed = store.refresh_lock(LockHeld { kind, key, owner, fence }, ttl, now).await;
-                assert_eq!(refreshed.is_ok(), is_held, "{profile}: {refreshed:?}");
-                if let Ok(granted) = refreshed {
-                    self.outside.insert(profile, (fence, granted.expires_at.unwrap()));
-                }
-            }
-            _ => match store.acquire_lock(LockAsked { kind, key, owner, ttl: Some(ttl) }, now).await {
-                Ok(Acquire::Acquired(granted)) => {
-                    let used = self.browsers.values().find(|browser| browser.profile == profile);
-                    assert!(used.is_none(), "{profile} was given to a program and is used: {used:?}");
-                    if let Some((fence, _)) = believed {
-                        assert!(if is_held { granted.fence == fence } else { granted.fence > fence });
-                    }
-                    self.outside.insert(profile, (granted.fence, granted.expires_at.unwrap()));
-                }
-                Ok(Acquire::Busy { held_by, .. }) => {
-                    assert!(!is_held, "{profile} is held by the program, and {held_by} has it");
-                }
-                Err(AcquireRefused::Restored) => assert!(!is_held, "{profile} survived a restore"),
-                Err(other) => panic!("{other}"),
-            },
-        }
-        self.turn(Event::Bell).await
-    }
-
-    async fn step(&mut self) -> Result<(), Crash> {
-        match self.dice.u8(..100) {
-            0..=14 => self.submit().await,
-            15..=19 => self.cancel().await,
-            20..=34 => {
-                self.now = self.now.plus(Duration::from_secs(self.dice.u64(..120)));
-                self.turn(Event::Tick).await
-            }
-            35..=36 => {
-                self.store().pause(self.now).await.unwrap();
-                self.turn(Event::Bell).await
-            }
-            37..=40 => {
-                self.store().resume(true, self.now).await.unwrap();
-                self.turn(Event::Bell).await
-            }
-            41 => Err(Crash),
-            42..=47 => self.program().await,
-            _ => self.move_a_browser().await,
-        }
-    }
-
-    /// Dies and comes back; some browsers survive, the others are gone. Sometimes the machine went down.
-    async fn restart(&mut self) {
-        self.close().await;
-        if self.chance(30) {
-            self.booted = (self.now, self.booted.1 + 1);
-        }
-        self.open().await;
-    }
-
-    async fn close(&mut self) {
-        let (store, thread) = self.store.take().unwrap();
-        drop(store);
-        tokio::task::spawn_blocking(|| thread.join()).await.unwrap();
-    }
-
-    async fn open(&mut self) {
-        let (store, thread, _) = Store::open(&self.folder, self.moment()).unwrap();
-        self.store = Some((store, thread));
-        loop {
-            self.state = State::new(limits());
-            self.browsers.clear();
-            let leftovers = self.store().leftovers().await.unwrap();
-            if self.turn(Event::Recovered(leftovers)).await.is_ok() {
-                return;
-            }
-        }
-    }
-
-    /// Somebody puts an older state file back; the ledger stays.
-    async fn restore(&mut self, snapshot: &Path) {
-        self.close().await;
-        std::fs::copy(snapshot, self.folder.join(STATE_FILE)).unwrap();
-        self.acknowledged.clear();
-        // Their locks are gone, and until a human resumes nobody gets one (fence.md rule 18).
-        self.outside.clear();
-        self.open().await;
-        let tasks = self.store().tasks(TaskQuery { limit: 9_999, ..TaskQuery::default() }).await.unwrap();
-        self.acknowledged.extend(tasks.rows.iter().map(|row| row.task.id));
-    }
-
-    async fn judge(&mut self) {
-        let store = self.store();
-        let differences = store.check_consistency().await.unwrap();
-        assert!(differences.is_empty(), "{differences:#?}");
-        let items = store.items(ItemQuery { limit: 9_999, ..ItemQuery::default() }).await.unwrap().rows;
-        for item in &items {
-            self.judge_item(item);
-        }
-        for (item, clicks) in &self.clicks {
-            assert!(*clicks <= 1, "{item} was clicked {clicks} times");
-        }
-        for task in &self.acknowledged {
-            assert!(store.task(*task).await.unwrap().is_some(), "{task} was acknowledged and is lost");
-        }
-        let view = self.state.view(self.now);
-        assert!(view.busy <= SLOTS, "{} attempts in {SLOTS} slots", view.busy);
-    }
-
-    fn judge_item(&mut self, item: &Item) {
-        let clicks = self.clicks.get(&item.id).copied().unwrap_or_default();
-        if clicks > 0 {
-            self.spent_keys.extend(item.key.clone());
-            let fits = item.is_armed() || matches!(item.state, ItemState::Succeeded | ItemState::OutcomeUnknown);
-            assert!(fits, "{} was clicked and is {}", item.id, item.state);
-        }
-        if item.state == ItemState::Succeeded {
-            assert_eq!(clicks, 1, "{} succeeded without a click", item.id);
-        }
-    }
-}
-
-async fn run(seed: u64, fence_off: bool) {
+async fn run(seed: u64, fence_off: bool) -> world::Tally {
     let base = if Path::new("/dev/shm").is_dir() { PathBuf::from("/dev/shm") } else { std::env::temp_dir() };
     let folder = tempfile::tempdir_in(base).unwrap();
     let mut world = World::new(folder.path(), seed, fence_off).await;
@@ -454,7 +33,7 @@ async fn run(seed: u64, fence_off: bool) {
     if world.turn(Event::Recovered(Vec::new())).await.is_err() {
         world.restart().await;
     }
-    for step in 0..STEPS {
+    for _ in 0..STEPS {
         if world.step().await.is_err() {
             world.restart().await;
         }
@@ -467,17 +46,17 @@ async fn run(seed: u64, fence_off: bool) {
             1 if snapshot.exists() => world.restore(&snapshot).await,
             _ => {}
         }
-        if step % 5 == 0 || step == STEPS - 1 {
-            world.judge().await;
-        }
+        world.look().await;
     }
+    let tally = world.tally();
     world.close().await;
+    tally
 }
 
-fn in_a_runtime(seed: u64, fence_off: bool) -> std::thread::Result<()> {
+fn in_a_runtime(seed: u64, fence_off: bool) -> std::thread::Result<world::Tally> {
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(run(seed, fence_off));
+        runtime.block_on(run(seed, fence_off))
     })
     .join()
 }
@@ -497,8 +76,19 @@ fn nothing_twice_and_nothing_lost_over_random_histories() {
         |seed| seed..seed + 1,
     );
     println!("seeds {seeds:?}, {STEPS} steps each");
-    for seed in seeds {
-        assert!(in_a_runtime(seed, false).is_ok(), "run again with SEED={seed}");
+    let mut total = world::Tally::default();
+    for seed in seeds.clone() {
+        match in_a_runtime(seed, false) {
+            Ok(tally) => total.add(&tally),
+            Err(_) => panic!("run again with SEED={seed}"),
+        }
+    }
+    println!("{} histories: {total}; 0 posted twice, 0 lost", seeds.end - seeds.start);
+    // Histories in which something never happens prove nothing of it. A few of them may well do without.
+    if seeds.end - seeds.start >= 100 {
+        for (what, times) in total.parts() {
+            assert!(times > 0, "no history had any {what}");
+        }
     }
 }
 

@@ -3,17 +3,20 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "store/outbox.rs"]
+mod outbox;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
 use cove::model::{
-    BootId, BootTime, Failure, FailureCode, FileInput, InputValue, ItemId, ItemState, Moment, OnUnknown, ProfileId,
-    TaskState, Timestamp, Verdict,
+    BootId, BootTime, Failure, FailureCode, Fence, FileInput, InputValue, ItemId, ItemState, Moment, OnUnknown,
+    ProfileId, Proofs, TaskState, Timestamp, Verdict,
 };
 use cove::store::{
-    ArmRefused, BootReport, Claim, ClaimRefused, Claimed, EnqueueError, FinishRefused, Idempotency, ItemQuery,
-    LEDGER_FILE, NewItem, NewTask, OpenError, Pause, STATE_FILE, Store, TaskQuery, WriterThread,
+    ArmRefused, Ask, AttemptEnded, BootReport, Claim, ClaimRefused, Claimed, EnqueueError, FinishRefused, Idempotency,
+    ItemQuery, LEDGER_FILE, NewItem, NewTask, OpenError, Pause, STATE_FILE, Store, TaskQuery, WriterThread,
 };
 
 const NOW: Timestamp = Timestamp::from_millis(1_795_000_000_000);
@@ -65,8 +68,12 @@ fn task(items: Vec<NewItem>) -> NewTask {
         max_attempts: 3,
         spacing_seconds: 0,
         on_unknown: OnUnknown::Hold,
+        external: None,
+        verifiable: false,
+        rehearsal: false,
         items,
         idempotency: None,
+        webhook: None,
     }
 }
 
@@ -94,11 +101,15 @@ fn succeeded() -> Verdict {
     Verdict::Succeeded { url: Some("http://127.0.0.1/p/1".to_owned()), result: BTreeMap::new() }
 }
 
+fn ended(item: ItemId, fence: Fence, verdict: Verdict) -> AttemptEnded {
+    AttemptEnded { item, fence, verdict, evidence: Vec::new(), effect: None }
+}
+
 /// Claims, arms and ends an item; frees its profile.
 async fn publish(store: &Store, item: ItemId, verdict: Verdict) {
     let claimed = claim(store, item).await;
-    store.arm(item, claimed.fence, MOMENT).await.unwrap().unwrap();
-    store.finish(item, claimed.fence, verdict, Vec::new(), NOW).await.unwrap().unwrap();
+    store.arm(item, claimed.fence, Proofs::default(), MOMENT).await.unwrap().unwrap();
+    store.finish(ended(item, claimed.fence, verdict), NOW).await.unwrap().unwrap();
     assert!(store.release(claimed.item.profile, claimed.fence).await.unwrap());
 }
 
@@ -116,7 +127,7 @@ async fn a_task_goes_through_its_life() {
     assert_eq!(store.claim(claimed.item.id, MOMENT).await.unwrap().unwrap_err(), ClaimRefused::NotWaiting);
     assert_eq!(store.task(made.task).await.unwrap().unwrap().task.counts.state(), TaskState::Running);
     let ids: Vec<_> = outlook.heads.iter().map(|head| head.item).collect();
-    store.finish(ids[0], claimed.fence, Verdict::Failed(failure()), Vec::new(), NOW).await.unwrap().unwrap();
+    store.finish(ended(ids[0], claimed.fence, Verdict::Failed(failure())), NOW).await.unwrap().unwrap();
     store.release(claimed.item.profile, claimed.fence).await.unwrap();
     publish(store, ids[1], succeeded()).await;
     let row = store.task(made.task).await.unwrap().unwrap();
@@ -189,7 +200,7 @@ async fn rule_2_a_key_that_may_have_published_is_taken_and_one_that_ended_unarme
     let second = store.enqueue(task(vec![keyed("anna", "spring-2")]), NOW).await.unwrap();
     let unarmed = only_item(store, second.task).await;
     let claimed = claim(store, unarmed).await;
-    store.finish(unarmed, claimed.fence, Verdict::Failed(failure()), Vec::new(), NOW).await.unwrap().unwrap();
+    store.finish(ended(unarmed, claimed.fence, Verdict::Failed(failure())), NOW).await.unwrap().unwrap();
     store.release(claimed.item.profile, claimed.fence).await.unwrap();
     store.enqueue(task(vec![keyed("anna", "spring-2")]), NOW).await.unwrap();
     opened.close().await;
@@ -244,8 +255,8 @@ async fn rule_3_a_flow_in_use_is_not_deleted() {
     // Replaced by name: the task keeps what it pinned.
     store.put_flow("atelier".to_owned(), "h2".to_owned(), b"{2}".to_vec(), NOW).await.unwrap();
     assert_eq!(store.flow_by_hash("h1".to_owned()).await.unwrap().unwrap(), b"{}");
-    store.request_cancel(made.task, NOW).await.unwrap();
-    assert!(!store.cancel_waiting(made.task, NOW).await.unwrap().more);
+    store.ask(made.task, Ask::Cancel, NOW).await.unwrap();
+    assert!(!store.settle(made.task, NOW).await.unwrap().more);
     store.delete_flow("atelier".to_owned()).await.unwrap();
     opened.close().await;
 }
@@ -261,40 +272,22 @@ async fn rule_4_arming_is_a_compare_and_set() {
     let first = claim(store, ids[0]).await;
     assert_eq!(store.claim(ids[1], MOMENT).await.unwrap().unwrap_err(), ClaimRefused::ProfileBusy);
     // Another item, an old fence, a lost lock, an intended cancel.
-    assert_eq!(store.arm(ids[1], first.fence, MOMENT).await.unwrap(), Err(ArmRefused::Outdated));
-    store
-        .finish(
-            ids[0],
-            first.fence,
-            Verdict::TryAgain { failure: failure(), due_at: NOW, counted: true },
-            Vec::new(),
-            NOW,
-        )
-        .await
-        .unwrap()
-        .unwrap();
-    assert_eq!(store.arm(ids[0], first.fence, MOMENT).await.unwrap(), Err(ArmRefused::Outdated));
+    assert_eq!(store.arm(ids[1], first.fence, Proofs::default(), MOMENT).await.unwrap(), Err(ArmRefused::Outdated));
+    let again = Verdict::TryAgain { failure: failure(), due_at: NOW, counted: true };
+    store.finish(ended(ids[0], first.fence, again), NOW).await.unwrap().unwrap();
+    assert_eq!(store.arm(ids[0], first.fence, Proofs::default(), MOMENT).await.unwrap(), Err(ArmRefused::Outdated));
     store.release(profile("anna"), first.fence).await.unwrap();
     let second = claim(store, ids[0]).await;
     assert!(second.fence > first.fence);
-    assert_eq!(store.arm(ids[0], first.fence, MOMENT).await.unwrap(), Err(ArmRefused::Outdated));
+    assert_eq!(store.arm(ids[0], first.fence, Proofs::default(), MOMENT).await.unwrap(), Err(ArmRefused::Outdated));
     assert!(!store.release(profile("anna"), first.fence).await.unwrap(), "an old fence frees nothing");
     store.release(profile("anna"), second.fence).await.unwrap();
-    assert_eq!(store.arm(ids[0], second.fence, MOMENT).await.unwrap(), Err(ArmRefused::LockLost));
-    store
-        .finish(
-            ids[0],
-            second.fence,
-            Verdict::TryAgain { failure: failure(), due_at: NOW, counted: true },
-            Vec::new(),
-            NOW,
-        )
-        .await
-        .unwrap()
-        .unwrap();
+    assert_eq!(store.arm(ids[0], second.fence, Proofs::default(), MOMENT).await.unwrap(), Err(ArmRefused::LockLost));
+    let again = Verdict::TryAgain { failure: failure(), due_at: NOW, counted: true };
+    store.finish(ended(ids[0], second.fence, again), NOW).await.unwrap().unwrap();
     let third = claim(store, ids[0]).await;
-    store.request_cancel(made.task, NOW).await.unwrap();
-    assert_eq!(store.arm(ids[0], third.fence, MOMENT).await.unwrap(), Err(ArmRefused::Canceled));
+    store.ask(made.task, Ask::Cancel, NOW).await.unwrap();
+    assert_eq!(store.arm(ids[0], third.fence, Proofs::default(), MOMENT).await.unwrap(), Err(ArmRefused::Canceled));
     assert!(std::fs::read_to_string(folder.path().join(LEDGER_FILE)).unwrap().lines().count() == 1, "only the epoch");
     opened.close().await;
 }
@@ -307,18 +300,22 @@ async fn rule_8_an_armed_item_ends_in_two_ways_alone() {
     let made = store.enqueue(task(vec![item("anna")]), NOW).await.unwrap();
     let id = only_item(store, made.task).await;
     let claimed = claim(store, id).await;
-    store.arm(id, claimed.fence, MOMENT).await.unwrap().unwrap();
-    assert_eq!(store.arm(id, claimed.fence, MOMENT).await.unwrap(), Err(ArmRefused::Outdated), "armed twice");
+    store.arm(id, claimed.fence, Proofs::default(), MOMENT).await.unwrap().unwrap();
+    assert_eq!(
+        store.arm(id, claimed.fence, Proofs::default(), MOMENT).await.unwrap(),
+        Err(ArmRefused::Outdated),
+        "armed twice"
+    );
     for verdict in [
         Verdict::Failed(failure()),
         Verdict::Canceled(failure()),
         Verdict::TryAgain { failure: failure(), due_at: NOW, counted: false },
     ] {
-        let refused = store.finish(id, claimed.fence, verdict, Vec::new(), NOW).await.unwrap().unwrap_err();
+        let refused = store.finish(ended(id, claimed.fence, verdict), NOW).await.unwrap().unwrap_err();
         assert_eq!(refused, FinishRefused::Armed);
     }
-    store.finish(id, claimed.fence, Verdict::OutcomeUnknown(failure()), Vec::new(), NOW).await.unwrap().unwrap();
-    let again = store.finish(id, claimed.fence, succeeded(), Vec::new(), NOW).await.unwrap().unwrap_err();
+    store.finish(ended(id, claimed.fence, Verdict::OutcomeUnknown(failure())), NOW).await.unwrap().unwrap();
+    let again = store.finish(ended(id, claimed.fence, succeeded()), NOW).await.unwrap().unwrap_err();
     assert_eq!(again, FinishRefused::StaleFence);
     opened.close().await;
 }
@@ -374,11 +371,11 @@ async fn rule_7_published_in_the_ledger_and_not_in_the_store_is_succeeded_at_boo
     let made = opened.store.enqueue(task(vec![item("anna")]), NOW).await.unwrap();
     let id = only_item(&opened.store, made.task).await;
     let claimed = claim(&opened.store, id).await;
-    opened.store.arm(id, claimed.fence, MOMENT).await.unwrap().unwrap();
+    opened.store.arm(id, claimed.fence, Proofs::default(), MOMENT).await.unwrap().unwrap();
     opened.close().await;
     std::fs::copy(folder.path().join(STATE_FILE), folder.path().join("before")).unwrap();
     let opened = open(folder.path());
-    opened.store.finish(id, claimed.fence, succeeded(), Vec::new(), NOW).await.unwrap().unwrap();
+    opened.store.finish(ended(id, claimed.fence, succeeded()), NOW).await.unwrap().unwrap();
     opened.close().await;
     std::fs::rename(folder.path().join("before"), folder.path().join(STATE_FILE)).unwrap();
     let opened = open(folder.path());

@@ -8,11 +8,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use cove::model::{
-    BootId, BootTime, Fence, ItemId, Lock, LockKind, LockOwner, Moment, OnUnknown, ProfileId, Timestamp, Verdict,
+    BootId, BootTime, Fence, ItemId, Lock, LockKind, LockOwner, Moment, OnUnknown, ProfileId, Proofs, Timestamp,
+    Verdict,
 };
 use cove::store::{
-    Acquire, AcquireRefused, ArmRefused, BootReport, Claim, ClaimRefused, CleanedUp, Cleanup, Granted, LEDGER_FILE,
-    LockAsked, LockHeld, LockQuery, MAX_LOCKS_SHOWN, NewItem, NewTask, NotYours, Pause, STATE_FILE, Store,
+    Acquire, AcquireRefused, ArmRefused, AttemptEnded, BootReport, Claim, ClaimRefused, CleanedUp, Cleanup, Granted,
+    LEDGER_FILE, LockAsked, LockHeld, LockQuery, MAX_LOCKS_SHOWN, NewItem, NewTask, NotYours, Pause, STATE_FILE, Store,
     WriterThread,
 };
 
@@ -137,8 +138,12 @@ async fn with_items(opened: &Opened, names: &[&str]) -> Vec<ItemId> {
         max_attempts: 3,
         spacing_seconds: 0,
         on_unknown: OnUnknown::Hold,
+        external: None,
+        verifiable: false,
+        rehearsal: false,
         items: names.iter().map(item).collect(),
         idempotency: None,
+        webhook: None,
     };
     opened.store.enqueue(task, wall).await.unwrap();
     let heads = opened.store.outlook(NOW).await.unwrap().heads;
@@ -321,9 +326,10 @@ async fn rule_1_and_18_a_restore_drops_all_locks_gives_none_until_a_resume_and_r
     // Something that the ledger knows and the snapshot does not.
     let Ok(Claim::Started(claimed)) = opened.store.claim(ids[0], NOW).await.unwrap() else { panic!("not claimed") };
     given.insert(claimed.fence);
-    opened.store.arm(ids[0], claimed.fence, NOW).await.unwrap().unwrap();
+    opened.store.arm(ids[0], claimed.fence, Proofs::default(), NOW).await.unwrap().unwrap();
     let verdict = Verdict::Succeeded { url: None, result: BTreeMap::new() };
-    opened.store.finish(ids[0], claimed.fence, verdict, Vec::new(), NOW.wall).await.unwrap().unwrap();
+    let end = AttemptEnded { item: ids[0], fence: claimed.fence, verdict, evidence: Vec::new(), effect: None };
+    opened.store.finish(end, NOW.wall).await.unwrap().unwrap();
     opened.close().await;
 
     std::fs::rename(folder.path().join("snapshot"), folder.path().join(STATE_FILE)).unwrap();
@@ -387,7 +393,7 @@ async fn the_engine_waits_for_an_outside_lock_and_takes_it_over_when_it_is_over(
     assert_eq!(told, (format!("item {}", ids[0]), None));
     let stale = store.release_lock(named("profile", "anna", "w", fence), over).await;
     assert!(matches!(stale, Err(NotYours::StaleFence)), "{stale:?}");
-    store.arm(ids[0], claimed.fence, over).await.unwrap().unwrap();
+    store.arm(ids[0], claimed.fence, Proofs::default(), over).await.unwrap().unwrap();
     opened.close().await;
 }
 
@@ -405,8 +411,8 @@ async fn what_an_outside_program_frees_the_engine_gets() {
     assert_eq!(busy(opened.ask("profile", "anna", "w", HOUR, NOW).await), ("operator".to_owned(), None));
     assert!(store.release(profile("anna"), operators).await.unwrap());
     let Ok(Claim::Started(claimed)) = store.claim(ids[0], NOW).await.unwrap() else { panic!("not claimed") };
-    assert_eq!(store.arm(ids[0], operators, NOW).await.unwrap(), Err(ArmRefused::Outdated));
-    store.arm(ids[0], claimed.fence, NOW).await.unwrap().unwrap();
+    assert_eq!(store.arm(ids[0], operators, Proofs::default(), NOW).await.unwrap(), Err(ArmRefused::Outdated));
+    store.arm(ids[0], claimed.fence, Proofs::default(), NOW).await.unwrap().unwrap();
     opened.close().await;
 }
 
@@ -517,7 +523,7 @@ async fn rule_21_a_forced_cleanup_never_frees_what_the_engine_holds() {
     let held: Vec<_> = opened.all().await.into_iter().map(|lock| (lock.key, lock.owner)).collect();
     let engines = [("anna".to_owned(), LockOwner::Item(ids[0])), ("boris".to_owned(), LockOwner::Operator)];
     assert_eq!(held, engines);
-    store.arm(ids[0], claimed.fence, NOW).await.unwrap().unwrap();
+    store.arm(ids[0], claimed.fence, Proofs::default(), NOW).await.unwrap().unwrap();
     opened.close().await;
 }
 

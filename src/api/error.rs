@@ -85,6 +85,10 @@ codes! {
     ProfileExists "profile_exists" 409 "A profile of this name exists";
     ProfileBusy "profile_busy" 409 "The profile is in use";
     ProfileNotOpen "profile_not_open" 409 "The profile is not open";
+    Canceled "canceled" 409 "A cancel was requested";
+    MediaMismatch "media_mismatch" 409 "The media are not those of the item";
+    NotUnknown "not_unknown" 409 "The item's outcome is known";
+    DeliveryNotGivenUp "delivery_not_given_up" 409 "The delivery was not given up";
     ResumeRefused "resume_refused" 409 "A human has to look first";
     StaleFence "stale_fence" 409 "The lock has another fence or another owner";
     NotHeld "not_held" 409 "Nobody holds this lock";
@@ -243,6 +247,7 @@ impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Closed => Self::new(Code::Draining, "The daemon stops; send the request again later."),
+            StoreError::Full(_) => Self::internal(Code::NoDisk, error),
             StoreError::Failed(_) | StoreError::Corrupt(_) => Self::internal(Code::StoreFailed, error),
         }
     }

@@ -1,7 +1,7 @@
 //! Health and status: what is well, what is not and why, and what the daemon uses.
 //!
 //! Invariants: 503 only for what stops cove itself (store, engine, disk, draining), while a provider that
-//! is down is 200 and `degraded`, since its items wait and lose nothing; nothing here waits for a browser
+//! is down or a breaker that is open is 200 and `degraded`, since what waits loses nothing; nothing here waits for a browser
 //! or a stuck disk longer than [`PART_DEADLINE`].
 
 use std::sync::Arc;
@@ -14,9 +14,12 @@ use tokio::time::timeout;
 use super::body::{self, Reply};
 use super::error::ApiError;
 use super::front::Call;
+use super::waits::Waits;
 use super::{Context, usage};
 use crate::config::ProviderKind;
 use crate::engine::View;
+use crate::engine::breaker::BreakerState;
+use crate::engine::breaker::board::BreakerView;
 use crate::model::{ItemState, Timestamp};
 use crate::store::{Pause, StoreStats};
 
@@ -26,6 +29,8 @@ const PART_DEADLINE: Duration = Duration::from_secs(1);
 const STUCK_AFTER: Duration = Duration::from_mins(1);
 /// Less free space than this for the state directory is not healthy.
 const LEAST_FREE_MB: u64 = 64;
+/// Of the status.
+const MAX_BREAKERS_SHOWN: usize = 100;
 
 pub async fn simple(_: Arc<Context>, _: Call) -> Result<Response<Reply>, ApiError> {
     Ok(body::json(StatusCode::OK, &json!({"ok": true, "status": "healthy"})))
@@ -36,6 +41,7 @@ struct Findings {
     store: Result<StoreStats, String>,
     free_mb: Option<u64>,
     view: Arc<View>,
+    breakers: Vec<BreakerView>,
 }
 
 async fn look(context: &Context) -> Findings {
@@ -48,7 +54,8 @@ async fn look(context: &Context) -> Findings {
         Err(_) => Err(format!("the store did not answer within {} s", PART_DEADLINE.as_secs())),
     };
     let free_mb = timeout(PART_DEADLINE, usage::disk_free_mb(context.state_dir.clone())).await.ok().flatten();
-    Findings { store, free_mb, view: context.engine.view() }
+    let breakers = context.breakers.view(context.clock.now());
+    Findings { store, free_mb, view: context.engine.view(), breakers }
 }
 
 fn part(problem: Option<&str>) -> Value {
@@ -79,14 +86,21 @@ fn judge(findings: &Findings, now: Timestamp) -> (&'static str, Value) {
     parts.insert("disk".to_owned(), part(disk.as_deref()));
     parts["disk"]["free_mb"] = json!(findings.free_mb);
     let unhealthy = parts.values().any(|part| part["status"] != "healthy");
-    let provider = view.provider_down.clone();
-    let status = match (unhealthy, &provider) {
+    let open: Vec<_> = findings.breakers.iter().filter(|breaker| breaker.state != BreakerState::Closed).collect();
+    let breakers = open.first().map(|first| match open.len() {
+        1 => format!("{} is {}", first.name, first.state.name()),
+        count => format!("{} is {}, and {} more", first.name, first.state.name(), count - 1),
+    });
+    let degraded = [("provider", view.provider_down.clone()), ("breakers", breakers)];
+    let status = match (unhealthy, degraded.iter().any(|(_, reason)| reason.is_some())) {
         (true, _) => "unhealthy",
-        (false, Some(_)) => "degraded",
-        (false, None) => "healthy",
+        (false, true) => "degraded",
+        (false, false) => "healthy",
     };
-    let provider = json!({"status": if provider.is_some() { "degraded" } else { "healthy" }, "reason": provider});
-    parts.insert("provider".to_owned(), provider);
+    for (name, reason) in degraded {
+        let status = if reason.is_some() { "degraded" } else { "healthy" };
+        parts.insert(name.to_owned(), json!({"status": status, "reason": reason}));
+    }
     (status, Value::Object(parts))
 }
 
@@ -104,14 +118,28 @@ pub async fn health(context: Arc<Context>, _: Call) -> Result<Response<Reply>, A
     Ok(body::json(if ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, &json))
 }
 
-/// Items by state, and tasks.
-fn queue_json(stats: &StoreStats) -> Value {
+/// Those that are not closed come first.
+fn breakers_json(breakers: &[BreakerView]) -> Vec<Value> {
+    let show = |breaker: &BreakerView| {
+        let mut json = json!({"name": breaker.name, "state": breaker.state.name()});
+        if let BreakerState::Open { until } = breaker.state {
+            json["open_until"] = json!(until);
+        }
+        json
+    };
+    breakers.iter().take(MAX_BREAKERS_SHOWN).map(show).collect()
+}
+
+/// Items by state, why those that wait do, and tasks.
+fn queue_json(stats: &StoreStats, waits: Option<&Waits>) -> Value {
     let mut queue: Map<String, Value> =
         ItemState::ALL.into_iter().map(|state| (state.name().to_owned(), 0.into())).collect();
     for (state, count) in &stats.items_by_state {
         queue.insert(state.name().to_owned(), (*count).into());
     }
     queue.insert("tasks".to_owned(), stats.tasks.into());
+    queue.insert("wait_reasons".to_owned(), json!(waits.map(Waits::json)));
+    queue.insert("oldest_waiting_since".to_owned(), json!(waits.and_then(|waits| waits.oldest)));
     Value::Object(queue)
 }
 
@@ -129,6 +157,7 @@ pub async fn status(context: Arc<Context>, _: Call) -> Result<Response<Reply>, A
         ProviderKind::Chromium => "chromium",
         ProviderKind::Dolphin => "dolphin",
     };
+    let waits = Waits::look(&context).await.ok();
     let resources = usage::resource_usage(&context, view, findings.free_mb).await?;
     let json = json!({
         "version": env!("CARGO_PKG_VERSION"),
@@ -136,9 +165,9 @@ pub async fn status(context: Arc<Context>, _: Call) -> Result<Response<Reply>, A
         "state": state,
         "pause": view.pause,
         "slots": {"total": view.slots, "busy": view.busy},
-        "queue": findings.store.as_ref().ok().map(queue_json),
+        "queue": findings.store.as_ref().ok().map(|stats| queue_json(stats, waits.as_ref())),
         "resource_usage": resources,
-        "breakers": [],
+        "breakers": breakers_json(&findings.breakers),
         "provider": {"kind": kind, "status": if view.provider_down.is_some() { "down" } else { "up" },
             "reason": view.provider_down},
         "last_snapshot": null,
@@ -153,7 +182,7 @@ mod tests {
     fn findings(change: impl FnOnce(&mut View)) -> Findings {
         let mut view = View { ready: true, ..View::default() };
         change(&mut view);
-        Findings { store: Ok(StoreStats::default()), free_mb: Some(1_000), view: Arc::new(view) }
+        Findings { store: Ok(StoreStats::default()), free_mb: Some(1_000), view: Arc::new(view), breakers: Vec::new() }
     }
 
     #[test]
@@ -178,10 +207,28 @@ mod tests {
     }
 
     #[test]
+    fn an_open_breaker_degrades_and_is_named() {
+        let view = |name: &str, state| BreakerView { name: name.to_owned(), state };
+        let until = Timestamp::from_millis(60_000);
+        let open = view("webhook https://a", BreakerState::Open { until });
+        let closed = view("webhook https://c", BreakerState::Closed);
+        let judged = |breakers: Vec<BreakerView>| judge(&Findings { breakers, ..findings(|_| {}) }, Timestamp::ZERO);
+        assert_eq!(judged(vec![closed.clone()]).0, "healthy");
+        let (status, parts) = judged(vec![open.clone(), view("b", BreakerState::HalfOpen), closed.clone()]);
+        assert_eq!((status, &parts["breakers"]["status"]), ("degraded", &json!("degraded")));
+        assert_eq!(parts["breakers"]["reason"], "webhook https://a is open, and 1 more");
+        let shown = breakers_json(&[open, closed]);
+        let expected = json!([
+            {"name": "webhook https://a", "state": "open", "open_until": "1970-01-01T00:01:00.000Z"},
+            {"name": "webhook https://c", "state": "closed"}]);
+        assert_eq!(json!(shown), expected);
+    }
+
+    #[test]
     fn the_queue_names_every_state() {
         let stats = StoreStats { items_by_state: vec![(ItemState::Queued, 3)], tasks: 2, ..StoreStats::default() };
-        let queue = queue_json(&stats);
+        let queue = queue_json(&stats, None);
         assert_eq!((&queue["queued"], &queue["failed"], &queue["tasks"]), (&json!(3), &json!(0), &json!(2)));
-        assert_eq!(queue.as_object().unwrap().len(), ItemState::ALL.len() + 1);
+        assert_eq!(queue.as_object().unwrap().len(), ItemState::ALL.len() + 3);
     }
 }

@@ -100,7 +100,7 @@ async fn held(context: &Context, named: Named, fence: Fence) -> Result<LockHeld,
     Ok(LockHeld { kind, key, owner: LockOwner::Outside(owner), fence })
 }
 
-fn not_yours(error: NotYours) -> ApiError {
+pub fn not_yours(error: NotYours) -> ApiError {
     match error {
         NotYours::StaleFence => {
             ApiError::new(Code::StaleFence, "Somebody got the lock since, or it is not yours: stop what it guards.")

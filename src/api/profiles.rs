@@ -124,11 +124,18 @@ fn profile_json(profile: &Profile, view: &View, outside: Option<&Lock>) -> Value
         "id": profile.id,
         "name": profile.name,
         "state": state(profile, view, outside),
-        "needs_human": profile.parked,
+        "needs_human": profile.parked.as_ref().map(|parked| &parked.message),
         "item": view.running.get(&profile.id),
         "created_at": profile.created_at,
         "last_armed_at": profile.last_armed_at,
     });
+    if let Some(parked) = &profile.parked {
+        json["parked_at"] = json!(parked.since);
+        json["parked_by"] = json!(parked.item);
+    }
+    if let Some(until) = profile.rests_until {
+        json["rate_limited_until"] = json!(until);
+    }
     if let Some(lock) = outside {
         json["held_by"] = json!(lock.owner.to_string());
         json["held_until"] = json!(lock.expires_at());
@@ -145,13 +152,13 @@ fn profile_json(profile: &Profile, view: &View, outside: Option<&Lock>) -> Value
     json
 }
 
-async fn find(context: &Context, text: &str) -> Result<Profile, ApiError> {
+pub async fn find(context: &Context, text: &str) -> Result<Profile, ApiError> {
     let directory = Directory::load(context).await?;
     directory.find(text).cloned().map_err(|unfit| ApiError::not_found(&unfit.to_string()))
 }
 
 /// One profile as it is now.
-async fn current_json(context: &Context, profile: &Profile) -> Result<Value, ApiError> {
+pub async fn current_json(context: &Context, profile: &Profile) -> Result<Value, ApiError> {
     let outside = context.store.profiles_held_outside(context.clock.moment()).await?;
     Ok(profile_json(profile, &context.engine.view(), outside.get(&profile.id)))
 }
@@ -251,11 +258,12 @@ fn engine_silent() -> ApiError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Fence, ItemId, LockKind, LockOwner, Timestamp};
+    use crate::model::{Fence, ItemId, LockKind, LockOwner, Parked, Timestamp};
 
     fn profile(id: &str, name: &str) -> Profile {
         let id = ProfileId::new(id).unwrap();
-        Profile { id, name: name.to_owned(), created_at: Timestamp::ZERO, parked: None, last_armed_at: None }
+        let (created_at, name) = (Timestamp::ZERO, name.to_owned());
+        Profile { id, name, created_at, parked: None, rests_until: None, last_armed_at: None }
     }
 
     fn directory() -> Directory {
@@ -296,8 +304,10 @@ mod tests {
         let mut view = View::default();
         let json = |anna: &Profile, view: &View| profile_json(anna, view, None);
         assert_eq!(json(&anna, &view)["state"], "idle");
-        anna.parked = Some("asked to sign in".to_owned());
-        assert_eq!(json(&anna, &view)["state"], "needs_human");
+        let message = "asked to sign in".to_owned();
+        anna.parked = Some(Parked { since: Timestamp::ZERO, message, item: Some(ItemId::new(7)) });
+        let parked = json(&anna, &view);
+        assert_eq!((&parked["state"], &parked["needs_human"]), (&json!("needs_human"), &json!("asked to sign in")));
         let lock = Lock {
             kind: LockKind::PROFILE,
             key: "anna".to_owned(),

@@ -22,6 +22,7 @@ pub enum Listing {
     Tasks,
     Items,
     Events,
+    Deliveries,
 }
 
 impl Listing {
@@ -30,6 +31,7 @@ impl Listing {
             Self::Tasks => 't',
             Self::Items => 'i',
             Self::Events => 'e',
+            Self::Deliveries => 'h',
         }
     }
 

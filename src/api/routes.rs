@@ -14,7 +14,10 @@ use super::body::Reply;
 use super::error::ApiError;
 use super::front::Call;
 use super::limit::Class;
-use super::{Context, admin, devtools, evidence, flows, health, locks, page, profiles, start, tasks, uploads};
+use super::{
+    Context, admin, claims, devtools, evidence, flows, health, intents, locks, metrics, page, profiles, start, tasks,
+    uploads, webhooks,
+};
 
 type Answer = Pin<Box<dyn Future<Output = Result<Response<Reply>, ApiError>> + Send>>;
 type Handler = fn(Arc<Context>, Call) -> Answer;
@@ -65,9 +68,15 @@ routes! {
     GET "/api/v1/tasks/{id}" Nothing Requests tasks::show_task;
     GET "/api/v1/tasks/{id}/items" Nothing Requests tasks::list_task_items;
     GET "/api/v1/tasks/{id}/events" Nothing Requests tasks::list_events;
-    POST "/api/v1/tasks/{id}/cancel" Nothing Requests tasks::cancel;
+    POST "/api/v1/tasks/{id}/cancel" Nothing Requests intents::cancel;
+    POST "/api/v1/tasks/{id}/retry" Nothing Requests intents::retry;
+    POST "/api/v1/tasks/{id}/pause" Nothing Requests intents::pause;
+    POST "/api/v1/tasks/{id}/resume" Nothing Requests intents::resume;
+    GET "/api/v1/tasks/{id}/webhooks" Nothing Requests webhooks::list;
+    POST "/api/v1/tasks/{id}/webhooks/{delivery}/retry" Nothing Requests webhooks::retry;
     GET "/api/v1/items" Nothing Requests tasks::list_items;
     GET "/api/v1/items/{id}" Nothing Requests tasks::show_item;
+    POST "/api/v1/items/{id}/resolve" Json Requests intents::resolve;
     GET "/api/v1/items/{id}/evidence" Nothing Requests evidence::list;
     GET "/api/v1/items/{id}/evidence/{file}" Nothing Requests evidence::show;
     GET "/api/v1/profiles" Nothing Requests profiles::list;
@@ -75,20 +84,29 @@ routes! {
     GET "/api/v1/profiles/{id}" Nothing Requests profiles::show;
     POST "/api/v1/profiles/{id}/open" MaybeJson Requests profiles::open;
     POST "/api/v1/profiles/{id}/close" Nothing Requests profiles::close;
+    POST "/api/v1/profiles/{id}/unpark" Nothing Requests intents::unpark;
     GET "/api/v1/locks" Nothing Requests locks::list;
     POST "/api/v1/locks/acquire" Json Locks locks::acquire;
     POST "/api/v1/locks/refresh" Json Locks locks::refresh;
     POST "/api/v1/locks/release" Json Locks locks::release;
     POST "/api/v1/locks/cleanup" MaybeJson Requests locks::clean_up;
+    POST "/api/v1/claims" Json Locks claims::claim;
+    POST "/api/v1/claims/{id}/refresh" Json Locks claims::refresh;
+    POST "/api/v1/claims/{id}/arm" Json Locks claims::arm;
+    POST "/api/v1/claims/{id}/complete" Json Locks claims::complete;
+    POST "/api/v1/claims/{id}/fail" Json Locks claims::fail;
     POST "/api/v1/media" Bytes Requests uploads::upload;
     GET "/api/v1/flows" Nothing Requests flows::list;
     GET "/api/v1/flows/{name}" Nothing Requests flows::show;
     PUT "/api/v1/flows/{name}" Json Requests flows::put;
     DELETE "/api/v1/flows/{name}" Nothing Requests flows::delete;
+    POST "/api/v1/flows/{name}/run" Json TaskStarts start::rehearse;
     POST "/api/v1/flows/{name}/check" MaybeJson Requests flows::check;
     GET "/api/v1/health/simple" Nothing Health health::simple;
     GET "/api/v1/health" Nothing Health health::health;
     GET "/api/v1/status" Nothing Requests health::status;
+    GET "/api/v1/metrics" Nothing Metrics metrics::json;
+    GET "/metrics" Nothing Metrics metrics::prometheus;
     POST "/api/v1/pause" Nothing Requests admin::pause;
     POST "/api/v1/resume" MaybeJson Requests admin::resume;
 }
@@ -171,7 +189,7 @@ mod tests {
     #[test]
     fn every_route_is_found_by_its_own_path() {
         for route in ROUTES {
-            let variable = ["{id}", "{name}", "{file}", "{token}", "{*rest}"];
+            let variable = ["{id}", "{name}", "{file}", "{token}", "{delivery}", "{*rest}"];
             let path = variable.iter().fold(route.path.to_owned(), |path, part| path.replace(part, "x1"));
             assert_eq!(found(&route.method, &path).map(|(path, _)| path), Some(route.path));
             let Found::WrongMethod(allow) = Router::new().find(&Method::PATCH, &path) else { panic!("{path}") };

@@ -25,7 +25,7 @@ use super::front::{Call, SpendsNothing, parse_json};
 use super::profiles::{Directory, no_body};
 use super::{Context, off_runtime};
 use crate::model::flow::{Flow, RawInput};
-use crate::model::{InputValue, ProfileId};
+use crate::model::{InputValue, OnUnknown, ProfileId};
 use crate::store::{EnqueueError, Enqueued, Idempotency, NewItem, NewTask};
 use request::{Bounds, KEY_BYTES, Request};
 
@@ -42,6 +42,17 @@ pub async fn limits(_: Arc<Context>, _: Call) -> Result<Response<Reply>, ApiErro
 }
 
 pub async fn start(context: Arc<Context>, call: Call) -> Result<Response<Reply>, ApiError> {
+    submit(context, call, None).await
+}
+
+/// The same body without its flow, which the path names: every step before the commit point.
+pub async fn rehearse(context: Arc<Context>, call: Call) -> Result<Response<Reply>, ApiError> {
+    let flow = call.params.get("name").to_owned();
+    submit(context, call, Some(flow)).await
+}
+
+/// `rehearsed`: the flow of a rehearsal.
+async fn submit(context: Arc<Context>, call: Call, rehearsed: Option<String>) -> Result<Response<Reply>, ApiError> {
     if context.engine.view().draining {
         return Err(draining());
     }
@@ -53,7 +64,8 @@ pub async fn start(context: Arc<Context>, call: Call) -> Result<Response<Reply>,
     let idempotency = match key {
         Some(key) => {
             let body = bytes.clone();
-            let body_hash = off_runtime(move || Sha256::digest(&body).into()).await?;
+            let rehearsed = rehearsed.clone();
+            let body_hash = off_runtime(move || body_hash(&body, rehearsed.as_deref())).await?;
             Some(Idempotency { scope: LOCAL_SCOPE.to_owned(), key, body_hash })
         }
         None => None,
@@ -64,9 +76,11 @@ pub async fn start(context: Arc<Context>, call: Call) -> Result<Response<Reply>,
             return Ok(accepted(&enqueued));
         }
     }
-    let (request, mut walk) = read(&context, bytes, idempotency.as_ref()).await?;
+    let rehearsal = rehearsed.is_some();
+    let (request, mut walk) = read(&context, bytes, rehearsed, idempotency.as_ref()).await?;
     for _ in 0..FLOW_CHANGES {
-        let new = prepare(&context, &request, walk, idempotency.clone()).await?;
+        let mut new = prepare(&context, &request, walk, idempotency.clone()).await?;
+        new.rehearsal = rehearsal;
         match context.store.enqueue(new, context.clock.now()).await {
             Ok(enqueued) => {
                 if !enqueued.replayed {
@@ -99,15 +113,35 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
     Err(ApiError::field(FieldError::new(Code::InvalidField, "Idempotency-Key", detail)))
 }
 
-async fn read(context: &Context, bytes: Bytes, idempotency: Option<&Idempotency>) -> Result<(Request, Walk), ApiError> {
+/// A rehearsal is another request than a publication of the same body.
+fn body_hash(body: &[u8], rehearsed: Option<&str>) -> [u8; 32] {
+    let mut hasher = Sha256::new_with_prefix(body);
+    if let Some(flow) = rehearsed {
+        hasher.update(b"\0rehearsal\0");
+        hasher.update(flow);
+    }
+    hasher.finalize().into()
+}
+
+async fn read(
+    context: &Context,
+    bytes: Bytes,
+    rehearsed: Option<String>,
+    idempotency: Option<&Idempotency>,
+) -> Result<(Request, Walk), ApiError> {
     let bounds = Bounds {
         max_items: usize::try_from(context.config.engine.max_items_per_task).unwrap_or(usize::MAX),
         default_max_attempts: context.config.engine.max_attempts,
         idempotency_key: idempotency.map(|idempotency| idempotency.key.clone()),
     };
     off_runtime(move || {
-        let body: Value = parse_json(&bytes)?;
+        let mut body: Value = parse_json(&bytes)?;
         let mut walk = Walk::default();
+        if let (Some(fields), Some(flow)) = (body.as_object_mut(), rehearsed)
+            && fields.insert("flow".to_owned(), flow.into()).is_some()
+        {
+            walk.wrong(Code::UnknownField, "/flow", "The path names the flow.");
+        }
         Ok((request::read(&body, &bounds, &mut walk), walk))
     })
     .await?
@@ -138,6 +172,10 @@ async fn prepare(
             .err()
             .unwrap_or_else(|| ApiError::internal(Code::Internal, "a start without a flow")));
     };
+    if request.on_unknown == OnUnknown::Retry && flow.verify.is_none() {
+        let detail = "`retry` needs a flow with a `verify`: without one nobody can tell that it is not there.";
+        walk.wrong(Code::InvalidField, "/on_unknown", detail);
+    }
     let (raw, returned) = take_inputs(&flow, request, walk).await?;
     walk = returned;
     let inputs = files::resolve(context, &flow, request, raw, &mut walk).await?;
@@ -156,8 +194,12 @@ async fn prepare(
         max_attempts: request.max_attempts,
         spacing_seconds: request.spacing_seconds,
         on_unknown: request.on_unknown,
+        external: flow.external.clone(),
+        verifiable: flow.verify.is_some(),
+        rehearsal: false,
         items: request.rows.iter().map(item).collect(),
         idempotency,
+        webhook: request.webhook.clone(),
     })
 }
 

@@ -1,7 +1,7 @@
-//! Reading tasks and items, and asking for a cancel.
+//! Reading tasks and items.
 //!
-//! Handlers of `/tasks` and `/items`. They read the store and the engine's view, and the only thing they
-//! write is the intent to cancel. Invariant: why an item waits is computed by the engine's own function,
+//! Handlers of `/tasks` and `/items` that write nothing: they read the store and the engine's view. What is
+//! asked of tasks and items stands in `intents`. Invariant: why an item waits is computed by the engine's own function,
 //! so that the API and the engine never disagree.
 
 use std::collections::{BTreeMap, HashMap};
@@ -11,7 +11,7 @@ use hyper::{Response, StatusCode, Uri};
 use serde_json::{Value, json};
 
 use super::body::{self, Reply};
-use super::error::{ApiError, Code, FieldError};
+use super::error::{ApiError, FieldError};
 use super::form::Walk;
 use super::front::Call;
 use super::profiles::Directory;
@@ -23,23 +23,26 @@ use crate::model::{Intent, Item, ItemId, ItemState, ProfileId, TaskId, TaskState
 use crate::store::{ItemQuery, TaskQuery, TaskRow};
 
 /// What is needed to show items, read once a request.
-struct Viewer<'a> {
+pub struct Viewer<'a> {
     context: &'a Context,
-    view: Arc<View>,
-    /// What stands in the way of a profile; those without anything are left out.
-    profiles: HashMap<ProfileId, ProfileFacts>,
-    now: Timestamp,
+    pub view: Arc<View>,
+    /// What stands in the way of a profile; by its id.
+    pub profiles: HashMap<ProfileId, ProfileFacts>,
+    pub now: Timestamp,
     /// The tasks met so far: what was asked of them, and the flow that says what is secret.
     tasks: HashMap<TaskId, (Intent, Option<Arc<Flow>>)>,
 }
 
 impl<'a> Viewer<'a> {
-    async fn new(context: &'a Context) -> Result<Self, ApiError> {
+    pub async fn new(context: &'a Context) -> Result<Self, ApiError> {
         let moment = context.clock.moment();
-        let mut profiles: HashMap<_, ProfileFacts> = HashMap::new();
-        for profile in context.store.profiles().await?.into_iter().filter(|profile| profile.parked.is_some()) {
-            profiles.entry(profile.id).or_default().parked = true;
-        }
+        let mut profiles: HashMap<ProfileId, ProfileFacts> = context
+            .store
+            .profiles()
+            .await?
+            .iter()
+            .map(|profile| (profile.id.clone(), ProfileFacts::of(profile)))
+            .collect();
         for (profile, lock) in context.store.profiles_held_outside(moment).await? {
             profiles.entry(profile).or_default().held_until = lock.expires_at();
         }
@@ -51,7 +54,7 @@ impl<'a> Viewer<'a> {
         why_waiting(item, intent, profile, &self.view, self.now)
     }
 
-    fn task(&self, row: &TaskRow) -> Value {
+    pub fn task(&self, row: &TaskRow) -> Value {
         let mut reasons = BTreeMap::new();
         for (reason, _) in row.waiting.iter().filter_map(|item| self.wait(item, &row.intent)) {
             *reasons.entry(reason.name()).or_insert(0) += 1;
@@ -59,7 +62,7 @@ impl<'a> Viewer<'a> {
         wire::task(row, &reasons)
     }
 
-    async fn item(&mut self, item: &Item) -> Result<Value, ApiError> {
+    pub async fn item(&mut self, item: &Item) -> Result<Value, ApiError> {
         if !self.tasks.contains_key(&item.task) {
             let known = match self.context.store.task(item.task).await? {
                 Some(row) => (row.intent, self.context.pinned_flow(&row.task.flow_hash).await?),
@@ -76,15 +79,15 @@ impl<'a> Viewer<'a> {
     }
 }
 
-fn parse_task_id(text: &str) -> Result<TaskId, ApiError> {
+pub fn parse_task_id(text: &str) -> Result<TaskId, ApiError> {
     text.parse().map_err(|_| no_task())
 }
 
-fn no_task() -> ApiError {
+pub fn no_task() -> ApiError {
     ApiError::not_found("There is no task with this id.")
 }
 
-async fn find_task(context: &Context, id: &str) -> Result<TaskRow, ApiError> {
+pub async fn find_task(context: &Context, id: &str) -> Result<TaskRow, ApiError> {
     context.store.task(parse_task_id(id)?).await?.ok_or_else(no_task)
 }
 
@@ -188,18 +191,6 @@ pub async fn list_events(context: Arc<Context>, call: Call) -> Result<Response<R
     let events: Vec<Value> = rows.iter().map(wire::event).collect();
     let json = json!({"events": events, "next_cursor": Listing::Events.cursor(next)});
     Ok(body::json(StatusCode::OK, &json))
-}
-
-/// Intent only: running items end when the engine has taken it up.
-pub async fn cancel(context: Arc<Context>, call: Call) -> Result<Response<Reply>, ApiError> {
-    let id = parse_task_id(call.params.get("id"))?;
-    if !context.store.request_cancel(id, context.clock.now()).await? {
-        return Err(no_task());
-    }
-    context.engine.ring();
-    let row = context.store.task(id).await?;
-    let row = row.ok_or_else(|| ApiError::internal(Code::Internal, format!("{id} vanished")))?;
-    Ok(body::json(StatusCode::ACCEPTED, &Viewer::new(&context).await?.task(&row)))
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 
 use super::evidence;
-use crate::model::{InputValue, Item, ItemState, TaskState, Timestamp, WaitReason};
+use crate::model::{Delivery, DeliveryState, InputValue, Item, ItemState, TaskState, Timestamp, WaitReason};
 use crate::store::{EventRow, TaskRow};
 
 /// Shown in place of a secret.
@@ -35,6 +35,12 @@ pub fn task(row: &TaskRow, reasons: &BTreeMap<&'static str, u32>) -> Value {
     }
     if let Some(asked) = row.intent.cancel_requested_at {
         json["cancel_requested_at"] = json!(asked);
+    }
+    if let Some(asked) = row.intent.paused_at {
+        json["paused_at"] = json!(asked);
+    }
+    if let Some(webhook) = &task.webhook {
+        json["webhook"] = json!({"url": webhook.shown_url()});
     }
     json["wait_reasons"] = json!(reasons);
     json
@@ -91,12 +97,36 @@ pub fn event(row: &EventRow) -> Value {
     json
 }
 
+/// A delivery of a webhook; `wait` says why one that waits is not tried now.
+pub fn delivery(delivery: &Delivery, wait: Wait) -> Value {
+    let last = delivery.last.as_ref();
+    let ended = |state| delivery.ended_at.filter(|_| delivery.state == state);
+    let waits = (delivery.state == DeliveryState::Pending).then_some(delivery.next_at);
+    json!({
+        "id": delivery.id,
+        "task_id": delivery.task,
+        "item": delivery.item,
+        "event": delivery.event.name(),
+        "state": delivery.state.name(),
+        "wait_reason": wait.map(|(reason, _)| reason.name()),
+        "attempts": delivery.attempts,
+        "next_at": wait.map_or(waits, |(_, until)| until.max(waits)),
+        "created_at": delivery.created_at,
+        "delivered_at": ended(DeliveryState::Delivered),
+        "given_up_at": ended(DeliveryState::GivenUp),
+        "last_try_at": last.map(|last| last.at),
+        "last_duration_ms": last.map(|last| last.took_ms),
+        "last_status": last.and_then(|last| last.status),
+        "last_error": last.and_then(|last| last.error.as_deref()),
+    })
+}
+
 #[cfg(test)]
 pub mod tests {
     use super::*;
     use crate::model::{
-        Counts, EvidenceFile, Failure, FailureCode, Fence, FileInput, Intent, ItemId, OnUnknown, ProfileId, Task,
-        TaskEvent, TaskId,
+        Counts, EvidenceFile, Failure, FailureCode, Fence, FileInput, Intent, ItemId, OnUnknown, Place, ProfileId,
+        Secret, Task, TaskEvent, TaskId, Tried, Webhook,
     };
 
     /// An item that waits, with an input of every kind.
@@ -125,29 +155,18 @@ pub mod tests {
             kind: "screenshot".to_owned(),
         };
         Item {
-            id: ItemId::new(7),
-            task: TaskId::new(3),
             index: 2,
-            profile: ProfileId::new("anna").unwrap(),
             inputs: inputs.map(|(name, value)| (name.to_owned(), value)).into(),
             key: Some("spring-1".to_owned()),
-            priority: 0,
-            not_before: None,
-            not_after: None,
-            created_at: Timestamp::from_millis(1_000),
             state: ItemState::RetryWait,
             due_at: Timestamp::from_millis(9_000),
-            ready: true,
+            place: Place::Due,
             attempts: 2,
             fence: Some(Fence::new(12)),
-            armed_fence: None,
-            armed_at: None,
             started_at: Some(Timestamp::from_millis(2_000)),
-            finished_at: None,
-            url: None,
-            result: BTreeMap::new(),
             failure: Some(Failure::new(FailureCode::WaitTimedOut, "no dialog")),
             evidence: vec![evidence(11, 1, "failure.png"), evidence(12, 2, "failure.png"), evidence(12, 2, "a b.png")],
+            ..Item::new(ItemId::new(7), TaskId::new(3), ProfileId::new("anna").unwrap(), Timestamp::from_millis(1_000))
         }
     }
 
@@ -175,6 +194,62 @@ pub mod tests {
         assert_eq!(json, expected);
     }
 
+    /// What a webhook tells of an item is what the API shows of it, less what is not known or not told then.
+    #[test]
+    fn a_webhook_tells_of_an_item_as_the_api_does() {
+        let told = Delivery {
+            id: crate::model::DeliveryId::new(9),
+            task: TaskId::new(3),
+            item: Some(ItemId::new(7)),
+            event: crate::model::HookEvent::Failed,
+            created_at: Timestamp::ZERO,
+            target: "https://host".to_owned(),
+            facts: crate::model::Facts::of_item(&waiting_item()),
+            state: DeliveryState::Pending,
+            attempts: 0,
+            next_at: Timestamp::ZERO,
+            first_tried_at: None,
+            ended_at: None,
+            last: None,
+        };
+        let mut shown = item(&waiting_item(), None, |_| true);
+        for untold in ["wait_reason", "wait_until", "inputs", "evidence"] {
+            shown.as_object_mut().unwrap().remove(untold).unwrap();
+        }
+        assert_eq!(told.body()["data"], shown);
+    }
+
+    #[test]
+    fn a_delivery_shows_why_it_waits_and_how_it_ended() {
+        let mut row = Delivery {
+            id: crate::model::DeliveryId::new(9),
+            task: TaskId::new(3),
+            item: Some(ItemId::new(7)),
+            event: crate::model::HookEvent::OutcomeUnknown,
+            created_at: Timestamp::from_millis(1_000),
+            target: "https://host".to_owned(),
+            facts: crate::model::Facts::of_item(&waiting_item()),
+            state: DeliveryState::Pending,
+            attempts: 1,
+            next_at: Timestamp::from_millis(5_000),
+            first_tried_at: Some(Timestamp::from_millis(2_000)),
+            ended_at: None,
+            last: Some(Tried::new(Timestamp::from_millis(2_000), 12, Some(500), Some("500".to_owned()))),
+        };
+        let open = Some((WaitReason::BreakerOpenUntil, Some(Timestamp::from_millis(9_000))));
+        let expected = json!({"id": "h9", "task_id": "t3", "item": "i7", "event": "item.outcome_unknown",
+            "state": "pending", "wait_reason": "breaker_open_until", "attempts": 1,
+            "next_at": "1970-01-01T00:00:09.000Z", "created_at": "1970-01-01T00:00:01.000Z", "delivered_at": null,
+            "given_up_at": null, "last_try_at": "1970-01-01T00:00:02.000Z", "last_duration_ms": 12,
+            "last_status": 500, "last_error": "500"});
+        assert_eq!(delivery(&row, open), expected);
+        assert_eq!(delivery(&row, None)["next_at"], "1970-01-01T00:00:05.000Z");
+        row.state = DeliveryState::GivenUp;
+        row.ended_at = Some(Timestamp::from_millis(3_000));
+        let json = delivery(&row, None);
+        assert_eq!((&json["given_up_at"], &json["next_at"]), (&json!("1970-01-01T00:00:03.000Z"), &Value::Null));
+    }
+
     #[test]
     fn without_its_flow_every_input_is_masked() {
         let json = item(&waiting_item(), None, |_| true);
@@ -187,7 +262,7 @@ pub mod tests {
         let mut counts = Counts::default();
         counts.add(ItemState::Queued);
         counts.add(ItemState::Succeeded);
-        let task_of = |finished_at| Task {
+        let task_of = |finished_at: Option<Timestamp>| Task {
             id: TaskId::new(3),
             flow: "atelier".to_owned(),
             flow_hash: "0".repeat(64),
@@ -195,7 +270,11 @@ pub mod tests {
             max_attempts: 3,
             spacing_seconds: 0,
             on_unknown: OnUnknown::Hold,
+            external: None,
+            verifiable: false,
+            rehearsal: false,
             idempotency: None,
+            webhook: finished_at.and_then(|_| Webhook::new("https://host/x?token=t", Secret::new("s").ok()).ok()),
             created_at: Timestamp::from_millis(1_000),
             counts,
             finished_at,
@@ -206,12 +285,13 @@ pub mod tests {
                 "failed": 0, "canceled": 0},
             "total": 2, "created_at": "1970-01-01T00:00:01.000Z", "wait_reasons": {"no_slot": 1}});
         assert_eq!(task(&row, &BTreeMap::from([("no_slot", 1)])), expected);
-        let intent = Intent { cancel_requested_at: Some(Timestamp::from_millis(2_000)) };
+        let intent = Intent { cancel_requested_at: Some(Timestamp::from_millis(2_000)), paused_at: None };
         let row = TaskRow { task: task_of(Some(Timestamp::from_millis(3_000))), intent, waiting: vec![] };
         let json = task(&row, &BTreeMap::new());
         assert_eq!(json["finished_at"], "1970-01-01T00:00:03.000Z");
         assert_eq!(json["cancel_requested_at"], "1970-01-01T00:00:02.000Z");
         assert_eq!(json["wait_reasons"], json!({}));
+        assert_eq!(json["webhook"], json!({"url": "https://host/x?***"}), "neither the query nor the secret");
     }
 
     #[test]

@@ -5,8 +5,10 @@
 //! ends with the attachment; when it ends first, the browser is gone and every call says so at once.
 //! JavaScript dialogs are answered, so that a page cannot hang a step. Nothing is sent twice here.
 
+mod origins;
 mod watch;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use chromiumoxide::cdp::browser_protocol::emulation::SetFocusEmulationEnabledParams;
@@ -26,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Session;
 use crate::model::{Failure, FailureCode};
+use origins::Guard;
 pub use watch::{Observed, without_query};
 
 /// For one call; a page that does not answer this long hangs.
@@ -67,24 +70,27 @@ pub struct Handle(pub RemoteObjectId);
 pub struct Tab {
     page: Page,
     /// Dropping it closes the connection.
-    _browser: Browser,
+    _browser: Arc<Browser>,
+    /// Where the flow has origins.
+    guard: Option<Guard>,
     lost: CancellationToken,
     pub observed: Observed,
     _tasks: JoinSet<()>,
 }
 
 impl Tab {
-    /// Attaches to an empty tab, or to a new one; `surviving`: to the tab that shows a page.
-    pub async fn attach(session: &Session, surviving: bool) -> Result<Self, Failure> {
+    /// Attaches to an empty tab, or to a new one; `surviving`: to the tab that shows a page. Where there are `origins`,
+    /// the tab is kept inside them.
+    pub async fn attach(session: &Session, surviving: bool, origins: &[String]) -> Result<Self, Failure> {
         let failed = |why: String| Failure::new(FailureCode::AttachFailed, why);
-        match timeout(ATTACH_DEADLINE, Self::try_attach(session, surviving)).await {
+        match timeout(ATTACH_DEADLINE, Self::try_attach(session, surviving, origins)).await {
             Ok(Ok(tab)) => Ok(tab),
             Ok(Err(error)) => Err(failed(format!("the DevTools port {} of the browser: {error}", session.port))),
             Err(_) => Err(failed(format!("no answer within {} s", ATTACH_DEADLINE.as_secs()))),
         }
     }
 
-    async fn try_attach(session: &Session, surviving: bool) -> Result<Self, CdpError> {
+    async fn try_attach(session: &Session, surviving: bool, origins: &[String]) -> Result<Self, CdpError> {
         let config = HandlerConfig {
             // The page keeps the window's own size unless the recording says otherwise.
             viewport: None,
@@ -117,16 +123,35 @@ impl Tab {
             None if surviving => return Err(CdpError::NotFound),
             None => browser.new_page(BLANK).await?,
         };
+        let browser = Arc::new(browser);
         let observed = Observed::default();
         watch::start(&page, &observed, &mut tasks).await?;
+        let guard = if origins.is_empty() {
+            None
+        } else {
+            Some(origins::start(&browser, page.target_id().as_ref(), origins, &observed, &mut tasks).await?)
+        };
         page.execute(BringToFrontParams::default()).await?;
         page.execute(SetFocusEmulationEnabledParams::new(true)).await?;
-        Ok(Self { page, _browser: browser, lost, observed, _tasks: tasks })
+        Ok(Self { page, _browser: browser, guard, lost, observed, _tasks: tasks })
     }
 
     /// Resolves when the browser is gone.
     pub async fn lost(&self) {
         self.lost.cancelled().await;
+    }
+
+    /// Where the page was about to go, outside of the origins.
+    pub fn blocked(&self) -> Option<String> {
+        self.guard.as_ref().and_then(Guard::blocked)
+    }
+
+    /// Resolves when there is such an address.
+    pub async fn until_blocked(&self) -> String {
+        match &self.guard {
+            Some(guard) => guard.until_blocked().await,
+            None => std::future::pending().await,
+        }
     }
 
     pub fn is_lost(&self) -> bool {

@@ -56,6 +56,17 @@ impl EvidenceFolder {
     }
 }
 
+/// Removes everything that any attempt of the item left.
+///
+/// # Errors
+/// When something is there and cannot be removed.
+pub fn remove_all_of(state_dir: &Path, item: ItemId) -> io::Result<()> {
+    match std::fs::remove_dir_all(state_dir.join("evidence").join(item.to_string())) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
 /// Where a kept file lies; the API serves it from here.
 #[must_use]
 pub fn path_of(state_dir: &Path, item: ItemId, file: &EvidenceFile) -> PathBuf {
@@ -65,6 +76,8 @@ pub fn path_of(state_dir: &Path, item: ItemId, file: &EvidenceFile) -> PathBuf {
 /// Writes into one folder, within its budget.
 pub struct EvidenceWriter<'a> {
     folder: &'a EvidenceFolder,
+    /// Before the name of every file.
+    prefix: &'static str,
     left_bytes: u64,
     secrets: Vec<String>,
     files: Vec<EvidenceFile>,
@@ -79,7 +92,14 @@ impl<'a> EvidenceWriter<'a> {
         // The longest first: of a secret that holds another nothing must be left over.
         secrets.sort_by(|one, other| other.len().cmp(&one.len()).then_with(|| one.cmp(other)));
         secrets.dedup();
-        Self { folder, left_bytes: folder.max_bytes, secrets, files: Vec::new(), dropped: 0 }
+        Self { folder, prefix: "", left_bytes: folder.max_bytes, secrets, files: Vec::new(), dropped: 0 }
+    }
+
+    /// For what may lie in a folder beside an attempt's own files.
+    #[must_use]
+    pub fn with_prefix(mut self, prefix: &'static str) -> Self {
+        self.prefix = prefix;
+        self
     }
 
     /// What was kept, and how many files were not.
@@ -147,35 +167,37 @@ impl<'a> EvidenceWriter<'a> {
 
     async fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.take_room(bytes.len())?;
-        let path = self.folder.dir.join(TRACE);
+        let name = format!("{}{TRACE}", self.prefix);
+        let path = self.folder.dir.join(&name);
         let mut file = tokio::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(path).await?;
         file.write_all(bytes).await?;
         file.flush().await?;
-        match self.files.iter_mut().find(|file| file.file == TRACE) {
-            Some(file) => file.bytes += bytes.len() as u64,
-            None => self.keep(TRACE, "trace", bytes.len()),
-        }
+        // Before this writer there may have been another one, of the same attempt before a restart.
+        let whole = file.metadata().await?.len();
+        self.files.retain(|file| file.file != name);
+        self.keep(&name, "trace", whole);
         Ok(())
     }
 
     async fn write(&mut self, name: &str, kind: &str, bytes: &[u8]) -> io::Result<()> {
         self.take_room(bytes.len())?;
-        let path = self.folder.dir.join(name);
+        let name = format!("{}{name}", self.prefix);
+        let path = self.folder.dir.join(&name);
         let mut file =
             tokio::fs::OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(path).await?;
         file.write_all(bytes).await?;
         file.flush().await?;
         self.files.retain(|file| file.file != name);
-        self.keep(name, kind, bytes.len());
+        self.keep(&name, kind, bytes.len() as u64);
         Ok(())
     }
 
-    fn keep(&mut self, file: &str, kind: &str, bytes: usize) {
+    fn keep(&mut self, file: &str, kind: &str, bytes: u64) {
         self.files.push(EvidenceFile {
             fence: self.folder.name.fence,
             attempt: self.folder.name.attempt,
             file: file.to_owned(),
-            bytes: bytes as u64,
+            bytes,
             kind: kind.to_owned(),
         });
     }

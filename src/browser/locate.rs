@@ -129,14 +129,22 @@ async fn find_chain(tab: &Tab, document: &Handle, chain: &[Selector]) -> Result<
     Ok(Some(root))
 }
 
+/// What the page's own function takes; `aria/` goes through the browser.
+const fn in_page(selector: &Selector) -> Option<(&'static str, &String)> {
+    match selector {
+        Selector::Aria { .. } => None,
+        Selector::Css(text) => Some(("css", text)),
+        Selector::Text(text) => Some(("text", text)),
+        Selector::XPath(text) => Some(("xpath", text)),
+        Selector::Pierce(text) => Some(("pierce", text)),
+    }
+}
+
 async fn find_all(tab: &Tab, root: &Handle, selector: &Selector, limit: usize) -> Result<Vec<Handle>, Trouble> {
-    let (kind, text) = match selector {
-        Selector::Aria { name, role } => return find_aria(tab, root, name, role.as_deref(), limit).await,
-        Selector::Css(text) => ("css", text),
-        Selector::Text(text) => ("text", text),
-        Selector::XPath(text) => ("xpath", text),
-        Selector::Pierce(text) => ("pierce", text),
-    };
+    if let Selector::Aria { name, role } = selector {
+        return find_aria(tab, root, name, role.as_deref(), limit).await;
+    }
+    let Some((kind, text)) = in_page(selector) else { return Ok(Vec::new()) };
     if limit == 1 {
         let one = format!("function (kind, text) {{ return ({QUERY}).call(this, kind, text, 1)[0] ?? null; }}");
         return Ok(tab.handle_of(root, &one, &[json!(kind), json!(text)]).await?.into_iter().collect());
@@ -295,18 +303,12 @@ pub async fn count(tab: &Tab, wanted: &Wanted, asked: &Asked) -> Result<Counted,
 }
 
 async fn fitting(tab: &Tab, root: &Handle, selector: &Selector, arguments: &[Value; 3]) -> Result<u32, Trouble> {
-    let (kind, text) = match selector {
-        Selector::Aria { .. } => {
-            let mut fitting = 0;
-            for handle in find_all(tab, root, selector, MAX_RESOLVED).await? {
-                fitting += u32::from(tab.value_of(&handle, MATCHES, arguments).await? == true);
-            }
-            return Ok(fitting);
+    let Some((kind, text)) = in_page(selector) else {
+        let mut fitting = 0;
+        for handle in find_all(tab, root, selector, MAX_RESOLVED).await? {
+            fitting += u32::from(tab.value_of(&handle, MATCHES, arguments).await? == true);
         }
-        Selector::Css(text) => ("css", text),
-        Selector::Text(text) => ("text", text),
-        Selector::XPath(text) => ("xpath", text),
-        Selector::Pierce(text) => ("pierce", text),
+        return Ok(fitting);
     };
     let counted = format!(
         "function (kind, text, ...asked) {{ const fits = {MATCHES}; \
@@ -315,6 +317,48 @@ async fn fitting(tab: &Tab, root: &Handle, selector: &Selector, arguments: &[Val
     let all = [json!(kind), json!(text), arguments[0].clone(), arguments[1].clone(), arguments[2].clone()];
     let count = tab.value_of(root, &counted, &all).await?.as_u64().unwrap_or_default();
     Ok(u32::try_from(count).unwrap_or(u32::MAX))
+}
+
+/// The page's address, and which of `wanted` is visible on it: one evaluation, save for what goes through the
+/// accessibility tree. An alternative that cannot be looked for is not there.
+pub async fn visible(tab: &Tab, wanted: &[&Wanted]) -> Result<(String, Vec<bool>), Trouble> {
+    let chains: Vec<Vec<Vec<_>>> = wanted
+        .iter()
+        .map(|wanted| wanted.alternatives.iter().filter_map(|chain| chain.iter().map(in_page).collect()).collect())
+        .collect();
+    let looked = format!(
+        "(() => {{ const query = {QUERY}; const fits = {MATCHES};
+        const seen = (chain) => {{
+          let root = document;
+          for (const [kind, text] of chain.slice(0, -1)) {{
+            root = query.call(root, kind, text, 1)[0];
+            if (!root) return false;
+          }}
+          const [kind, text] = chain.at(-1);
+          return query.call(root, kind, text, {MAX_COUNTED}).some((element) => fits.call(element, true, {{}}, {{}}));
+        }};
+        const any = (chains) => chains.some((chain) => {{ try {{ return seen(chain); }} catch {{ return false; }} }});
+        return [location.href, {}.map(any)]; }})()",
+        json!(chains)
+    );
+    let answer = tab.evaluate(&looked).await?;
+    let mut visible = Vec::new();
+    for (at, wanted) in wanted.iter().enumerate() {
+        visible.push(answer[1][at] == true || visible_to_readers(tab, wanted).await?);
+    }
+    Ok((answer[0].as_str().unwrap_or_default().to_owned(), visible))
+}
+
+/// The alternatives that name what a screen reader would.
+async fn visible_to_readers(tab: &Tab, wanted: &Wanted) -> Result<bool, Trouble> {
+    let asked = Asked { visible: true, attributes: json!({}), properties: json!({}) };
+    let aria = |chain: &&Vec<Selector>| chain.iter().any(|part| in_page(part).is_none());
+    let alternatives: Vec<_> = wanted.alternatives.iter().filter(aria).cloned().collect();
+    if alternatives.is_empty() {
+        return Ok(false);
+    }
+    let readers = Wanted { alternatives, shown: Vec::new() };
+    Ok(count(tab, &readers, &asked).await?.most > 0)
 }
 
 pub fn lost(why: &str) -> Failure {

@@ -44,6 +44,16 @@ pub enum TasksCommand {
     Watch { id: String },
     /// Cancel what has not passed its commit point
     Cancel { id: String },
+    /// Start nothing more of a task until it is resumed
+    Pause { id: String },
+    /// Go on with a paused task
+    Resume { id: String },
+    /// Queue the failed items again; those that may have published are named and left alone
+    Retry {
+        id: String,
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 #[derive(Subcommand)]
@@ -65,6 +75,43 @@ pub enum ItemsCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Say what became of an item whose outcome is unknown (look at its pictures and at the site first)
+    #[command(after_help = RESOLVE_HELP)]
+    Resolve {
+        id: String,
+        outcome: Outcome,
+        /// Where the published thing can be seen
+        #[arg(long)]
+        url: Option<String>,
+        /// Kept in the task's log
+        #[arg(long)]
+        note: Option<String>,
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+const RESOLVE_HELP: &str = "published      it is out there: the item succeeded\n\
+    not-published  it is not: the item is queued again\n\
+    give-up        nobody knows: the item failed, and its key stays taken";
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+pub enum Outcome {
+    Published,
+    #[value(alias = "not_published")]
+    NotPublished,
+    #[value(alias = "give_up")]
+    GiveUp,
+}
+
+impl Outcome {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Published => "published",
+            Self::NotPublished => "not_published",
+            Self::GiveUp => "give_up",
+        }
+    }
 }
 
 #[derive(Subcommand)]
@@ -85,6 +132,8 @@ pub enum ProfilesCommand {
     },
     /// Close a profile that was opened
     Close { name: String },
+    /// Let a profile that waited for a person go on
+    Unpark { name: String },
 }
 
 #[derive(Subcommand)]
@@ -131,6 +180,14 @@ pub enum FlowsCommand {
     List {
         #[arg(long)]
         json: bool,
+    },
+    /// Rehearse: every step before the commit point, nothing is published
+    Run {
+        #[command(flatten)]
+        args: super::submit::RunArgs,
+        /// Go on through the commit point: an ordinary item, like `cove run`
+        #[arg(long)]
+        publish: bool,
     },
     /// Print the recording
     Show {
@@ -196,10 +253,16 @@ pub async fn tasks(client: &Client, command: TasksCommand) -> anyhow::Result<u8>
             let task = client.get(&path).await?;
             let items = pages(client, &format!("{path}/items"), &[], "items", usize::MAX).await?;
             let events = pages(client, &format!("{path}/events"), &[], "events", usize::MAX).await?;
+            let told = task["webhook"].is_object();
+            let most = if told { usize::MAX } else { 0 };
+            let deliveries = pages(client, &format!("{path}/webhooks"), &[], "deliveries", most).await?;
             if json {
-                print_json(&json!({"task": task, "items": items, "events": events}));
+                print_json(&json!({"task": task, "items": items, "events": events, "deliveries": deliveries}));
             } else {
                 print(&render::tasks(std::slice::from_ref(&task)));
+                if told {
+                    print(&format!("\n{}", render::webhook(&task["webhook"], &deliveries)));
+                }
                 print(&format!("\n{}", render::items(&items)));
                 print(&format!("\n{}", render::events(&events)));
             }
@@ -212,6 +275,22 @@ pub async fn tasks(client: &Client, command: TasksCommand) -> anyhow::Result<u8>
         TasksCommand::Cancel { id } => {
             let task = client.post(&format!("/api/v1/tasks/{}/cancel", encoded(&id)), &json!({})).await?;
             print(&render::tasks(std::slice::from_ref(&task)));
+        }
+        TasksCommand::Pause { id } => {
+            let task = client.post(&format!("/api/v1/tasks/{}/pause", encoded(&id)), &json!({})).await?;
+            print(&render::tasks(std::slice::from_ref(&task)));
+        }
+        TasksCommand::Resume { id } => {
+            let task = client.post(&format!("/api/v1/tasks/{}/resume", encoded(&id)), &json!({})).await?;
+            print(&render::tasks(std::slice::from_ref(&task)));
+        }
+        TasksCommand::Retry { id, json } => {
+            let task = client.post(&format!("/api/v1/tasks/{}/retry", encoded(&id)), &json!({})).await?;
+            if json {
+                print_json(&task);
+            } else {
+                print(&render::retried(&task));
+            }
         }
     }
     Ok(exit::OK)
@@ -232,6 +311,15 @@ pub async fn items(client: &Client, command: ItemsCommand) -> anyhow::Result<u8>
                 print(&render::item(&item));
             }
         }
+        ItemsCommand::Resolve { id, outcome, url, note, json } => {
+            let asked = json!({"outcome": outcome.name(), "url": url, "note": note});
+            let item = client.post(&format!("/api/v1/items/{}/resolve", encoded(&id)), &asked).await?;
+            if json {
+                print_json(&item);
+            } else {
+                print(&render::items(std::slice::from_ref(&item)));
+            }
+        }
     }
     Ok(exit::OK)
 }
@@ -249,6 +337,10 @@ pub async fn profiles(client: &Client, command: ProfilesCommand) -> anyhow::Resu
         ProfilesCommand::Close { name } => {
             client.post(&format!("/api/v1/profiles/{}/close", encoded(&name)), &json!({})).await?;
             print("closed");
+        }
+        ProfilesCommand::Unpark { name } => {
+            let profile = client.post(&format!("/api/v1/profiles/{}/unpark", encoded(&name)), &json!({})).await?;
+            print(&format!("{}  {}", render::text(&profile, "id"), render::text(&profile, "state")));
         }
         ProfilesCommand::Open { .. } => unreachable!("has a file of its own"),
     }
@@ -297,6 +389,8 @@ pub async fn flows(client: &Client, command: FlowsCommand) -> anyhow::Result<u8>
             client.delete(&format!("/api/v1/flows/{}", encoded(&name))).await?;
             print("deleted");
         }
+        FlowsCommand::Run { args, publish: true } => return super::submit::run(client, args).await,
+        FlowsCommand::Run { args, publish: false } => return super::submit::rehearse(client, args).await,
         FlowsCommand::Check { .. } => unreachable!("needs no daemon"),
     }
     Ok(exit::OK)

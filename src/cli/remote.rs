@@ -11,6 +11,7 @@ use reqwest::header::RETRY_AFTER;
 use serde_json::Value;
 
 use super::exit;
+use crate::outbound;
 
 /// For one call. Submitting hashes files that may be large.
 const DEADLINE: Duration = Duration::from_mins(5);
@@ -171,7 +172,7 @@ impl Client {
 }
 
 fn builder() -> reqwest::ClientBuilder {
-    reqwest::Client::builder().timeout(DEADLINE).connect_timeout(CONNECT_DEADLINE).no_proxy()
+    outbound::local().timeout(DEADLINE).connect_timeout(CONNECT_DEADLINE)
 }
 
 /// reqwest's own words are about itself; the cause is what a person can act on.

@@ -105,7 +105,34 @@ pub fn item(item: &Value) -> String {
         let facts = (text(file, "attempt"), text(file, "bytes"), text(file, "url"));
         lines.push(format!("{:<12} attempt {} {} bytes {}", "evidence", facts.0, facts.1, facts.2));
     }
+    if text(item, "state") == "outcome_unknown" {
+        lines.extend(question(item));
+    }
     lines.join("\n")
+}
+
+/// What a retry did.
+#[must_use]
+pub fn retried(task: &Value) -> String {
+    let mut lines = vec![format!("{} items queued again", text(task, "retried"))];
+    for skipped in task["skipped"].as_array().into_iter().flatten() {
+        lines.push(format!("{} left alone: {}", text(skipped, "item_id"), text(skipped, "reason")));
+    }
+    lines.join("\n")
+}
+
+/// The question that an unknown outcome is, with the pictures to look at beside it (fence.md rule 14).
+fn question(item: &Value) -> Vec<String> {
+    let picture = |name: &str| {
+        let files = item["evidence"].as_array().into_iter().flatten();
+        files.filter(|file| file["file"] == name).map(|file| text(file, "url")).next_back()
+    };
+    let mut lines = vec!["was it published? look at the site and at these:".to_owned()];
+    for (what, name) in [("before", "before.png"), ("after", "after.png")] {
+        lines.push(format!("  {what:<10} {}", picture(name).unwrap_or_else(|| "no picture".to_owned())));
+    }
+    lines.push(format!("then: cove items resolve {} published | not-published | give-up", text(item, "id")));
+    lines
 }
 
 #[must_use]
@@ -114,6 +141,25 @@ pub fn events(events: &[Value]) -> String {
         .iter()
         .map(|event| vec![time(event, "at"), text(event, "item"), text(event, "kind"), text(event, "detail")]);
     table(&["at", "item", "what", "detail"], rows)
+}
+
+/// Who is told, how far that is, and each delivery that has not arrived.
+#[must_use]
+pub fn webhook(webhook: &Value, deliveries: &[Value]) -> String {
+    let count = |state: &str| deliveries.iter().filter(|delivery| delivery["state"] == state).count();
+    let counts = ["delivered", "pending", "given_up"].map(|state| format!("{} {state}", count(state)));
+    let mut lines = vec![format!("webhook {}: {}", text(webhook, "url"), counts.join(", "))];
+    for delivery in deliveries.iter().filter(|delivery| delivery["state"] != "delivered") {
+        let names = ["id", "item", "event", "state", "wait_reason"].map(|name| text(delivery, name));
+        let names: Vec<_> = names.into_iter().filter(|name| !name.is_empty()).collect();
+        let next = match time(delivery, "next_at") {
+            next if next.is_empty() => next,
+            next => format!(", next at {next}"),
+        };
+        let tries = text(delivery, "attempts");
+        lines.push(format!("  {}{next}, {tries} tries: {}", names.join(" "), text(delivery, "last_error")));
+    }
+    lines.join("\n")
 }
 
 #[must_use]
@@ -179,6 +225,11 @@ pub fn status(status: &Value) -> String {
             text(resources, "disk_free_mb")
         ),
     ];
+    let breakers = status["breakers"].as_array().into_iter().flatten();
+    for breaker in breakers.filter(|breaker| breaker["state"] != "closed") {
+        let facts = (text(breaker, "name"), text(breaker, "state"), time(breaker, "open_until"));
+        lines.push(format!("breaker    {} {} {}", facts.0, facts.1, facts.2));
+    }
     for session in resources["sessions"].as_array().into_iter().flatten() {
         let facts = (text(session, "profile"), text(session, "memory_mb"), text(session, "cpu_percent"));
         lines.push(format!("session    {} {} MB, {} % cpu", facts.0, facts.1, facts.2));
@@ -190,7 +241,7 @@ pub fn status(status: &Value) -> String {
 mod tests {
     use serde_json::json;
 
-    use super::{cleanup, counts, items, locks, time, why};
+    use super::{cleanup, counts, items, locks, status, time, webhook, why};
 
     #[test]
     fn a_waiting_item_says_why_and_until_when() {
@@ -215,6 +266,30 @@ mod tests {
             "{told}"
         );
         assert_eq!(cleanup(&json!({"removed": 0, "locks": [], "stopping": [], "dry_run": true})), "would remove 0");
+    }
+
+    #[test]
+    fn what_was_not_told_yet_says_why() {
+        let deliveries = [
+            json!({"id": "h3", "event": "task.finished", "state": "pending", "wait_reason": "retry_backoff",
+                "next_at": "2026-12-01T09:00:00.000Z", "attempts": 2, "last_error": "no connection: refused"}),
+            json!({"id": "h2", "item": "i1", "event": "item.failed", "state": "delivered"}),
+        ];
+        let shown = webhook(&json!({"url": "https://host/x?***"}), &deliveries);
+        let lines: Vec<_> = shown.lines().collect();
+        assert_eq!(lines[0], "webhook https://host/x?***: 1 delivered, 1 pending, 0 given_up");
+        let told =
+            "  h3 task.finished pending retry_backoff, next at 2026-12-01 09:00:00Z, 2 tries: no connection: refused";
+        assert_eq!(lines[1..], [told]);
+    }
+
+    #[test]
+    fn an_open_breaker_is_in_the_status_and_a_closed_one_is_not() {
+        let breakers = json!([{"name": "webhook https://a", "state": "open", "open_until": "2026-12-01T09:00:00.000Z"},
+            {"name": "webhook https://b", "state": "closed"}]);
+        let shown = status(&json!({"breakers": breakers}));
+        assert!(shown.contains("breaker    webhook https://a open 2026-12-01 09:00:00Z"), "{shown}");
+        assert!(!shown.contains("https://b"), "{shown}");
     }
 
     #[test]

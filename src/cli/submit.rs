@@ -1,4 +1,5 @@
-//! `cove run`: one flow, one item a profile, submitted and followed; the exit code is the outcome.
+//! `cove run` and `cove flows run`: one flow, one item a profile, submitted and followed; the exit code is the
+//! outcome.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -102,10 +103,20 @@ fn request(args: &RunArgs, types: &BTreeMap<String, String>) -> Value {
 }
 
 pub async fn run(client: &Client, args: RunArgs) -> anyhow::Result<u8> {
+    submit(client, args, "/api/v1/bulk-upload/start").await
+}
+
+/// `cove flows run`: every step before the commit point, and nothing is published.
+pub async fn rehearse(client: &Client, args: RunArgs) -> anyhow::Result<u8> {
+    let path = format!("/api/v1/flows/{}/run", encoded(&args.flow));
+    submit(client, args, &path).await
+}
+
+async fn submit(client: &Client, args: RunArgs, path: &str) -> anyhow::Result<u8> {
     let flow = client.get(&format!("/api/v1/flows/{}", encoded(&args.flow))).await?;
     let request = request(&args, &types(&flow));
     let headers: Vec<_> = args.idempotency_key.iter().map(|key| ("idempotency-key", key.as_str())).collect();
-    let made = client.post_with("/api/v1/bulk-upload/start", &request, &headers).await?;
+    let made = client.post_with(path, &request, &headers).await?;
     for warning in made["warnings"].as_array().into_iter().flatten() {
         let facts = (render::text(warning, "code"), render::text(warning, "item_id"));
         tell(&format!("warning: {}: the same was submitted as {}", facts.0, facts.1));

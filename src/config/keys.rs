@@ -65,6 +65,10 @@ pub(super) static KEYS: &[Key] = &[
     key("engine", "max_items_per_task", Rule::Integer(1, 100_000)),
     key("engine", "drain_seconds", Rule::Integer(0, DAY_SECONDS)),
     key("engine", "evidence_max_bytes", Rule::Integer(64 * KIB, 16 * GIB)),
+    key("engine", "rate_limited_rest_seconds", Rule::Integer(1, 7 * DAY_SECONDS)),
+    key("engine", "catch_up_per_hour", Rule::Integer(0, 1_000_000)),
+    key("retention", "task_days", Rule::Integer(1, 3_650)),
+    key("retention", "tasks", Rule::Integer(0, 100_000_000)),
     key("browser", "provider", Rule::Choice(&["chromium", "dolphin"])),
     key("browser", "chromium", Rule::Path),
     key("browser", "headless", Rule::Bool),
@@ -83,6 +87,9 @@ pub(super) static KEYS: &[Key] = &[
     key("limits", "locks", Rule::Integer(0, 1_000_000)),
     key("limits", "requests", Rule::Integer(0, 1_000_000)),
     key("locks", "ttl_minutes", Rule::Integer(1, 7 * 24 * 60)),
+    key("breakers", "failures", Rule::Integer(1, 1_000)),
+    key("breakers", "open_seconds", Rule::Integer(1, DAY_SECONDS)),
+    key("breakers", "half_open_calls", Rule::Integer(1, 100)),
     key("log", "level", Rule::LogFilter),
     key("log", "format", Rule::Choice(&["auto", "text", "json", "journald"])),
 ];
@@ -243,7 +250,7 @@ mod tests {
                 assert_eq!(error.value, Some(bad.to_string()));
             }
         }
-        assert_eq!(ranges, 17);
+        assert_eq!(ranges, 24);
     }
 
     #[test]

@@ -1,13 +1,17 @@
 //! Who may start now, when to try again, and why the others wait. Pure.
 //!
-//! [`why_waiting`] is the one place where a `wait_reason` is made: API, CLI and page show what it says.
+//! [`why_waiting`] and its part [`why_ready_waits`] are the one place where a `wait_reason` is made: API, CLI,
+//! metrics and page show what they say.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::View;
 use super::state::Limits;
-use crate::model::{Intent, Item, ItemState, ProfileId, Timestamp, WaitReason};
+use crate::model::{
+    Failure, FailureCode, HeldFor, Intent, Item, ItemState, Place, Profile, ProfileEffect, ProfileId, Retry, Timestamp,
+    Verdict, WaitReason,
+};
 use crate::store::{Head, Pause};
 
 /// Longest exponent of the back-off: beyond it the maximum holds anyway.
@@ -35,12 +39,52 @@ pub fn back_off(limits: &Limits, attempts: u32, roll: f64) -> Duration {
     ceiling.mul_f64(roll.clamp(0.0, 1.0))
 }
 
+/// What an attempt that ended unarmed leads to, by what it met alone.
+#[must_use]
+pub fn after_failure(
+    limits: &Limits,
+    attempts: u32,
+    max_attempts: u32,
+    failure: Failure,
+    roll: f64,
+    now: Timestamp,
+) -> Verdict {
+    match failure.retry() {
+        Retry::Never => Verdict::Failed(failure),
+        Retry::Uncounted => Verdict::TryAgain { failure, due_at: Timestamp::ZERO, counted: false },
+        Retry::Backoff if attempts >= max_attempts => Verdict::Failed(failure),
+        Retry::Backoff => {
+            let due_at = now.plus(back_off(limits, attempts, roll));
+            Verdict::TryAgain { failure, due_at, counted: true }
+        }
+    }
+}
+
+/// What a site said means for the profile, beyond the attempt that met it.
+#[must_use]
+pub fn effect(failure: &Failure, limits: &Limits, now: Timestamp) -> Option<ProfileEffect> {
+    match failure.code {
+        FailureCode::NeedsHuman => Some(ProfileEffect::Park(failure.detail.clone())),
+        FailureCode::RateLimited => Some(ProfileEffect::Rest(now.plus(limits.rest))),
+        _ => None,
+    }
+}
+
 /// What the store says of an item's profile.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ProfileFacts {
     pub parked: bool,
-    /// An outside program holds its lock, until then at the latest.
+    /// Its site said that it did too much.
+    pub rests_until: Option<Timestamp>,
+    /// An outside program or worker holds its lock, until then at the latest.
     pub held_until: Option<Timestamp>,
+}
+
+impl ProfileFacts {
+    #[must_use]
+    pub const fn of(profile: &Profile) -> Self {
+        Self { parked: profile.parked.is_some(), rests_until: profile.rests_until, held_until: None }
+    }
 }
 
 /// Why an item waits, and until when where there is a time. None: it runs or is terminal.
@@ -54,42 +98,68 @@ pub fn why_waiting(
 ) -> Option<(WaitReason, Option<Timestamp>)> {
     match item.state {
         ItemState::Running | ItemState::Succeeded | ItemState::Failed | ItemState::Canceled => return None,
-        ItemState::OutcomeUnknown => return Some((WaitReason::OutcomeUnknown, None)),
-        ItemState::Held => return Some((WaitReason::HeldAfterRestore, None)),
+        ItemState::OutcomeUnknown => {
+            return Some((WaitReason::OutcomeUnknown, item.verify.and_then(|plan| plan.next_at)));
+        }
+        ItemState::Held => {
+            let clock = item.held_for == Some(HeldFor::Clock);
+            let reason = if clock { WaitReason::ClockSuspect } else { WaitReason::HeldAfterRestore };
+            return Some((reason, None));
+        }
         ItemState::Queued | ItemState::RetryWait => {}
+    }
+    if item.place == Place::Paused || intent.paused_at.is_some() {
+        return Some((WaitReason::Paused, None));
     }
     if item.due_at > now {
         let reason =
             if item.state == ItemState::RetryWait { WaitReason::RetryBackoff } else { WaitReason::ScheduledFor };
         return Some((reason, Some(item.due_at)));
     }
-    let reason = match &view.pause {
-        Some(Pause::Operator { .. }) => WaitReason::Paused,
-        Some(_) => WaitReason::HeldAfterRestore,
-        None if intent.cancel_requested_at.is_some() || view.draining => WaitReason::Draining,
-        None if profile.parked => WaitReason::ProfileNeedsHuman,
-        None => return Some(what_is_missing(item, profile, view)),
-    };
-    Some((reason, None))
+    if intent.cancel_requested_at.is_some() {
+        return Some((WaitReason::Draining, None));
+    }
+    Some(why_ready_waits(item.external.is_some(), &item.profile, profile, view, now))
 }
 
-fn what_is_missing(item: &Item, profile: ProfileFacts, view: &View) -> (WaitReason, Option<Timestamp>) {
-    if view.operators.contains_key(&item.profile) {
+/// Why what is ready in a profile does not run.
+#[must_use]
+pub fn why_ready_waits(
+    external: bool,
+    id: &ProfileId,
+    profile: ProfileFacts,
+    view: &View,
+    now: Timestamp,
+) -> (WaitReason, Option<Timestamp>) {
+    match &view.pause {
+        Some(Pause::Operator { .. }) => return (WaitReason::Paused, None),
+        Some(_) => return (WaitReason::HeldAfterRestore, None),
+        None if view.draining => return (WaitReason::Draining, None),
+        None => {}
+    }
+    if profile.parked {
+        return (WaitReason::ProfileNeedsHuman, None);
+    }
+    if let Some(until) = profile.rests_until.filter(|until| *until > now) {
+        return (WaitReason::RateLimitedUntil, Some(until));
+    }
+    if view.operators.contains_key(id) {
         return (WaitReason::ProfileInUseByOperator, None);
     }
-    if let Some(until) = view.in_use.get(&item.profile) {
+    if let Some(until) = view.in_use.get(id) {
         return (WaitReason::ProfileInUseByOperator, Some(*until));
     }
-    if view.provider_down.is_some() {
+    if view.provider_down.is_some() && !external {
         return (WaitReason::ProviderDown, None);
     }
-    if view.running.contains_key(&item.profile) {
+    if view.running.contains_key(id) {
         return (WaitReason::ProfileBusy, None);
     }
     if profile.held_until.is_some() {
         return (WaitReason::ProfileBusy, profile.held_until);
     }
-    // Nothing else is missing: either the slots are taken, or its turn comes within this moment.
+    // Nothing else is missing: the slots (or the outside workers) are taken, or its turn comes within
+    // this moment.
     (WaitReason::NoSlot, None)
 }
 
@@ -101,7 +171,7 @@ mod tests {
     use super::{ProfileFacts, Room, back_off, choose, why_waiting};
     use crate::engine::View;
     use crate::engine::state::Limits;
-    use crate::model::{Intent, Item, ItemId, ItemState, ProfileId, TaskId, Timestamp, WaitReason};
+    use crate::model::{Intent, Item, ItemId, ProfileId, TaskId, Timestamp, WaitReason};
     use crate::store::Head;
 
     fn head(profile: &str, priority: i32, item: u64) -> Head {
@@ -119,37 +189,14 @@ mod tests {
     }
 
     fn waiting() -> Item {
-        Item {
-            id: ItemId::new(1),
-            task: TaskId::new(1),
-            index: 0,
-            profile: ProfileId::new("anna").unwrap(),
-            inputs: BTreeMap::new(),
-            key: None,
-            priority: 0,
-            not_before: None,
-            not_after: None,
-            created_at: Timestamp::ZERO,
-            state: ItemState::Queued,
-            due_at: Timestamp::ZERO,
-            ready: true,
-            attempts: 0,
-            fence: None,
-            armed_fence: None,
-            armed_at: None,
-            started_at: None,
-            finished_at: None,
-            url: None,
-            result: BTreeMap::new(),
-            failure: None,
-            evidence: Vec::new(),
-        }
+        Item::new(ItemId::new(1), TaskId::new(1), ProfileId::new("anna").unwrap(), Timestamp::ZERO)
     }
 
     #[test]
     fn a_profile_that_an_outside_program_holds_is_busy_until_its_lease_ends() {
         let until = Timestamp::from_millis(9_000);
-        let (held, free) = (ProfileFacts { parked: false, held_until: Some(until) }, ProfileFacts::default());
+        let (held, free) =
+            (ProfileFacts { held_until: Some(until), ..ProfileFacts::default() }, ProfileFacts::default());
         let why = |facts, view: &View| why_waiting(&waiting(), &Intent::default(), facts, view, Timestamp::ZERO);
         let mut view = View::default();
         assert_eq!(why(held, &view), Some((WaitReason::ProfileBusy, Some(until))));
@@ -162,7 +209,13 @@ mod tests {
 
     #[test]
     fn the_back_off_doubles_up_to_its_maximum_and_is_spread() {
-        let limits = Limits { slots: 1, retry_base: Duration::from_secs(30), retry_max: Duration::from_secs(1_800) };
+        let limits = Limits {
+            slots: 1,
+            retry_base: Duration::from_secs(30),
+            retry_max: Duration::from_secs(1_800),
+            rest: Duration::ZERO,
+            catch_up_per_hour: 0,
+        };
         assert_eq!(back_off(&limits, 1, 1.0), Duration::from_secs(30));
         assert_eq!(back_off(&limits, 3, 1.0), Duration::from_secs(120));
         assert_eq!(back_off(&limits, 99, 1.0), Duration::from_secs(1_800));

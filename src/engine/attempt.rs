@@ -17,7 +17,7 @@ use super::turn::Child;
 use crate::browser::evidence::EvidenceFolder;
 use crate::browser::{AttemptName, CommitGate, Mode, Replay, ReplayEnd, Session, StartOptions};
 use crate::model::flow::Flow;
-use crate::model::{EvidenceFile, Failure, FailureCode, InputValue, Item, Task};
+use crate::model::{EvidenceFile, Failure, FailureCode, InputValue, Item, Proofs, Task};
 use crate::store::media::{self, MediaError};
 
 /// Beyond the flow's own limit: for the end to be written down.
@@ -30,13 +30,19 @@ const PROVIDER_WAIT: Duration = Duration::from_secs(1);
 struct Outcome {
     end: AttemptEnd,
     evidence: Vec<EvidenceFile>,
+    /// What the site said, where the flow watches for it.
+    stopped: Option<Failure>,
     /// A browser may run that has to be stopped.
     browser: bool,
 }
 
 impl Outcome {
+    const fn unarmed(failure: Failure, browser: bool) -> Self {
+        Self { end: AttemptEnd::Unarmed(failure), evidence: Vec::new(), stopped: None, browser }
+    }
+
     const fn before_the_browser(failure: Failure) -> Self {
-        Self { end: AttemptEnd::Unarmed(failure), evidence: Vec::new(), browser: false }
+        Self::unarmed(failure, false)
     }
 }
 
@@ -53,15 +59,15 @@ pub(super) async fn reattach(child: Child, item: Item, task: Task) {
 
 fn panicked() -> Outcome {
     let failure = Failure::new(FailureCode::Internal, "the attempt panicked; the daemon's log has the place");
-    Outcome { end: AttemptEnd::Unarmed(failure), evidence: Vec::new(), browser: true }
+    Outcome::unarmed(failure, true)
 }
 
 async fn tell(child: &Child, item: &Item, outcome: Outcome) {
-    let Outcome { end, evidence, browser } = outcome;
+    let Outcome { end, evidence, stopped, browser } = outcome;
     if let AttemptEnd::Unarmed(failure) | AttemptEnd::Unknown(failure) = &end {
         tracing::warn!(item = %item.id, profile = %item.profile, fence = %child.fence, %failure, "attempt failed");
     }
-    child.tell(Event::Ended { fence: child.fence, end, evidence, browser, roll: fastrand::f64() }).await;
+    child.tell(Event::Ended { fence: child.fence, end, evidence, stopped, browser, roll: fastrand::f64() }).await;
 }
 
 async fn attempt(child: &Child, item: &Item, task: &Task) -> Outcome {
@@ -88,18 +94,27 @@ async fn attempt(child: &Child, item: &Item, task: &Task) -> Outcome {
         Err(failure) => {
             // In use means that somebody else's browser runs there: it is not ours to stop.
             let browser = failure.code != FailureCode::ProfileInUse;
-            return Outcome { end: AttemptEnd::Unarmed(failure), evidence: Vec::new(), browser };
+            return Outcome::unarmed(failure, browser);
         }
     };
     child.tell(Event::Opened { fence: child.fence, session: session.clone() }).await;
-    let gate = Gate { child, inputs: &inputs };
-    replay(child, &session, &flow, &inputs, &evidence, Mode::Publish, &gate).await
+    let attempt = Replay {
+        flow: &flow,
+        inputs: &inputs,
+        mode: if task.rehearsal { Mode::StopBeforeCommit } else { Mode::Publish },
+        evidence: &evidence,
+        deadline: flow.max_duration,
+        cancel: child.interrupt.clone(),
+        open_waits: &[],
+    };
+    replay(child, &session, attempt).await
 }
 
 async fn confirm(child: &Child, item: &Item, task: &Task) -> Outcome {
     let unknown = |detail: String| Outcome {
         end: AttemptEnd::Unknown(Failure::new(FailureCode::RestartedAfterCommit, detail)),
         evidence: Vec::new(),
+        stopped: None,
         browser: true,
     };
     let session = match survivor(child, item).await {
@@ -117,8 +132,16 @@ async fn confirm(child: &Child, item: &Item, task: &Task) -> Outcome {
         Ok(folder) => folder,
         Err(failure) => return unknown(failure.to_string()),
     };
-    let gate = Gate { child, inputs: &item.inputs };
-    let mut outcome = replay(child, &session, &flow, &item.inputs, &evidence, Mode::ConfirmOnly, &gate).await;
+    let confirmation = Replay {
+        flow: &flow,
+        inputs: &item.inputs,
+        mode: Mode::ConfirmOnly,
+        evidence: &evidence,
+        deadline: flow.max_duration,
+        cancel: child.interrupt.clone(),
+        open_waits: item.proofs.as_ref().map_or(&[][..], |proofs| &proofs.open_waits),
+    };
+    let mut outcome = replay(child, &session, confirmation).await;
     if let AttemptEnd::Unknown(failure) | AttemptEnd::Unarmed(failure) = outcome.end {
         outcome.end = AttemptEnd::Unknown(Failure::new(FailureCode::RestartedAfterCommit, failure.to_string()));
     }
@@ -141,47 +164,40 @@ async fn survivor(child: &Child, item: &Item) -> Result<Option<Session>, Failure
     }
 }
 
-async fn replay(
-    child: &Child,
-    session: &Session,
-    flow: &Flow,
-    inputs: &BTreeMap<String, InputValue>,
-    evidence: &EvidenceFolder,
-    mode: Mode,
-    gate: &dyn CommitGate,
-) -> Outcome {
-    let deadline = flow.max_duration;
-    let replay = Replay { flow, inputs, mode, evidence, deadline, cancel: child.interrupt.clone() };
-    let replayed = tokio::time::timeout(deadline + GRACE, crate::browser::replay(session, replay, gate)).await;
+async fn replay(child: &Child, session: &Session, replay: Replay<'_>) -> Outcome {
+    let Replay { flow, inputs, mode, deadline, .. } = replay;
+    let gate = Gate { child, inputs };
+    let replayed = tokio::time::timeout(deadline + GRACE, crate::browser::replay(session, replay, &gate)).await;
     let Ok(replayed) = replayed else {
         let detail = format!("the attempt did not end within {} s", (deadline + GRACE).as_secs());
         let failure = Failure::new(FailureCode::DeadlineExceeded, detail);
-        return Outcome { end: AttemptEnd::Unarmed(failure), evidence: Vec::new(), browser: true };
+        return Outcome::unarmed(failure, true);
     };
     let end = match replayed.end {
         ReplayEnd::Confirmed { url, result, notes } => {
             for note in notes {
                 tracing::info!(fence = %child.fence, note, "after the confirmation");
             }
-            if flow.has_commit() { AttemptEnd::Confirmed { url, result } } else { AttemptEnd::Done { url, result } }
+            let clicked = flow.has_commit() && mode != Mode::StopBeforeCommit;
+            if clicked { AttemptEnd::Confirmed { url, result } } else { AttemptEnd::Done { url, result } }
         }
         ReplayEnd::Unarmed(failure) => AttemptEnd::Unarmed(failure),
         ReplayEnd::Unknown(failure) => AttemptEnd::Unknown(failure),
     };
-    Outcome { end, evidence: replayed.evidence, browser: true }
+    Outcome { end, evidence: replayed.evidence, stopped: replayed.stopped, browser: true }
 }
 
 fn interrupted() -> Failure {
     Failure::new(FailureCode::Canceled, "interrupted before the commit point")
 }
 
-fn evidence_folder(child: &Child, item: &Item) -> Result<EvidenceFolder, Failure> {
+pub(super) fn evidence_folder(child: &Child, item: &Item) -> Result<EvidenceFolder, Failure> {
     let name = AttemptName { fence: child.fence, attempt: item.attempts };
     EvidenceFolder::create(&child.shared.state_dir, item.id, name, child.shared.evidence_max_bytes)
         .map_err(|error| Failure::new(FailureCode::EvidenceFailed, format!("the evidence folder: {error}")))
 }
 
-async fn load_flow(child: &Child, task: &Task) -> Result<Flow, Failure> {
+pub(super) async fn load_flow(child: &Child, task: &Task) -> Result<Flow, Failure> {
     let invalid = |detail: String| Failure::new(FailureCode::FlowInvalid, detail);
     let recording = child
         .shared
@@ -238,7 +254,7 @@ struct Gate<'a> {
 
 #[async_trait]
 impl CommitGate for Gate<'_> {
-    async fn arm(&self) -> Result<(), Failure> {
+    async fn arm(&self, proofs: Proofs) -> Result<(), Failure> {
         for file in self.inputs.values().filter_map(InputValue::as_file) {
             let unchanged = media::unchanged(file).await.unwrap_or(false);
             if !unchanged {
@@ -246,6 +262,6 @@ impl CommitGate for Gate<'_> {
                 return Err(Failure::new(FailureCode::MediaChanged, detail));
             }
         }
-        self.child.arm().await
+        self.child.arm(proofs).await
     }
 }

@@ -6,8 +6,11 @@
 use std::collections::BTreeMap;
 
 use crate::browser::Session;
-use crate::model::{EvidenceFile, Failure, Fence, Item, ItemId, ProfileId, Task, TaskId, Verdict};
-use crate::store::{ArmRefused, Claim, Leftover, Outlook};
+use crate::model::{EvidenceFile, Failure, Fence, Item, ItemId, Moment, ProfileId, Proofs, Task, TaskId};
+use crate::store::{
+    ArmRefused, AttemptEnded, Claim, ClockMark, Expired, Leftover, Outlook, Settled, Verified, VerifyBegun,
+    VerifyFinding,
+};
 
 /// How an attempt says that it ended. Whether it was armed is the state machine's to know.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,6 +29,8 @@ pub enum AttemptEnd {
 pub enum Event {
     /// First of all: what the store says was going on when the daemon last stopped.
     Recovered(Vec<Leftover>),
+    /// What time it is, on both clocks; told before every other event of the loop.
+    Time(Moment),
     /// Something in the store changed.
     Bell,
     /// A time came.
@@ -34,7 +39,9 @@ pub enum Event {
     Outlook(Outlook),
 
     // Answers to commits.
-    Promoted,
+    Promoted {
+        more: bool,
+    },
     Claimed(Box<Claim>),
     NotClaimed,
     ArmAnswered {
@@ -48,10 +55,24 @@ pub enum Event {
     Released {
         fence: Fence,
     },
-    TaskCanceled {
+    Settled {
         task: TaskId,
+        settled: Settled,
+    },
+    VerifyBegun(Box<VerifyBegun>),
+    VerifyStored {
+        fence: Fence,
+    },
+    ClaimsExpired(Expired),
+    ClockMarked,
+    ClockTrusted {
         more: bool,
     },
+    CaughtUp {
+        more: bool,
+    },
+    /// The system says that its clock is synchronised.
+    ClockSynchronised,
     /// `fence` is None where the profile was busy.
     OperatorLocked {
         fence: Option<Fence>,
@@ -68,14 +89,25 @@ pub enum Event {
     },
     ArmAsked {
         fence: Fence,
+        proofs: Proofs,
     },
-    /// `browser`: a browser may run that has to be stopped. `roll` in 0..1 spreads the back-off.
+    /// `stopped`: what the site said, where the flow watches for it, whatever the end is. `browser`: one
+    /// may run that has to be stopped. `roll` in 0..1 spreads the back-off.
     Ended {
         fence: Fence,
         end: AttemptEnd,
         evidence: Vec<EvidenceFile>,
+        stopped: Option<Failure>,
         browser: bool,
         roll: f64,
+    },
+    /// The end of a verify. `look` is None where it could not look: nothing is learnt, and no run is spent.
+    Looked {
+        fence: Fence,
+        look: Option<VerifyFinding>,
+        evidence: Vec<EvidenceFile>,
+        stopped: Option<Failure>,
+        browser: bool,
     },
     /// The browser is verified dead.
     Closed {
@@ -91,6 +123,10 @@ pub enum Event {
     CloseAsked {
         profile: ProfileId,
     },
+    /// A person resolved the item: a verify that runs for it has nothing to find any more.
+    Resolved {
+        item: ItemId,
+    },
     /// A forced cleanup met the lock under this fence.
     StopAsked {
         fence: Fence,
@@ -103,11 +139,17 @@ pub enum Event {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Commit {
     Promote,
+    MarkClock(ClockMark),
+    TrustClock,
+    CatchUp { per_hour: u32 },
     Claim { item: ItemId },
-    Arm { item: ItemId, fence: Fence },
-    Finish { item: ItemId, fence: Fence, verdict: Verdict, evidence: Vec<EvidenceFile> },
+    Arm { item: ItemId, fence: Fence, proofs: Proofs },
+    Finish(AttemptEnded),
     Release { profile: ProfileId, fence: Fence },
-    CancelWaiting { task: TaskId },
+    Settle { task: TaskId },
+    BeginVerify { item: ItemId },
+    FinishVerify(Verified),
+    ExpireClaims,
     LockForOperator { profile: ProfileId, headless: bool, token: String },
 }
 
@@ -123,6 +165,11 @@ pub enum Work {
         item: Box<Item>,
         task: Box<Task>,
     },
+    /// Look whether an unknown outcome was published (fence.md rule 12).
+    Verify {
+        item: Box<Item>,
+        task: Box<Task>,
+    },
     /// A profile shown to a person. `adopt`: only if its browser still runs.
     Operator {
         profile: ProfileId,
@@ -135,6 +182,8 @@ pub enum Work {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Act {
     Look,
+    /// Find out whether the system's clock is synchronised, and say so if it is.
+    AskClock,
     Start {
         fence: Fence,
         work: Work,

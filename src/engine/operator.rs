@@ -40,7 +40,7 @@ pub(super) async fn run(child: Child, profile: ProfileId, headless: bool, adopt:
         }
     };
     let fence = child.fence;
-    child.tell(Event::Ended { fence, end, evidence: Vec::new(), browser, roll: 0.0 }).await;
+    child.tell(Event::Ended { fence, end, evidence: Vec::new(), stopped: None, browser, roll: 0.0 }).await;
 }
 
 async fn running(child: &Child, profile: &ProfileId) -> Result<Session, Failure> {

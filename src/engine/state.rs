@@ -11,13 +11,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::admission::{self, Room};
-use super::event::{Act, AttemptEnd, Commit, Event, Step, Work};
+use super::event::{Act, Commit, Event, Step, Work};
 use super::{OperatorView, View};
 use crate::browser::Session;
-use crate::model::{
-    Blame, EvidenceFile, Failure, FailureCode, Fence, Item, ItemId, ProfileId, Retry, Task, TaskId, Timestamp, Verdict,
-};
-use crate::store::{ArmRefused, Claim, Claimed, Outlook, Pause};
+use crate::config;
+use crate::model::{Failure, FailureCode, Fence, Item, ItemId, ProfileId, Proofs, Task, TaskId, Timestamp};
+use crate::store::{ArmRefused, Claim, Claimed, Expired, Outlook, Pause, Settled};
 
 /// First and longest wait before a provider that was down is tried again.
 const PROVIDER_FIRST_WAIT: Duration = Duration::from_secs(2);
@@ -31,6 +30,22 @@ pub struct Limits {
     pub slots: u32,
     pub retry_base: Duration,
     pub retry_max: Duration,
+    /// How long a profile rests after its site said that it did too much.
+    pub rest: Duration,
+    /// Of what was missed while the daemon was down; 0: no cap.
+    pub catch_up_per_hour: u32,
+}
+
+impl From<&config::Engine> for Limits {
+    fn from(config: &config::Engine) -> Self {
+        Self {
+            slots: config.slots,
+            retry_base: Duration::from_secs(config.retry_base_seconds),
+            retry_max: Duration::from_secs(config.retry_max_seconds),
+            rest: Duration::from_secs(config.rate_limited_rest_seconds),
+            catch_up_per_hour: config.catch_up_per_hour,
+        }
+    }
 }
 
 /// How far an attempt is.
@@ -67,6 +82,10 @@ enum Owner {
         max_attempts: u32,
         cancel: bool,
     },
+    /// Looks whether the item was published; whether what it finds proves anything was known before.
+    Verify {
+        item: ItemId,
+    },
     /// A browser left over from before a restart; its item, if any, has its end already.
     Leftover,
     Operator(OperatorView),
@@ -74,7 +93,13 @@ enum Owner {
 
 impl Owner {
     fn item(item: &Item, task: &Task, cancel: bool) -> Self {
-        Self::Item { id: item.id, task: item.task, attempts: item.attempts, max_attempts: task.max_attempts, cancel }
+        Self::Item {
+            id: item.id,
+            task: item.task,
+            attempts: item.attempts_spent(),
+            max_attempts: task.max_attempts,
+            cancel,
+        }
     }
 }
 
@@ -99,6 +124,11 @@ pub struct State {
     /// A look at the queue is on its way; another one is wanted after it.
     looking: bool,
     look_again: bool,
+    /// Work in steps is not done: the loop turns again at once.
+    go_on: bool,
+    clocks: clock::Clocks,
+    /// What was missed is being spread; nothing is claimed before.
+    catching_up: bool,
     next_due: Option<Timestamp>,
     /// Why a profile could not be opened for a person, until the next try.
     open_errors: BTreeMap<ProfileId, String>,
@@ -117,6 +147,9 @@ impl State {
             in_use: BTreeMap::new(),
             looking: false,
             look_again: false,
+            go_on: false,
+            clocks: clock::Clocks::default(),
+            catching_up: false,
             next_due: None,
             open_errors: BTreeMap::new(),
         }
@@ -125,24 +158,45 @@ impl State {
     pub fn apply(&mut self, event: Event, now: Timestamp) -> Step {
         match event {
             Event::Recovered(leftovers) => self.recovered(leftovers),
-            Event::Bell | Event::Tick | Event::Promoted => self.look(),
-            // The row moved on without us: whoever moved it rings.
-            Event::NotClaimed => Step::default(),
+            Event::Time(moment) => self.time(moment),
+            Event::ClockTrusted { more } => self.clock_trusted(more),
+            Event::ClockSynchronised if self.clocks.suspect => Step::commit(Commit::TrustClock),
+            Event::CaughtUp { more } => {
+                self.catching_up = more;
+                self.step_done(more)
+            }
+            Event::Bell | Event::Tick => {
+                self.go_on = false;
+                self.look()
+            }
+            Event::Promoted { more } => self.step_done(more),
+            // Nothing to do; or the row moved on without us, and whoever moved it rings.
+            Event::NotClaimed | Event::ClockSynchronised | Event::ClockMarked => Step::default(),
             Event::Outlook(outlook) => self.plan(outlook, now),
             Event::Claimed(claim) => self.claimed(*claim),
-            Event::ArmAsked { fence } => self.arm_asked(fence),
+            Event::ArmAsked { fence, proofs } => self.arm_asked(fence, proofs),
             Event::ArmAnswered { fence, answer } => self.arm_answered(fence, answer),
             Event::Opened { fence, session } => self.opened(fence, session),
-            Event::Ended { fence, end, evidence, browser, roll } => {
-                self.ended(fence, end, evidence, browser, roll, now)
+            Event::Ended { fence, end, evidence, stopped, browser, roll } => {
+                let told = ends::Told { end, evidence, stopped, browser };
+                self.ended(fence, told, roll, now)
             }
+            Event::VerifyBegun(begun) => self.verify_begun(*begun),
+            Event::Looked { fence, look, evidence, stopped, browser } => {
+                self.looked(fence, look, evidence, stopped.as_ref(), browser, now)
+            }
+            // A lease that is over and has its minute of grace is looked at again with the next heartbeat.
+            Event::ClaimsExpired(expired) if expired == Expired::default() => Step::default(),
+            Event::ClaimsExpired(_) => self.look(),
+            Event::VerifyStored { fence } => self.end_stored(fence, false),
+            Event::Resolved { item } => self.resolved(item),
             Event::EndStored { fence, refused } => self.end_stored(fence, refused),
             Event::Closed { fence } => self.closed(fence),
             Event::Released { fence } => {
                 self.running.remove(&fence);
                 self.look()
             }
-            Event::TaskCanceled { task, more } => self.task_canceled(task, more),
+            Event::Settled { task, settled } => self.settled(task, settled),
             Event::OpenAsked { profile, headless, token } => self.open_asked(profile, headless, token, now),
             Event::OperatorLocked { fence, profile, headless, token } => {
                 self.operator_locked(fence, profile, headless, token)
@@ -166,12 +220,13 @@ impl State {
             operators: BTreeMap::new(),
             in_use: self.in_use.clone(),
             open_errors: self.open_errors.clone(),
+            clock_suspect: self.clocks.suspect,
             provider_down: self.provider.as_ref().map(|trouble| trouble.why.clone()),
             turned_at: now,
         };
         for running in self.running.values() {
             match &running.owner {
-                Owner::Item { id, .. } => {
+                Owner::Item { id, .. } | Owner::Verify { item: id } => {
                     view.running.insert(running.profile.clone(), Some(*id));
                 }
                 Owner::Leftover => {
@@ -190,6 +245,9 @@ impl State {
     pub fn wake_at(&self, now: Timestamp) -> Option<Timestamp> {
         if self.draining || !self.ready {
             return None;
+        }
+        if self.go_on {
+            return Some(now);
         }
         let provider = self.provider.as_ref().map(|trouble| trouble.until);
         let times = self.next_due.into_iter().chain(provider).chain(self.in_use.values().copied());
@@ -232,15 +290,30 @@ impl State {
         if self.draining {
             return step;
         }
-        step.commit.extend(outlook.cancels.into_iter().map(|task| Commit::CancelWaiting { task }));
+        step.commit.extend(outlook.to_settle.into_iter().map(|task| Commit::Settle { task }));
+        if outlook.claims_over {
+            step.commit.push(Commit::ExpireClaims);
+        }
+        self.note_clock(outlook.clock_suspect);
         if outlook.overdue {
             step.commit.push(Commit::Promote);
         }
-        if self.pause.is_some() {
+        self.catching_up |= outlook.catching_up;
+        if self.catching_up {
+            step.commit.push(Commit::CatchUp { per_hour: self.limits.catch_up_per_hour });
             return step;
         }
+        let heads = match &self.pause {
+            None => outlook.heads,
+            Some(Pause::Operator { .. }) => return step,
+            // After a restore a verify only looks, and may find out what nobody knows.
+            Some(_) => Vec::new(),
+        };
         // With nothing left to start nobody would find out whether the provider is back.
-        if outlook.heads.is_empty() && self.provider.as_ref().is_some_and(|trouble| trouble.until <= now) {
+        if heads.is_empty()
+            && outlook.verifies.is_empty()
+            && self.provider.as_ref().is_some_and(|trouble| trouble.until <= now)
+        {
             self.provider = None;
         }
         let free = self.limits.slots.saturating_sub(self.busy());
@@ -250,9 +323,14 @@ impl State {
             Some(_) => free.min(1).saturating_sub(self.busy()),
             None => free,
         };
-        let room = Room { free, in_use: &self.in_use };
+        // What may have gone out is looked at before more is sent.
         let taken = |profile: &ProfileId| self.running.values().any(|running| &running.profile == profile);
-        let chosen = admission::choose(outlook.heads, &room, taken);
+        let room = Room { free, in_use: &self.in_use };
+        let verifies = admission::choose(outlook.verifies, &room, taken);
+        let taken = |profile: &ProfileId| taken(profile) || verifies.iter().any(|head| &head.profile == profile);
+        let free = free.saturating_sub(u32::try_from(verifies.len()).unwrap_or(u32::MAX));
+        let chosen = admission::choose(heads, &Room { free, in_use: &self.in_use }, taken);
+        step.commit.extend(verifies.iter().map(|head| Commit::BeginVerify { item: head.item }));
         step.commit.extend(chosen.into_iter().map(|head| Commit::Claim { item: head.item }));
         step
     }
@@ -266,7 +344,7 @@ impl State {
         Step::act(Act::Start { fence, work: Work::Attempt { item: Box::new(item), task: Box::new(task) } })
     }
 
-    fn arm_asked(&mut self, fence: Fence) -> Step {
+    fn arm_asked(&mut self, fence: Fence, proofs: Proofs) -> Step {
         let refuse = |why| Step::act(Act::AnswerArm { fence, answer: Err(why) });
         let draining = self.draining;
         match self.running.get_mut(&fence) {
@@ -278,7 +356,7 @@ impl State {
             }
             Some(Running { phase: phase @ Phase::Unarmed, owner: Owner::Item { id, .. }, .. }) => {
                 *phase = Phase::Arming;
-                Step::commit(Commit::Arm { item: *id, fence })
+                Step::commit(Commit::Arm { item: *id, fence, proofs })
             }
             _ => refuse(Failure::new(FailureCode::ArmRefused, "the attempt is not running any more")),
         }
@@ -307,81 +385,11 @@ impl State {
         if self.provider.take().is_some() { self.look() } else { Step::default() }
     }
 
-    fn ended(
-        &mut self,
-        fence: Fence,
-        end: AttemptEnd,
-        evidence: Vec<EvidenceFile>,
-        browser: bool,
-        roll: f64,
-        now: Timestamp,
-    ) -> Step {
-        let Some(running) = self.running.get_mut(&fence) else { return Step::default() };
-        running.browser = browser;
-        let (id, verdict) = match (&running.owner, running.phase) {
-            (Owner::Item { .. }, Phase::Ending | Phase::Closing) | (Owner::Leftover, _) => return Step::default(),
-            (Owner::Operator(_), _) => return self.operator_ended(fence, end),
-            (Owner::Item { id, .. }, phase) => {
-                (*id, verdict(&self.limits, self.draining, running, phase, end, roll, now))
-            }
-        };
-        if let Verdict::TryAgain { failure, .. } = &verdict {
-            self.note_trouble(fence, failure, now);
-        }
-        if let Some(running) = self.running.get_mut(&fence) {
-            running.phase = Phase::Ending;
-        }
-        Step::commit(Commit::Finish { item: id, fence, verdict, evidence })
-    }
-
-    /// An end that is not the item's fault says something about the provider or the profile.
-    fn note_trouble(&mut self, fence: Fence, failure: &Failure, now: Timestamp) {
-        if failure.retry() != Retry::Uncounted {
-            return;
-        }
-        match failure.blame() {
-            Blame::Provider => {
-                let wait = self
-                    .provider
-                    .take()
-                    .map_or(PROVIDER_FIRST_WAIT, |trouble| (trouble.wait * 2).min(PROVIDER_LONGEST_WAIT));
-                self.provider = Some(ProviderTrouble { why: failure.detail.clone(), until: now.plus(wait), wait });
-            }
-            Blame::Profile => {
-                if let Some(running) = self.running.get(&fence) {
-                    self.in_use.insert(running.profile.clone(), now.plus(IN_USE_WAIT));
-                }
-            }
-            _ => {}
-        }
-    }
-
-    fn end_stored(&mut self, fence: Fence, refused: bool) -> Step {
-        let Some(running) = self.running.get_mut(&fence) else { return Step::default() };
-        running.phase = Phase::Closing;
-        if refused {
-            // The row moved on without us: only the browser and the lock are left to clear.
-            running.owner = Owner::Leftover;
-        }
-        if running.browser {
-            Step::act(Act::Close { fence, profile: running.profile.clone() })
-        } else {
-            self.closed(fence)
-        }
-    }
-
-    fn closed(&mut self, fence: Fence) -> Step {
-        match self.running.get(&fence) {
-            Some(running) => Step::commit(Commit::Release { profile: running.profile.clone(), fence }),
-            None => Step::default(),
-        }
-    }
-
-    fn task_canceled(&mut self, canceled: TaskId, more: bool) -> Step {
+    fn settled(&mut self, settled: TaskId, Settled { canceled, more }: Settled) -> Step {
         let mut step = Step::default();
         for (fence, running) in &mut self.running {
             let Owner::Item { task, cancel, .. } = &mut running.owner else { continue };
-            if *task == canceled && !*cancel {
+            if canceled && *task == settled && !*cancel {
                 *cancel = true;
                 // After the commit point the mark is ignored: an armed attempt is never cut.
                 if matches!(running.phase, Phase::Unarmed) {
@@ -389,10 +397,13 @@ impl State {
                 }
             }
         }
-        if more {
-            step.commit.push(Commit::CancelWaiting { task: canceled });
-        }
-        step
+        step.and(self.step_done(more))
+    }
+
+    /// A step of work on many items is done; between two of them the loop hears whoever else wants it.
+    fn step_done(&mut self, more: bool) -> Step {
+        self.go_on |= more;
+        if more { Step::default() } else { self.look() }
     }
 
     /// What is past its commit point is never cut.
@@ -417,66 +428,10 @@ impl State {
     }
 }
 
-/// The phase is the truth about the click, whatever the attempt believes.
-fn verdict(
-    limits: &Limits,
-    draining: bool,
-    running: &Running,
-    phase: Phase,
-    end: AttemptEnd,
-    roll: f64,
-    now: Timestamp,
-) -> Verdict {
-    let armed = matches!(phase, Phase::Arming | Phase::Armed);
-    let failure = match end {
-        AttemptEnd::Confirmed { url, result } if armed => return Verdict::Succeeded { url, result },
-        AttemptEnd::Done { url, result } if !armed => return Verdict::Succeeded { url, result },
-        AttemptEnd::Unknown(failure) | AttemptEnd::Unarmed(failure) if armed => {
-            return Verdict::OutcomeUnknown(as_unknown(failure));
-        }
-        AttemptEnd::Unarmed(failure) => failure,
-        AttemptEnd::Done { .. } => {
-            let detail = "a flow without a commit point was armed";
-            return Verdict::OutcomeUnknown(Failure::new(FailureCode::Internal, detail));
-        }
-        AttemptEnd::Confirmed { .. } | AttemptEnd::Unknown(_) => {
-            let detail = "the attempt says that it clicked and was never armed";
-            return Verdict::OutcomeUnknown(Failure::new(FailureCode::Internal, detail));
-        }
-    };
-    let Owner::Item { attempts, max_attempts, cancel, .. } = running.owner else {
-        return Verdict::Failed(failure);
-    };
-    if cancel {
-        return Verdict::Canceled(Failure::new(FailureCode::Canceled, "canceled on request"));
-    }
-    if draining || failure.code == FailureCode::Canceled {
-        // The daemon's own stop, whatever it looked like from inside the attempt: no attempt is spent.
-        let who = if draining { "the daemon stopped" } else { "a forced cleanup of its lock stopped it" };
-        let failure = Failure::new(FailureCode::DaemonStopped, format!("{who} before the commit point"));
-        return Verdict::TryAgain { failure, due_at: Timestamp::ZERO, counted: false };
-    }
-    match failure.retry() {
-        Retry::Never => Verdict::Failed(failure),
-        Retry::Uncounted => Verdict::TryAgain { failure, due_at: Timestamp::ZERO, counted: false },
-        Retry::Backoff if attempts >= max_attempts => Verdict::Failed(failure),
-        Retry::Backoff => {
-            let due_at = now.plus(admission::back_off(limits, attempts, roll));
-            Verdict::TryAgain { failure, due_at, counted: true }
-        }
-    }
-}
-
-/// What an attempt met after its commit point, under a code that says what a person has to do.
-fn as_unknown(failure: Failure) -> Failure {
-    use FailureCode::{ConfirmationMissing, Internal, LostAfterCommit, RestartedAfterCommit};
-    match failure.code {
-        ConfirmationMissing | LostAfterCommit | RestartedAfterCommit | Internal => failure,
-        _ => Failure::new(LostAfterCommit, failure.to_string()),
-    }
-}
-
+mod clock;
+mod ends;
 mod operator;
 mod recovery;
 #[cfg(test)]
 mod tests;
+mod verify;

@@ -15,8 +15,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::event::{Act, Commit, Event, Step, Work};
 use super::state::State;
-use super::{Engine, HEARTBEAT, Message, Shared, attempt, operator};
-use crate::model::{Failure, FailureCode, Fence, Moment, ProfileId};
+use super::{Engine, HEARTBEAT, Message, Shared, attempt, clock, operator, verify};
+use crate::model::{Failure, FailureCode, Fence, Moment, ProfileId, Proofs};
 use crate::store::{Store, StoreError};
 
 /// First and longest wait between two tries to stop a browser.
@@ -56,8 +56,11 @@ pub async fn run(engine: Engine, shared: Arc<Shared>) -> Result<(), EngineError>
     };
     let mut failed = turning.shared.store.failed();
     let leftovers = turning.shared.store.leftovers().await?;
+    let mark = turning.shared.store.clock_mark().await?;
+    turning.state.begin_time(mark, turning.shared.clock.moment());
     let mut event = Event::Recovered(leftovers);
     loop {
+        turning.turn(Event::Time(turning.shared.clock.moment())).await?;
         turning.turn(event).await?;
         let now = turning.shared.clock.now();
         view.send_replace(Arc::new(turning.state.view(now)));
@@ -76,12 +79,10 @@ pub async fn run(engine: Engine, shared: Arc<Shared>) -> Result<(), EngineError>
                 }
                 Event::Tick
             }
-            changed = failed.changed() => {
-                let why = failed.borrow().clone().unwrap_or_default();
-                return Err(match changed {
-                    Ok(()) => StoreError::Failed(why).into(),
-                    Err(_) => StoreError::Closed.into(),
-                });
+            // An error means that the writer is gone without a reason.
+            _ = failed.changed() => {
+                let why = failed.borrow().clone();
+                return Err(why.unwrap_or(StoreError::Closed).into());
             }
         };
     }
@@ -92,15 +93,16 @@ impl Loop {
     fn received(&mut self, message: Message) -> Event {
         match message {
             Message::Event(event) => event,
-            Message::Arm { fence, reply } => {
+            Message::Arm { fence, proofs, reply } => {
                 self.arming.insert(fence, reply);
-                Event::ArmAsked { fence }
+                Event::ArmAsked { fence, proofs }
             }
             Message::Open { profile, headless, reply } => {
                 let token = operator::new_token();
                 self.opening.insert(token.clone(), reply);
                 Event::OpenAsked { profile, headless, token }
             }
+            Message::Resolved { item } => Event::Resolved { item },
             Message::Close { profile, reply } => {
                 self.closing.insert(profile.clone(), reply);
                 Event::CloseAsked { profile }
@@ -138,6 +140,9 @@ impl Loop {
         match act {
             Act::Look => unreachable!("a look is answered by the turn itself"),
             Act::Start { fence, work } => self.start(fence, work),
+            Act::AskClock => {
+                self.children.spawn(clock::ask(self.mailbox.clone()));
+            }
             Act::AnswerArm { fence, answer } => {
                 if let Some(reply) = self.arming.remove(&fence) {
                     // An attempt that is gone clicks nothing.
@@ -164,6 +169,7 @@ impl Loop {
         match work {
             Work::Attempt { item, task } => self.children.spawn(attempt::run(child, *item, *task)),
             Work::Reattach { item, task } => self.children.spawn(attempt::reattach(child, *item, *task)),
+            Work::Verify { item, task } => self.children.spawn(verify::run(child, *item, *task)),
             Work::Operator { profile, headless, adopt } => {
                 self.children.spawn(operator::run(child, profile, headless, adopt))
             }
@@ -194,10 +200,10 @@ impl Child {
     }
 
     /// Asks for the click. Returns when `armed` is durable, or why it may not be.
-    pub async fn arm(&self) -> Result<(), Failure> {
+    pub async fn arm(&self, proofs: Proofs) -> Result<(), Failure> {
         let gone = || Failure::new(FailureCode::DaemonStopped, "the daemon stops");
         let (reply, answer) = oneshot::channel();
-        self.mailbox.send(Message::Arm { fence: self.fence, reply }).await.map_err(|_| gone())?;
+        self.mailbox.send(Message::Arm { fence: self.fence, proofs, reply }).await.map_err(|_| gone())?;
         answer.await.map_err(|_| gone())?
     }
 }
@@ -218,10 +224,13 @@ async fn close(shared: Arc<Shared>, mailbox: mpsc::Sender<Message>, fence: Fence
 pub async fn carry(store: &Store, commit: Commit, moment: Moment) -> Result<Event, StoreError> {
     let now = moment.wall;
     Ok(match commit {
-        Commit::Promote => {
-            store.promote(now).await?;
-            Event::Promoted
+        Commit::Promote => Event::Promoted { more: store.promote(now).await? },
+        Commit::MarkClock(mark) => {
+            store.mark_clock(mark).await?;
+            Event::ClockMarked
         }
+        Commit::TrustClock => Event::ClockTrusted { more: store.trust_clock(moment).await? },
+        Commit::CatchUp { per_hour } => Event::CaughtUp { more: store.catch_up(per_hour, now).await? },
         Commit::Claim { item } => match store.claim(item, moment).await? {
             Ok(claim) => Event::Claimed(Box::new(claim)),
             Err(refused) => {
@@ -229,10 +238,12 @@ pub async fn carry(store: &Store, commit: Commit, moment: Moment) -> Result<Even
                 Event::NotClaimed
             }
         },
-        Commit::Arm { item, fence } => Event::ArmAnswered { fence, answer: store.arm(item, fence, moment).await? },
-        Commit::Finish { item, fence, verdict, evidence } => {
-            let state = verdict.state();
-            let refused = match store.finish(item, fence, verdict, evidence, now).await? {
+        Commit::Arm { item, fence, proofs } => {
+            Event::ArmAnswered { fence, answer: store.arm(item, fence, proofs, moment).await? }
+        }
+        Commit::Finish(end) => {
+            let (item, fence, state) = (end.item, end.fence, end.verdict.state());
+            let refused = match store.finish(end, now).await? {
                 Ok(finished) => {
                     tracing::info!(%item, task = %finished.task, %fence, %state, "attempt ended");
                     false
@@ -244,15 +255,29 @@ pub async fn carry(store: &Store, commit: Commit, moment: Moment) -> Result<Even
             };
             Event::EndStored { fence, refused }
         }
+        Commit::BeginVerify { item } => match store.begin_verify(item, moment).await? {
+            Ok(begun) => Event::VerifyBegun(Box::new(begun)),
+            Err(refused) => {
+                tracing::debug!(%item, %refused, "not verified");
+                Event::NotClaimed
+            }
+        },
+        Commit::FinishVerify(end) => {
+            let (item, fence) = (end.item, end.fence);
+            match store.finish_verify(end, now).await? {
+                Ok(state) => tracing::info!(%item, %fence, %state, "verified"),
+                Err(refused) => tracing::info!(%item, %fence, %refused, "resolved meanwhile"),
+            }
+            Event::VerifyStored { fence }
+        }
+        Commit::ExpireClaims => Event::ClaimsExpired(store.expire_claims(moment).await?),
         Commit::Release { profile, fence } => {
             if !store.release(profile.clone(), fence).await? {
                 tracing::warn!(%profile, %fence, "the lock was not held any more");
             }
             Event::Released { fence }
         }
-        Commit::CancelWaiting { task } => {
-            Event::TaskCanceled { task, more: store.cancel_waiting(task, now).await?.more }
-        }
+        Commit::Settle { task } => Event::Settled { task, settled: store.settle(task, now).await? },
         Commit::LockForOperator { profile, headless, token } => {
             let fence = store.lock_for_operator(profile.clone(), moment).await?.ok();
             Event::OperatorLocked { fence, profile, headless, token }

@@ -92,6 +92,9 @@ codes! {
     NeedsHuman "needs_human" Profile Uncounted "The site asks for a person (a login, a verification): open the profile with `cove profiles open`, do what it asks, then `cove profiles unpark`.";
     RateLimited "rate_limited" Profile Uncounted "The site says that this profile did too much: its items wait, and no attempt is lost.";
     Rejected "rejected" Site Never "The site refused what was to be published: see the message, change the item and submit it again.";
+    // Outside workers.
+    WorkerFailed "worker_failed" Flow Backoff "See the worker's own message and log.";
+    WorkerLost "worker_lost" Host Backoff "The outside worker that had claimed the item was not heard of any more: see its log.";
     // The daemon's own ends.
     DeadlineExceeded "deadline_exceeded" Site Backoff "The attempt took longer than the flow allows; look at the trace for the slow step.";
     ArmRefused "arm_refused" Daemon Uncounted "The attempt was overtaken (canceled or outdated) before the commit point; nothing was published.";

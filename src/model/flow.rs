@@ -4,15 +4,20 @@
 //! replay by its shape. A flow stays a valid recording: Chrome can import it again. Strings are templates
 //! until the replay renders them with one item's inputs. Nothing here touches a browser or the disk.
 
+mod check;
+mod custom;
 mod inputs;
 mod keys;
+mod origin;
 mod parse;
 mod reader;
 mod selector;
+mod settings;
 mod steps;
 mod template;
 #[cfg(test)]
 mod tests;
+mod verify;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -22,8 +27,9 @@ use serde::{Deserialize, Serialize};
 use super::FailureCode;
 pub use inputs::{InputProblem, InputSpec, InputType, RawInput};
 pub use keys::{KeyStroke, stroke};
-pub use parse::{is_new_tab, origin_of};
+pub use origin::{is_new_tab, origin_of, url_contains};
 pub use selector::Selector;
+pub use settings::is_external_kind;
 pub use template::Template;
 
 /// A checked flow.
@@ -36,8 +42,32 @@ pub struct Flow {
     pub commit: Option<usize>,
     /// The only origins that the main frame may be navigated to by the flow; empty: any.
     pub origins: Vec<String>,
-    /// For a whole attempt.
+    /// For a whole attempt, and for a whole verify.
     pub max_duration: Duration,
+    /// How to look, read-only, whether it was published (fence.md rule 12).
+    pub verify: Option<Verify>,
+    /// The kind of outside worker that takes its items. Its steps are checked and never replayed: they tell the
+    /// worker's author what is done.
+    pub external: Option<String>,
+}
+
+/// The steps that look whether an item was published. The last wait among them is the proof; behind it only
+/// `extract` and `screenshot` stand, which tell more of what was found.
+#[derive(Clone, Debug)]
+pub struct Verify {
+    /// Position of the wait that proves the signed-in view; without one a time-out is inconclusive.
+    pub signed_in: Option<usize>,
+    pub steps: Vec<Step>,
+    /// It matches the time of arming, and so cannot be true before it.
+    pub uses_armed_at: bool,
+}
+
+impl Verify {
+    /// Position of the proof; the check has seen that there is one.
+    #[must_use]
+    pub fn proof(&self) -> usize {
+        self.steps.iter().rposition(|step| step.action.is_wait()).unwrap_or(self.steps.len())
+    }
 }
 
 /// One step; `commit` itself is not a step but [`Flow::commit`].
@@ -134,6 +164,49 @@ pub enum Action {
     Screenshot {
         name: String,
     },
+    /// Steps for what may or may not come, such as a banner: skipped when the first of them finds nothing within
+    /// `appears`, and given up when a later one fails. Never ends an attempt, never confirms one.
+    Optional {
+        steps: Vec<Step>,
+        appears: Duration,
+    },
+    /// From here on, to the end of the flow: ends it when the page says so.
+    StopIf(StopIf),
+}
+
+/// What ends an attempt, before arming and after it (fence.md rule 7).
+#[derive(Clone, Debug)]
+pub struct StopIf {
+    pub when: StopWhen,
+    pub reason: StopReason,
+    /// For a person.
+    pub message: Template,
+}
+
+#[derive(Clone, Debug)]
+pub enum StopWhen {
+    /// An element of one of the alternatives is visible.
+    Visible(Selectors),
+    /// The page's address contains this text; `*` stands for any characters.
+    UrlContains(Template),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StopReason {
+    NeedsHuman,
+    RateLimited,
+    Rejected,
+}
+
+impl StopReason {
+    #[must_use]
+    pub const fn code(self) -> FailureCode {
+        match self {
+            Self::NeedsHuman => FailureCode::NeedsHuman,
+            Self::RateLimited => FailureCode::RateLimited,
+            Self::Rejected => FailureCode::Rejected,
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -174,6 +247,8 @@ impl Action {
             Self::Upload { .. } => "upload",
             Self::Extract { .. } => "extract",
             Self::Screenshot { .. } => "screenshot",
+            Self::Optional { .. } => "optional",
+            Self::StopIf(_) => "stopIf",
         }
     }
 
@@ -199,6 +274,7 @@ impl Action {
                 | Self::Change { .. }
                 | Self::KeyDown { .. }
                 | Self::Upload { .. }
+                | Self::Optional { .. }
         )
     }
 

@@ -1,7 +1,7 @@
 //! Ids and fences: `epoch << 40 | sequence`, 53 bits, so that they never repeat, not even after a
 //! restore (fence.md rule 1). They are made by the store alone, from one sequence, and grow.
 //!
-//! In JSON they are opaque strings: a letter that says what it is (`t` task, `i` item, `f` fence) and
+//! In JSON they are opaque strings: a letter that says what it is (`t` task, `i` item, `f` fence, `h` delivery) and
 //! the number in decimal. In stored records they are the number.
 
 use std::fmt;
@@ -103,6 +103,11 @@ id!(
     /// A number that outdates every smaller one: given to each attempt and each lock.
     Fence,
     'f'
+);
+id!(
+    /// A delivery of a webhook; the same in every try.
+    DeliveryId,
+    'h'
 );
 
 #[cfg(test)]

@@ -6,10 +6,11 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Failure, Fence, ItemId, ProfileId, TaskId, Timestamp};
+use super::{Failure, Fence, ItemId, ProfileId, Proofs, TaskId, Timestamp};
 
 /// product.md §2. The order is that of the stored index; do not change it within a schema version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -168,6 +169,99 @@ impl InputValue {
     }
 }
 
+/// Which of the queue's indexes holds an item.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Place {
+    /// It does not wait to be started.
+    Off,
+    /// It may start as soon as there is room.
+    Ready,
+    /// Its time has not come.
+    Due,
+    /// Its task is paused.
+    Paused,
+}
+
+/// Why an item is held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum HeldFor {
+    /// The state was restored (fence.md rules 18 and 19).
+    Restore,
+    /// It came due by a clock that jumped (fence.md rule 20).
+    Clock,
+}
+
+/// The schedule by which an unknown outcome is looked at (fence.md rule 12).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerifyPlan {
+    /// None: the schedule is over.
+    pub next_at: Option<Timestamp>,
+    /// Runs that came to an end.
+    pub runs: u32,
+    /// How many of them said that it is not there.
+    pub not_found: u32,
+}
+
+impl VerifyPlan {
+    /// Waits before each run, counted from the end of the run before it; the first is at once.
+    pub const WAITS: [Duration; 5] = [
+        Duration::ZERO,
+        Duration::from_secs(60),
+        Duration::from_secs(5 * 60),
+        Duration::from_secs(15 * 60),
+        Duration::from_secs(60 * 60),
+    ];
+
+    #[must_use]
+    pub const fn beginning(now: Timestamp) -> Self {
+        Self { next_at: Some(now), runs: 0, not_found: 0 }
+    }
+
+    /// After one more run.
+    #[must_use]
+    pub fn after_run(self, not_found: bool, now: Timestamp) -> Self {
+        let runs = self.runs + 1;
+        let wait = Self::WAITS.get(usize::try_from(runs).unwrap_or(usize::MAX));
+        Self { next_at: wait.map(|wait| now.plus(*wait)), runs, not_found: self.not_found + u32::from(not_found) }
+    }
+
+    /// The whole schedule said that it is not there.
+    #[must_use]
+    pub fn all_not_found(&self) -> bool {
+        self.next_at.is_none() && self.not_found == self.runs && self.runs as usize == Self::WAITS.len()
+    }
+}
+
+/// How a person (or a verify) settled what was not known (fence.md rule 14).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Resolution {
+    /// It is out there.
+    Published,
+    /// It is not: queued again.
+    NotPublished,
+    /// Nobody knows, and nobody wants to: failed, its key stays taken.
+    GiveUp,
+}
+
+impl Resolution {
+    pub const ALL: [Self; 3] = [Self::Published, Self::NotPublished, Self::GiveUp];
+
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Published => "published",
+            Self::NotPublished => "not_published",
+            Self::GiveUp => "give_up",
+        }
+    }
+
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|resolution| resolution.name() == text)
+    }
+}
+
 /// One file that an attempt left.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EvidenceFile {
@@ -199,15 +293,25 @@ pub struct Item {
     pub state: ItemState,
     /// Not to be started before this time: `not_before`, the end of a back-off, or zero.
     pub due_at: Timestamp,
-    /// Whether it was due when it was last written, or has become so since: which index holds it.
-    pub ready: bool,
+    pub place: Place,
+    /// The kind of outside worker that takes it; None: cove itself.
+    pub external: Option<String>,
+    pub held_for: Option<HeldFor>,
     /// Attempts that count.
     pub attempts: u32,
+    /// Of these, how many were made before a person asked for a retry.
+    pub attempts_before: u32,
     /// Of the current or last attempt.
     pub fence: Option<Fence>,
     /// The fence under which the commit point was last armed; kept for ever.
     pub armed_fence: Option<Fence>,
     pub armed_at: Option<Timestamp>,
+    /// What was already so right before it was armed.
+    pub proofs: Option<Proofs>,
+    /// What was armed up to this fence is known not to have published.
+    pub cleared_fence: Option<Fence>,
+    /// While the outcome is unknown and the flow can be verified.
+    pub verify: Option<VerifyPlan>,
     pub started_at: Option<Timestamp>,
     pub finished_at: Option<Timestamp>,
     /// Where the published thing can be seen.
@@ -219,10 +323,59 @@ pub struct Item {
 }
 
 impl Item {
+    /// An item that is ready, with nothing behind it.
+    #[must_use]
+    pub const fn new(id: ItemId, task: TaskId, profile: ProfileId, created_at: Timestamp) -> Self {
+        Self {
+            id,
+            task,
+            index: 0,
+            profile,
+            inputs: BTreeMap::new(),
+            key: None,
+            priority: 0,
+            not_before: None,
+            not_after: None,
+            created_at,
+            state: ItemState::Queued,
+            due_at: Timestamp::ZERO,
+            place: Place::Ready,
+            external: None,
+            held_for: None,
+            attempts: 0,
+            attempts_before: 0,
+            fence: None,
+            armed_fence: None,
+            armed_at: None,
+            proofs: None,
+            cleared_fence: None,
+            verify: None,
+            started_at: None,
+            finished_at: None,
+            url: None,
+            result: BTreeMap::new(),
+            failure: None,
+            evidence: Vec::new(),
+        }
+    }
+
     /// Whether the running attempt has passed its commit point.
     #[must_use]
     pub fn is_armed(&self) -> bool {
         self.state == ItemState::Running && self.fence.is_some() && self.fence == self.armed_fence
+    }
+
+    /// It was armed, and nobody has said since that this did not publish: its key stays taken, and
+    /// nothing starts it again by itself.
+    #[must_use]
+    pub fn may_have_published(&self) -> bool {
+        self.armed_fence > self.cleared_fence
+    }
+
+    /// Attempts that count against the task's `max_attempts`.
+    #[must_use]
+    pub const fn attempts_spent(&self) -> u32 {
+        self.attempts.saturating_sub(self.attempts_before)
     }
 }
 

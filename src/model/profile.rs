@@ -66,9 +66,30 @@ pub struct Profile {
     pub name: String,
     pub created_at: Timestamp,
     /// Why the profile waits for a human, while it does.
-    pub parked: Option<String>,
+    pub parked: Option<Parked>,
+    /// The site said that it did too much: it is left alone until then.
+    pub rests_until: Option<Timestamp>,
     /// When an attempt in this profile was last armed: spacing counts from here.
     pub last_armed_at: Option<Timestamp>,
+}
+
+/// A profile that waits for a human.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Parked {
+    pub since: Timestamp,
+    /// What the site asked for, in the words of the flow or the worker.
+    pub message: String,
+    /// The item whose attempt met it.
+    pub item: Option<super::ItemId>,
+}
+
+/// What the end of an attempt means for its profile.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ProfileEffect {
+    /// A human has to look.
+    Park(String),
+    /// Left alone until then.
+    Rest(Timestamp),
 }
 
 /// The state a profile is shown in.

@@ -7,7 +7,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ItemId, ItemState, TaskId, Timestamp};
+use super::{ItemId, ItemState, TaskId, Timestamp, Webhook};
 
 /// product.md §2. The order is that of the stored index; do not change it within a schema version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -84,6 +84,13 @@ impl Counts {
     }
 
     /// # Panics
+    /// When no item is in this state: the counters would no longer say what the items say.
+    pub const fn remove(&mut self, state: ItemState) {
+        assert!(self.0[state as usize] > 0, "a counter below zero");
+        self.0[state as usize] -= 1;
+    }
+
+    /// # Panics
     /// When no item is in state `from`: the counters would no longer say what the items say.
     pub const fn shift(&mut self, from: ItemState, to: ItemState) {
         assert!(self.0[from as usize] > 0, "a counter below zero");
@@ -108,7 +115,7 @@ impl Counts {
         } else if self.of(Failed) > 0 {
             TaskState::Failed
         } else {
-            debug_assert!(self.of(Canceled) > 0, "a task without items");
+            debug_assert!(self.of(Canceled) > 0, "the states are all named above");
             TaskState::Canceled
         }
     }
@@ -121,6 +128,18 @@ pub enum OnUnknown {
     /// A human decides.
     #[default]
     Hold,
+    /// It is published again if the whole schedule said that it is not there (fence.md rule 13).
+    Retry,
+}
+
+impl OnUnknown {
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Hold => "hold",
+            Self::Retry => "retry",
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -134,8 +153,16 @@ pub struct Task {
     /// Least time between two armings in one profile.
     pub spacing_seconds: u32,
     pub on_unknown: OnUnknown,
+    /// The kind of outside worker that takes its items; None: cove itself.
+    pub external: Option<String>,
+    /// The flow has a `verify`.
+    pub verifiable: bool,
+    /// Its attempts stop before the commit point (`cove flows run`, fence.md rule 10).
+    pub rehearsal: bool,
     /// SHA-256 of the (scope, `Idempotency-Key`) that made it, in hex; its ledger lines carry it.
     pub idempotency: Option<String>,
+    /// Who is told of its outcomes.
+    pub webhook: Option<Webhook>,
     pub created_at: Timestamp,
     pub counts: Counts,
     pub finished_at: Option<Timestamp>,
@@ -145,6 +172,8 @@ pub struct Task {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Intent {
     pub cancel_requested_at: Option<Timestamp>,
+    /// Its items are not started.
+    pub paused_at: Option<Timestamp>,
 }
 
 /// One line of a task's log.
@@ -154,7 +183,8 @@ pub struct TaskEvent {
     /// None: about the task itself.
     pub item: Option<ItemId>,
     /// A stable `snake_case` name: `accepted`, `started`, `armed`, `succeeded`, `outcome_unknown`,
-    /// `retry_wait`, `queued`, `failed`, `canceled`, `cancel_requested`, `recovered`.
+    /// `retry_wait`, `queued`, `failed`, `canceled`, `cancel_requested`, `paused`, `resumed`, `retried`,
+    /// `verified`, `resolved`, `held`, `needs_human`, `claimed`, `webhook_given_up`, `webhook_retried`.
     pub kind: String,
     /// For a person; empty where the kind says it all.
     pub detail: String,

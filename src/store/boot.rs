@@ -4,13 +4,17 @@
 //! process is refused with words that say what to do; it is never opened as if it were empty. A new file
 //! is made beside its final name and renamed when it is whole.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
-use redb::{Builder, Database, DatabaseError, ReadableDatabase, StorageError, WriteTransaction};
+use redb::{Builder, Database, DatabaseError, ReadableDatabase, StorageBackend, StorageError, WriteTransaction};
 
-use super::ledger::{Ledger, Line, sync_folder_of};
+use super::ballast::{Ballast, is_full};
+use super::files::{LedgerFile, LedgerOnDisk, StateOnDisk, sync_folder_of};
+use super::ledger::{Ledger, Line};
 use super::queue::recover::Facts;
 use super::tables::{Closed, META, META_KEY, Meta, SCHEMA, Tx, create_all};
+use super::trial::Trial;
 use super::{Pause, StoreError, codec, locks};
 use crate::model::id::MAX_EPOCH;
 use crate::model::{BootId, ItemState, Moment, Timestamp};
@@ -22,6 +26,8 @@ pub const SCHEMA_VERSION: u32 = 1;
 const SCHEMA_KEY: &str = "version";
 /// redb's page cache; the file may be far larger.
 const CACHE_BYTES: usize = 16 * 1024 * 1024;
+/// Up to this size a file is read to its end at open, to see whether it was altered.
+const VERIFIED_BYTES: u64 = 256 * 1024 * 1024;
 
 /// Brings a file of schema n to n + 1; `MIGRATIONS[0]` is from 1 to 2.
 type Migration = fn(&WriteTransaction) -> Result<(), StoreError>;
@@ -47,6 +53,18 @@ pub enum OpenError {
     Store(#[from] StoreError),
 }
 
+impl OpenError {
+    /// No space is left: it can be opened when there is some.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        match self {
+            Self::Io { error, .. } => is_full(error),
+            Self::Store(error) => matches!(error, StoreError::Full(_)),
+            Self::Held(_) | Self::NotAStateFile { .. } | Self::NewerSchema { .. } => false,
+        }
+    }
+}
+
 /// What was found at open, for the log.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BootReport {
@@ -65,57 +83,116 @@ pub struct BootReport {
 pub(super) fn open(folder: &Path, now: Moment) -> Result<(Database, Ledger, BootReport), OpenError> {
     let path = folder.join(STATE_FILE);
     let io = |error| OpenError::Io { path: path.clone(), error };
+    let ballast = Ballast::of(folder);
     let created = !path.try_exists().map_err(io)?;
     if created {
-        create(folder, &path)?;
+        create(folder, &path, &ballast)?;
     }
-    if std::fs::metadata(&path).map_err(io)?.len() == 0 {
-        return Err(OpenError::NotAStateFile { path, why: "the file is empty".to_owned() });
-    }
-    let db = open_database(&path)?;
-    migrate(&db, &path)?;
-    let opened = Ledger::open(&folder.join(LEDGER_FILE))?;
-    let mut report = BootReport {
-        created,
-        ledger_cut_bytes: opened.cut_bytes,
-        ledger_damage: opened.damage.as_ref().map(ToString::to_string),
-        ..BootReport::default()
-    };
-    let mut ledger = opened.ledger;
-    let facts = Facts::of(&opened.lines);
-    reconcile(&db, &mut ledger, &facts, opened.existed, now, &mut report)?;
-    Ok((db, ledger, report))
+    let state = || StateOnDisk::open(&path, ballast.clone());
+    let ledger_path = folder.join(LEDGER_FILE);
+    let ledger =
+        LedgerOnDisk::open(&ledger_path, ballast.clone()).map_err(|error| StoreError::from_io(&ledger_path, &error))?;
+    let (db, ledger, report) = open_over(state, Box::new(ledger), folder, now)?;
+    Ok((db, ledger, BootReport { created, ..report }))
+}
+
+/// The same over any storage; `folder` is for messages. A damaged file may make redb panic: that is a
+/// refusal like any other.
+pub(super) fn open_over<B: StorageBackend>(
+    state: impl Fn() -> Result<B, DatabaseError>,
+    ledger: Box<dyn LedgerFile>,
+    folder: &Path,
+    now: Moment,
+) -> Result<(Database, Ledger, BootReport), OpenError> {
+    let path = folder.join(STATE_FILE);
+    let opened = catch_unwind(AssertUnwindSafe(|| {
+        let db = open_database(state, &path)?;
+        migrate(&db)?;
+        let opened = Ledger::open(ledger, &folder.join(LEDGER_FILE))?;
+        let mut report = BootReport {
+            ledger_cut_bytes: opened.cut_bytes,
+            ledger_damage: opened.damage.as_ref().map(ToString::to_string),
+            ..BootReport::default()
+        };
+        let mut ledger = opened.ledger;
+        let facts = Facts::of(&opened.lines);
+        reconcile(&db, &mut ledger, &facts, now, &mut report)?;
+        Ok((db, ledger, report))
+    }));
+    opened.unwrap_or_else(|panic| {
+        let why = panic.downcast_ref::<&str>().map(ToString::to_string);
+        let why = why.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
+        Err(OpenError::NotAStateFile { path, why: format!("reading it ended in a panic: {why}") })
+    })
 }
 
 /// Makes a whole, empty state file under a temporary name, then gives it its own.
-fn create(folder: &Path, path: &Path) -> Result<(), OpenError> {
+fn create(folder: &Path, path: &Path, ballast: &Ballast) -> Result<(), OpenError> {
     let partial = folder.join("state.redb.new");
     let io = |error| OpenError::Io { path: partial.clone(), error };
     match std::fs::remove_file(&partial) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(io(error)),
         _ => {}
     }
-    let db = Builder::new().set_cache_size(CACHE_BYTES).create(&partial).map_err(|error| refusal(&partial, error))?;
-    initialise(&db)?;
-    drop(db);
-    rustix::fs::chmod(&partial, rustix::fs::Mode::from_raw_mode(0o600)).map_err(|error| io(error.into()))?;
+    create_over(StateOnDisk::create(&partial, ballast.clone()).map_err(|error| refusal(&partial, error))?)?;
     std::fs::rename(&partial, path).map_err(io)?;
     sync_folder_of(path).map_err(io)
 }
 
+/// Makes a whole, empty state over empty storage.
+pub(super) fn create_over(state: impl StorageBackend) -> Result<(), OpenError> {
+    let db = builder().create_with_backend(state).map_err(|error| refusal(Path::new(STATE_FILE), error))?;
+    initialise(&db)?;
+    db.close().map_err(|error| refusal(Path::new(STATE_FILE), error))
+}
+
+fn builder() -> Builder {
+    let mut builder = Builder::new();
+    builder.set_cache_size(CACHE_BYTES);
+    builder
+}
+
 fn initialise(db: &Database) -> Result<(), StoreError> {
-    let txn = db.begin_write()?;
+    let mut txn = db.begin_write()?;
+    txn.set_quick_repair(true);
     create_all(&txn)?;
     txn.open_table(SCHEMA)?.insert(SCHEMA_KEY, SCHEMA_VERSION)?;
-    let meta =
-        Meta { epoch: 0, sequence: 0, items: [0; ItemState::ALL.len()], pause: None, boot_id: BootId::default() };
+    let meta = Meta {
+        epoch: 0,
+        sequence: 0,
+        items: [0; ItemState::ALL.len()],
+        backing_off: 0,
+        held_for_clock: 0,
+        pause: None,
+        boot_id: BootId::default(),
+        clock: None,
+        catch_up: None,
+    };
     txn.open_table(META)?.insert(META_KEY, codec::encode(&meta)?.as_slice())?;
     txn.commit()?;
     Ok(())
 }
 
-fn open_database(path: &Path) -> Result<Database, OpenError> {
-    Builder::new().set_cache_size(CACHE_BYTES).open(path).map_err(|error| refusal(path, error))
+/// Opens the file for a trial first, so that a refusal leaves it as it was found. Never makes a database
+/// of an empty file. A file that redb trusts because it was closed well may have been altered since: up to
+/// a size every page of it is verified.
+fn open_database<B: StorageBackend>(
+    state: impl Fn() -> Result<B, DatabaseError>,
+    path: &Path,
+) -> Result<Database, OpenError> {
+    let refusal = |error| refusal(path, error);
+    let not_one = |why: String| OpenError::NotAStateFile { path: path.to_owned(), why };
+    let trial = Trial::over(state().map_err(refusal)?).map_err(|error| refusal(error.into()))?;
+    let bytes = trial.len().map_err(|error| refusal(error.into()))?;
+    if bytes == 0 {
+        return Err(not_one("the file is empty".to_owned()));
+    }
+    let verified = builder().set_check_integrity_on_open(bytes <= VERIFIED_BYTES).create_with_backend(trial);
+    let found = read_schema(&verified.map_err(refusal)?).map_err(not_one)?;
+    if found > SCHEMA_VERSION {
+        return Err(OpenError::NewerSchema { path: path.to_owned(), found });
+    }
+    builder().create_with_backend(state().map_err(refusal)?).map_err(refusal)
 }
 
 fn refusal(path: &Path, error: DatabaseError) -> OpenError {
@@ -132,15 +209,13 @@ fn refusal(path: &Path, error: DatabaseError) -> OpenError {
     }
 }
 
-/// Reads the schema, refuses a newer one, and brings an older one up, one transaction a step.
-fn migrate(db: &Database, path: &Path) -> Result<(), OpenError> {
-    let found = read_schema(db).map_err(|why| OpenError::NotAStateFile { path: path.to_owned(), why })?;
-    if found > SCHEMA_VERSION {
-        return Err(OpenError::NewerSchema { path: path.to_owned(), found });
-    }
+/// Brings an older schema up, one transaction a step.
+fn migrate(db: &Database) -> Result<(), OpenError> {
+    let found = read_schema(db).map_err(StoreError::Corrupt)?;
     for (version, migration) in (1..).zip(MIGRATIONS).filter(|(version, _)| *version >= found) {
         tracing::info!(from = version, to = version + 1, "migrating the state file");
-        let txn = db.begin_write().map_err(StoreError::from)?;
+        let mut txn = db.begin_write().map_err(StoreError::from)?;
+        txn.set_quick_repair(true);
         migration(&txn)?;
         let mut schema = txn.open_table(SCHEMA).map_err(StoreError::from)?;
         schema.insert(SCHEMA_KEY, version + 1).map_err(StoreError::from)?;
@@ -162,16 +237,17 @@ fn reconcile(
     db: &Database,
     ledger: &mut Ledger,
     facts: &Facts,
-    ledger_existed: bool,
     moment: Moment,
     report: &mut BootReport,
 ) -> Result<(), StoreError> {
     let now = moment.wall;
-    let txn = db.begin_write()?;
+    let mut txn = db.begin_write()?;
+    txn.set_quick_repair(true);
     let mut tx = Tx::open(&txn)?;
     let was = tx.meta.clone();
     let fresh = was.epoch == 0;
-    let lost_ledger = !fresh && (!ledger_existed || facts.epoch == 0) && report.ledger_damage.is_none();
+    // A ledger that was missing has just been made, and holds no epoch either.
+    let lost_ledger = !fresh && facts.epoch == 0 && report.ledger_damage.is_none();
     // A first start that was cut off leaves an epoch line and nothing else: that is not a restore.
     let nothing_yet = fresh && facts.items.is_empty();
     report.restored = lost_ledger || (!nothing_yet && facts.are_ahead_of(&tx)?);
@@ -183,7 +259,7 @@ fn reconcile(
         }
     }
     if report.restored {
-        facts.take_over(&mut tx, now)?;
+        facts.take_over(&mut tx, lost_ledger, now)?;
         tx.meta.pause = Some(Pause::Restored { since: now, blind: lost_ledger });
     } else {
         facts.take_published(&mut tx, now)?;

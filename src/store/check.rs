@@ -7,11 +7,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use redb::{ReadTransaction, ReadableTable};
+use sha2::{Digest, Sha256};
 
-use super::queue::{enqueue::likeness, key_hash, rank_of};
+use super::media::hex;
+use super::queue::{enqueue::likeness, key_hash, lane_of, rank_of};
 use super::tables;
 use super::{StoreError, codec, reads};
-use crate::model::{Counts, Intent, Item, ItemState, Lock, LockKind, LockOwner, Profile, Task, TaskEvent};
+use crate::model::{
+    Counts, Delivery, DeliveryState, HeldFor, Intent, Item, ItemId, ItemState, Lock, LockKind, LockOwner, Place,
+    Profile, Task, TaskEvent, TaskId,
+};
 
 /// Every record, one a line, table by table in key order.
 pub(super) fn dump(txn: &ReadTransaction) -> Result<String, StoreError> {
@@ -34,6 +39,9 @@ pub(super) fn dump(txn: &ReadTransaction) -> Result<String, StoreError> {
         let event: TaskEvent = codec::decode("events", row.value())?;
         line(format_args!("event {:?} {event:?}", key.value()));
     }
+    for delivery in all::<Delivery>(txn, "deliveries", tables::DELIVERIES)? {
+        line(format_args!("delivery {delivery:?}"));
+    }
     for row in txn.open_table(tables::LOCKS)?.iter()? {
         line(format_args!("lock {:?}", codec::decode::<Lock>("locks", row?.1.value())?));
     }
@@ -43,6 +51,27 @@ pub(super) fn dump(txn: &ReadTransaction) -> Result<String, StoreError> {
     for row in txn.open_table(tables::FLOWS)?.iter()? {
         let (name, row) = row?;
         line(format_args!("flow {} {:?}", name.value(), codec::decode::<tables::FlowRow>("flows", row.value())?));
+    }
+    for row in txn.open_table(tables::SETTLING)?.iter()? {
+        let (task, from) = row?;
+        line(format_args!("settling {} from {}", TaskId::new(task.value()), ItemId::new(from.value())));
+    }
+    for row in txn.open_table(tables::KEYS)?.iter()? {
+        let (hash, item) = row?;
+        line(format_args!("key {} {}", hex(hash.value()), ItemId::new(item.value())));
+    }
+    for row in txn.open_table(tables::IDEMPOTENCY)?.iter()? {
+        let (hash, row) = row?;
+        let made: tables::IdempotencyRow = codec::decode("idempotency", row.value())?;
+        line(format_args!("idempotency {} {made:?}", hex(hash.value())));
+    }
+    for row in txn.open_table(tables::DUPLICATES)?.iter()? {
+        let (hash, item) = row?;
+        line(format_args!("duplicate {} {}", hex(hash.value()), ItemId::new(item.value())));
+    }
+    for row in txn.open_table(tables::RECORDINGS)?.iter()? {
+        let (hash, recording) = row?;
+        line(format_args!("recording {} {}", hash.value(), hex(&Sha256::digest(recording.value()))));
     }
     Ok(text)
 }
@@ -66,6 +95,7 @@ pub(super) fn differences(txn: &ReadTransaction) -> Result<Vec<String>, StoreErr
     keys(txn, &items, &mut found)?;
     duplicates(txn, &tasks, &items, &mut found)?;
     locks(txn, &items, &mut found)?;
+    deliveries(txn, &mut found)?;
     numbers(txn, &tasks, &items, &mut found)?;
     let mut by_state = [0; ItemState::ALL.len()];
     for item in &items {
@@ -127,8 +157,18 @@ fn task_indexes(
     let open = tasks.iter().filter(|task| !task.counts.state().is_terminal());
     let open = open.map(|task| (task.flow.clone(), task.id.raw())).collect();
     compare("open_flows", &held!(txn, tables::OPEN_FLOWS, |key| (key.0.to_owned(), key.1)), &open, found);
-    let profiles = items.iter().map(|item| (item.profile.to_string(), item.task.raw())).collect();
-    compare("task_profiles", &held!(txn, tables::TASK_PROFILES, |key| (key.0.to_owned(), key.1)), &profiles, found);
+    let mut profiles: BTreeMap<_, u32> = BTreeMap::new();
+    for item in items {
+        *profiles.entry((item.profile.to_string(), item.task.raw())).or_default() += 1;
+    }
+    let mut counted = BTreeMap::new();
+    for row in txn.open_table(tables::TASK_PROFILES)?.iter()? {
+        let (key, count) = row?;
+        counted.insert((key.value().0.to_owned(), key.value().1), count.value());
+    }
+    compare("task_profiles", &counted.into_iter().collect(), &profiles.into_iter().collect(), found);
+    let finished = tasks.iter().filter_map(|task| Some((task.finished_at?.as_millis(), task.id.raw()))).collect();
+    compare("finished", &held!(txn, tables::FINISHED, |key| key), &finished, found);
     Ok(())
 }
 
@@ -139,12 +179,49 @@ fn item_indexes(txn: &ReadTransaction, items: &[Item], found: &mut Vec<String>) 
     compare("item_states", &held!(txn, tables::ITEM_STATES, |key| key), &states, found);
     let profiles = items.iter().map(|item| (item.profile.to_string(), item.id.raw())).collect();
     compare("item_profiles", &held!(txn, tables::ITEM_PROFILES, |key| (key.0.to_owned(), key.1)), &profiles, found);
-    let waiting = || items.iter().filter(|item| item.state.is_waiting());
-    let ready = waiting().filter(|item| item.ready);
-    let ready = ready.map(|item| (item.profile.to_string(), rank_of(item.priority), item.id.raw())).collect();
-    compare("ready", &held!(txn, tables::READY, |key| (key.0.to_owned(), key.1, key.2)), &ready, found);
-    let due = waiting().filter(|item| !item.ready).map(|item| (item.due_at.as_millis(), item.id.raw())).collect();
+    let at = |place| items.iter().filter(move |item| item.place == place);
+    let ready = at(Place::Ready)
+        .map(|item| (lane_of(item).to_owned(), item.profile.to_string(), rank_of(item.priority), item.id.raw()));
+    let ready: BTreeSet<_> = ready.collect();
+    let held = held!(txn, tables::READY, |key| (key.0.to_owned(), key.1.to_owned(), key.2, key.3));
+    compare("ready", &held, &ready, found);
+    let mut counts: BTreeMap<_, u64> = BTreeMap::new();
+    for (lane, profile, ..) in &ready {
+        *counts.entry((lane.clone(), profile.clone())).or_default() += 1;
+    }
+    let mut counted = BTreeMap::new();
+    for row in txn.open_table(tables::READY_COUNTS)?.iter()? {
+        let (key, count) = row?;
+        counted.insert((key.value().0.to_owned(), key.value().1.to_owned()), count.value());
+    }
+    compare("ready_counts", &counted.into_iter().collect(), &counts.into_iter().collect(), found);
+    let due = at(Place::Due).map(|item| (item.due_at.as_millis(), item.id.raw())).collect();
     compare("due", &held!(txn, tables::DUE, |key| key), &due, found);
+    let paused = at(Place::Paused).map(|item| item.id.raw()).collect();
+    compare("paused", &held!(txn, tables::PAUSED, |key| key), &paused, found);
+    let verifies = items.iter().filter_map(|item| Some((item.verify?.next_at?.as_millis(), item.id.raw()))).collect();
+    compare("verify_due", &held!(txn, tables::VERIFY_DUE, |key| key), &verifies, found);
+    places(txn, items, found)
+}
+
+/// An item waits in a place exactly while its state says that it waits, and the counters of places fit.
+fn places(txn: &ReadTransaction, items: &[Item], found: &mut Vec<String>) -> Result<(), StoreError> {
+    for item in items {
+        if (item.place != Place::Off) != item.state.is_waiting() {
+            found.push(format!("{}: {:?} does not fit {}", item.id, item.place, item.state));
+        }
+        let may_verify = matches!(item.state, ItemState::OutcomeUnknown | ItemState::Held);
+        if item.verify.is_some() && !may_verify || item.held_for.is_some() != (item.state == ItemState::Held) {
+            found.push(format!("{}: {} with {:?} and {:?}", item.id, item.state, item.verify, item.held_for));
+        }
+    }
+    let count = |fits: &dyn Fn(&Item) -> bool| items.iter().filter(|item| fits(item)).count() as u64;
+    let backing_off = count(&|item| item.place == Place::Due && item.state == ItemState::RetryWait);
+    let held_for_clock = count(&|item| item.held_for == Some(HeldFor::Clock));
+    let meta = reads::meta(txn)?;
+    if (meta.backing_off, meta.held_for_clock) != (backing_off, held_for_clock) {
+        found.push(format!("meta: {meta:?}, but {backing_off} back off and {held_for_clock} are held for the clock"));
+    }
     Ok(())
 }
 
@@ -153,13 +230,13 @@ fn keys(txn: &ReadTransaction, items: &[Item], found: &mut Vec<String>) -> Resul
     let table = txn.open_table(tables::KEYS)?;
     for item in items {
         let Some(key) = &item.key else { continue };
-        let free = matches!(item.state, ItemState::Failed | ItemState::Canceled) && item.armed_fence.is_none();
+        let free = matches!(item.state, ItemState::Failed | ItemState::Canceled) && !item.may_have_published();
         let holder = table.get(&key_hash(key))?.map(|row| row.value());
         if !free && holder != Some(item.id.raw()) {
             found.push(format!("keys: {} does not hold its key ({holder:?} does)", item.id));
         }
         if free && holder == Some(item.id.raw()) {
-            found.push(format!("keys: {} ended unarmed and still holds its key", item.id));
+            found.push(format!("keys: {} ended without having published and still holds its key", item.id));
         }
     }
     Ok(())
@@ -225,13 +302,38 @@ fn locks(txn: &ReadTransaction, items: &[Item], found: &mut Vec<String>) -> Resu
     Ok(())
 }
 
+/// A delivery waits or has ended, and its indexes say which.
+fn deliveries(txn: &ReadTransaction, found: &mut Vec<String>) -> Result<(), StoreError> {
+    let deliveries = all::<Delivery>(txn, "deliveries", tables::DELIVERIES)?;
+    for delivery in &deliveries {
+        if (delivery.state == DeliveryState::Pending) != delivery.ended_at.is_none() {
+            found.push(format!("{}: ended_at does not fit its state", delivery.id));
+        }
+    }
+    let of_task = deliveries.iter().map(|delivery| (delivery.task.raw(), delivery.id.raw())).collect();
+    compare("task_deliveries", &held!(txn, tables::TASK_DELIVERIES, |key| key), &of_task, found);
+    let waiting = deliveries.iter().filter(|delivery| delivery.state == DeliveryState::Pending);
+    let due = waiting.map(|row| (row.target.clone(), row.next_at.as_millis(), row.id.raw())).collect();
+    let held_due = held!(txn, tables::DELIVERIES_DUE, |key| (key.0.to_owned(), key.1, key.2));
+    compare("deliveries_due", &held_due, &due, found);
+    let ended = deliveries.iter().filter_map(|row| Some((row.ended_at?.as_millis(), row.id.raw()))).collect();
+    compare("deliveries_ended", &held!(txn, tables::DELIVERIES_ENDED, |key| key), &ended, found);
+    Ok(())
+}
+
 /// No id or fence is above the last number that was given out.
 fn numbers(txn: &ReadTransaction, tasks: &[Task], items: &[Item], found: &mut Vec<String>) -> Result<(), StoreError> {
     let meta = reads::meta(txn)?;
     let last = meta.epoch << crate::model::id::SEQUENCE_BITS | meta.sequence;
     let ids = tasks.iter().map(|task| task.id.raw()).chain(items.iter().map(|item| item.id.raw()));
     let fences = items.iter().filter_map(|item| item.fence).map(crate::model::Fence::raw);
-    found
-        .extend(ids.chain(fences).filter(|id| *id > last).map(|id| format!("numbers: {id} is above the last, {last}")));
+    let deliveries = all::<Delivery>(txn, "deliveries", tables::DELIVERIES)?;
+    let deliveries = deliveries.iter().map(|delivery| delivery.id.raw());
+    found.extend(
+        ids.chain(fences)
+            .chain(deliveries)
+            .filter(|id| *id > last)
+            .map(|id| format!("numbers: {id} is above the last, {last}")),
+    );
     Ok(())
 }

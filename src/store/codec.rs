@@ -36,7 +36,8 @@ pub(super) fn decode<T: DeserializeOwned>(table: &'static str, bytes: &[u8]) -> 
 mod tests {
     use super::{decode, encode};
     use crate::model::{
-        Failure, FailureCode, FileInput, InputValue, Item, ItemId, ItemState, ProfileId, TaskId, Timestamp,
+        Baseline, Failure, FailureCode, FileInput, InputValue, Item, ItemId, ItemState, Place, ProfileId, Proofs,
+        TaskId, Timestamp, VerifyPlan,
     };
 
     fn sample() -> Item {
@@ -67,11 +68,17 @@ mod tests {
             created_at: Timestamp::from_millis(1_700_000_000_000),
             state: ItemState::OutcomeUnknown,
             due_at: Timestamp::ZERO,
-            ready: false,
+            place: Place::Off,
+            external: Some("studio".to_owned()),
+            held_for: None,
             attempts: 1,
+            attempts_before: 0,
             fence: None,
             armed_fence: None,
             armed_at: None,
+            proofs: Some(Proofs { baseline: Baseline::Clear, open_waits: vec![3] }),
+            cleared_fence: None,
+            verify: Some(VerifyPlan::beginning(Timestamp::from_millis(1_700_000_000_000))),
             started_at: None,
             finished_at: None,
             url: None,
@@ -89,13 +96,13 @@ mod tests {
 
     /// The bytes of version 1 as released: a change here is a change of the file format.
     #[test]
-    fn golden_bytes_of_version_1() {
+    fn golden_bytes_of_schema_2() {
         use std::fmt::Write as _;
         let hex = encode(&sample()).unwrap().iter().fold(String::new(), |mut hex, byte| {
             write!(hex, "{byte:02x}").unwrap();
             hex
         });
-        assert_eq!(hex, include_str!("../../tests/golden/item-v1.hex").trim());
+        assert_eq!(hex, include_str!("../../tests/golden/item-v2.hex").trim());
     }
 
     #[test]

@@ -1,14 +1,14 @@
-//! Flows by name, their recordings by content hash, and profiles.
+//! Flows by name, and their recordings by content hash.
 //!
 //! A task pins its flow's hash, so a recording stays while a task that is not finished names it; a flow in
 //! use is not deleted (fence.md rule 3). Whether a recording is a good flow is the model's to say.
 
 use redb::{ReadTransaction, ReadableTable};
 
-use super::tables::{FLOWS, FlowRow, PROFILES, RECORDINGS, Tx, get_named};
+use super::tables::{FLOWS, FlowRow, RECORDINGS, Tx, get_named};
 use super::writer::Ran;
-use super::{CreateProfileError, DeleteFlowError, FlowInfo, PutFlow, StoreError, codec};
-use crate::model::{Profile, ProfileId, TaskId, Timestamp};
+use super::{DeleteFlowError, FlowInfo, PutFlow, StoreError, codec};
+use crate::model::{TaskId, Timestamp};
 
 pub(super) fn put(
     tx: &mut Tx<'_>,
@@ -40,20 +40,6 @@ pub(super) fn delete(tx: &mut Tx<'_>, name: &str) -> Ran<(), DeleteFlowError> {
     Ok(Ok(()))
 }
 
-pub(super) fn create_profile(
-    tx: &mut Tx<'_>,
-    id: &ProfileId,
-    name: &str,
-    now: Timestamp,
-) -> Ran<Profile, CreateProfileError> {
-    if tx.profiles.get(id.as_str())?.is_some() {
-        return Ok(Err(CreateProfileError::Exists));
-    }
-    let profile = Profile { id: id.clone(), name: name.to_owned(), created_at: now, parked: None, last_armed_at: None };
-    tx.put_profile(&profile)?;
-    Ok(Ok(profile))
-}
-
 pub(super) fn read(txn: &ReadTransaction, name: &str) -> Result<Option<(FlowInfo, Vec<u8>)>, StoreError> {
     let Some(row) = get_named::<FlowRow>("flows", &txn.open_table(FLOWS)?, name)? else { return Ok(None) };
     let recording = read_recording(txn, &row.hash)?
@@ -77,8 +63,4 @@ pub(super) fn list(txn: &ReadTransaction) -> Result<Vec<FlowInfo>, StoreError> {
 
 fn info(name: &str, row: FlowRow) -> FlowInfo {
     FlowInfo { name: name.to_owned(), hash: row.hash, bytes: row.bytes, updated_at: row.updated_at }
-}
-
-pub(super) fn profiles(txn: &ReadTransaction) -> Result<Vec<Profile>, StoreError> {
-    txn.open_table(PROFILES)?.iter()?.map(|row| codec::decode("profiles", row?.1.value())).collect()
 }

@@ -103,9 +103,10 @@ pub(super) fn take_profile(
     tx: &mut Tx<'_>,
     profile: &ProfileId,
     owner: LockOwner,
+    ttl: Option<Duration>,
     now: Moment,
 ) -> Result<Fence, StoreError> {
-    Ok(take(tx, &LockKind::PROFILE, profile.as_str(), owner, None, now)?.fence)
+    Ok(take(tx, &LockKind::PROFILE, profile.as_str(), owner, ttl, now)?.fence)
 }
 
 /// Takes a profile's lock for a person.
@@ -117,7 +118,7 @@ pub(super) fn take_for_operator(tx: &mut Tx<'_>, profile: &ProfileId, now: Momen
     if held(tx, &LockKind::PROFILE, profile.as_str(), now)?.is_some() {
         return Ok(Err(ClaimRefused::ProfileBusy));
     }
-    take_profile(tx, profile, LockOwner::Operator, now).map(Ok)
+    take_profile(tx, profile, LockOwner::Operator, None, now).map(Ok)
 }
 
 /// Frees a profile's lock, for the engine; false: it does not stand under this fence.
@@ -148,7 +149,7 @@ pub(super) fn acquire(tx: &mut Tx<'_>, asked: &LockAsked, now: Moment) -> Ran<Ac
     Ok(Ok(Acquire::Acquired(granted(&lock))))
 }
 
-fn renew(tx: &mut Tx<'_>, lock: &Lock, ttl: Option<Duration>, now: Moment) -> Result<Lock, StoreError> {
+pub(super) fn renew(tx: &mut Tx<'_>, lock: &Lock, ttl: Option<Duration>, now: Moment) -> Result<Lock, StoreError> {
     let renewed = Lock { lease: ttl.map(|ttl| Lease::new(ttl, now)), ..lock.clone() };
     put(tx, Some(lock), &renewed)?;
     Ok(renewed)
@@ -228,6 +229,24 @@ pub(super) fn list(txn: &ReadTransaction, query: &LockQuery) -> Result<LockPage,
     Ok(LockPage { rows, next })
 }
 
+/// Profiles' locks whose lease is over, in the order of their ends, for whoever ends what they stand for.
+pub(super) fn profiles_over(
+    expiry: &impl ReadableTable<(&'static str, u64, &'static str), ()>,
+    locks: &impl ReadableTable<(&'static str, &'static str), Bytes>,
+    now: Moment,
+    limit: usize,
+) -> Result<Vec<Lock>, StoreError> {
+    let kind = LockKind::PROFILE;
+    let end = now.boot.as_millis().saturating_add(1);
+    let mut over = Vec::new();
+    for row in expiry.range((kind.as_str(), 0, "")..(kind.as_str(), end, ""))?.take(limit) {
+        let row = row?;
+        let (_, _, key) = row.0.value();
+        over.extend(get(locks, &kind, key)?);
+    }
+    Ok(over)
+}
+
 /// Every row of kind `profile`: no more than there are profiles.
 pub(super) fn of_profiles(
     txn: &ReadTransaction,
@@ -244,7 +263,7 @@ pub(super) fn profiles_held_outside(
     let mut held = BTreeMap::new();
     for lock in of_profiles(txn)? {
         let lock = lock?;
-        if matches!(lock.owner, LockOwner::Outside(_)) && lock.is_held(now) {
+        if matches!(lock.owner, LockOwner::Outside(_) | LockOwner::Claim { .. }) && lock.is_held(now) {
             let profile = ProfileId::new(&lock.key).map_err(|error| StoreError::Corrupt(format!("locks: {error}")))?;
             held.insert(profile, lock);
         }

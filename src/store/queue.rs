@@ -1,12 +1,17 @@
 //! The queue's rows: how one item or task is written together with everything that follows from it.
 //!
 //! Every operation that moves an item goes through [`Tx::change_item`], so that its indexes, its task's
-//! counters and the log line change in the same transaction. Called by the operations beside this file.
+//! counters, the log line and what webhooks are told change in the same transaction. Called by the operations beside this file.
 //! Whether a move is allowed is decided there, not here.
 
+pub(super) mod claims;
+pub(super) mod clock;
 pub(super) mod enqueue;
+pub(super) mod outcome;
 pub(super) mod progress;
 pub(super) mod recover;
+pub(super) mod retention;
+pub(super) mod settle;
 
 use redb::ReadableTable;
 use sha2::{Digest, Sha256};
@@ -15,7 +20,9 @@ pub(super) use super::media::hex;
 use super::tables::{self, Tx};
 use super::{StoreError, codec};
 use crate::model::id::SEQUENCE_BITS;
-use crate::model::{Intent, Item, ItemId, ItemState, Profile, Task, TaskEvent, TaskId, Timestamp};
+use crate::model::{
+    HeldFor, HookEvent, Intent, Item, ItemId, ItemState, Place, Profile, Task, TaskEvent, TaskId, Timestamp,
+};
 
 /// The place of a priority in an index that is read from its begin: the highest first.
 pub(super) fn rank_of(priority: i32) -> u32 {
@@ -37,6 +44,15 @@ pub(super) fn key_hash_from_hex(text: &str) -> Option<[u8; 32]> {
         *byte = u8::from_str_radix(&text[at..at + 2], 16).ok()?;
     }
     Some(hash)
+}
+
+/// The part of the ready index that an item stands in.
+pub(super) fn lane_of(item: &Item) -> &str {
+    item.external.as_deref().unwrap_or_default()
+}
+
+fn is_held_for_clock(item: &Item) -> bool {
+    item.state == ItemState::Held && item.held_for == Some(HeldFor::Clock)
 }
 
 impl Tx<'_> {
@@ -97,28 +113,45 @@ impl Tx<'_> {
         self.index_state(item)
     }
 
-    /// Changes an item with its indexes, its task's counters and a line of the task's log. `ready` is
+    /// Changes an item with its indexes, its task's counters and a line of the task's log. `place` is
     /// set here. `was` is the record as it stands in the table.
     pub fn change_item(
         &mut self,
         was: &Item,
-        mut is: Item,
+        is: Item,
         kind: &str,
         detail: &str,
         now: Timestamp,
     ) -> Result<Item, StoreError> {
-        self.writes += 1;
-        is.ready = is.state.is_waiting() && is.due_at <= now;
-        self.unindex_state(was)?;
-        self.write_item(&is)?;
-        self.index_state(&is)?;
+        let is = self.move_item(was, is, now)?;
         self.log(is.task, Some(is.id), kind, detail, now)?;
         if was.state != is.state {
             self.meta.items[was.state as usize] -= 1;
             self.meta.items[is.state as usize] += 1;
-            self.shift_counts(is.task, was.state, is.state, now)?;
+            self.shift_counts(&is, was.state, now)?;
         }
         Ok(is)
+    }
+
+    /// The part of [`Self::change_item`] for a change that keeps the state and is nobody's news.
+    pub fn move_item(&mut self, was: &Item, mut is: Item, now: Timestamp) -> Result<Item, StoreError> {
+        is.place = self.place_of(&is, now)?;
+        self.unindex_state(was)?;
+        self.write_item(&is)?;
+        self.index_state(&is)?;
+        Ok(is)
+    }
+
+    fn place_of(&self, item: &Item, now: Timestamp) -> Result<Place, StoreError> {
+        Ok(if !item.state.is_waiting() {
+            Place::Off
+        } else if self.intent(item.task)?.paused_at.is_some() {
+            Place::Paused
+        } else if item.due_at <= now {
+            Place::Ready
+        } else {
+            Place::Due
+        })
     }
 
     fn write_item(&mut self, item: &Item) -> Result<(), StoreError> {
@@ -130,47 +163,95 @@ impl Tx<'_> {
     fn index_state(&mut self, item: &Item) -> Result<(), StoreError> {
         let id = item.id.raw();
         self.item_states.insert((item.state as u8, id), ())?;
-        if item.state.is_waiting() {
-            if item.ready {
-                self.ready.insert((item.profile.as_str(), rank_of(item.priority), id), ())?;
-            } else {
+        match item.place {
+            Place::Off => {}
+            Place::Ready => {
+                let (lane, profile) = (lane_of(item), item.profile.as_str());
+                self.ready.insert((lane, profile, rank_of(item.priority), id), ())?;
+                let count = self.ready_counts.get((lane, profile))?.map_or(0, |row| row.value());
+                self.ready_counts.insert((lane, profile), count + 1)?;
+            }
+            Place::Due => {
                 self.due.insert((item.due_at.as_millis(), id), ())?;
+                self.meta.backing_off += u64::from(item.state == ItemState::RetryWait);
+            }
+            Place::Paused => {
+                self.paused.insert(id, ())?;
             }
         }
+        if let Some(next_at) = item.verify.and_then(|plan| plan.next_at) {
+            self.verify_due.insert((next_at.as_millis(), id), ())?;
+        }
+        self.meta.held_for_clock += u64::from(is_held_for_clock(item));
         Ok(())
     }
 
     fn unindex_state(&mut self, item: &Item) -> Result<(), StoreError> {
         let id = item.id.raw();
         self.item_states.remove((item.state as u8, id))?;
-        if item.state.is_waiting() {
-            if item.ready {
-                self.ready.remove((item.profile.as_str(), rank_of(item.priority), id))?;
-            } else {
+        match item.place {
+            Place::Off => {}
+            Place::Ready => {
+                let (lane, profile) = (lane_of(item), item.profile.as_str());
+                self.ready.remove((lane, profile, rank_of(item.priority), id))?;
+                let count = self.ready_counts.get((lane, profile))?.map_or(0, |row| row.value());
+                if count > 1 {
+                    self.ready_counts.insert((lane, profile), count - 1)?;
+                } else {
+                    self.ready_counts.remove((lane, profile))?;
+                }
+            }
+            Place::Due => {
                 self.due.remove((item.due_at.as_millis(), id))?;
+                self.meta.backing_off -= u64::from(item.state == ItemState::RetryWait);
+            }
+            Place::Paused => {
+                self.paused.remove(id)?;
             }
         }
+        if let Some(next_at) = item.verify.and_then(|plan| plan.next_at) {
+            self.verify_due.remove((next_at.as_millis(), id))?;
+        }
+        self.meta.held_for_clock -= u64::from(is_held_for_clock(item));
         Ok(())
     }
 
-    fn shift_counts(&mut self, id: TaskId, from: ItemState, to: ItemState, now: Timestamp) -> Result<(), StoreError> {
+    /// The item's task with its counters and its indexes, and what is told of both.
+    fn shift_counts(&mut self, item: &Item, from: ItemState, now: Timestamp) -> Result<(), StoreError> {
+        let id = item.task;
         let mut task =
             self.task(id)?.ok_or_else(|| StoreError::Corrupt(format!("tasks: {id} has items but no row")))?;
         let was = task.counts.state();
-        task.counts.shift(from, to);
+        task.counts.shift(from, item.state);
         let is = task.counts.state();
         if was != is {
             self.task_states.remove((was as u8, id.raw()))?;
             self.task_states.insert((is as u8, id.raw()), ())?;
+            if let Some(finished_at) = task.finished_at.take() {
+                self.finished.remove((finished_at.as_millis(), id.raw()))?;
+            }
             if is.is_terminal() {
                 task.finished_at = Some(now);
+                self.finished.insert((now.as_millis(), id.raw()), ())?;
                 self.open_flows.remove((task.flow.as_str(), id.raw()))?;
             } else {
-                task.finished_at = None;
                 self.open_flows.insert((task.flow.as_str(), id.raw()), ())?;
             }
         }
-        self.put_task(&task)
+        self.put_task(&task)?;
+        let told = match item.state {
+            ItemState::Succeeded => Some(HookEvent::Succeeded),
+            ItemState::Failed => Some(HookEvent::Failed),
+            ItemState::OutcomeUnknown => Some(HookEvent::OutcomeUnknown),
+            _ => None,
+        };
+        if let Some(event) = told {
+            self.notify(&task, Some(item), event, now)?;
+        }
+        if was != is && is.is_terminal() {
+            self.notify(&task, None, HookEvent::TaskFinished, now)?;
+        }
+        Ok(())
     }
 
     pub fn put_task(&mut self, task: &Task) -> Result<(), StoreError> {
@@ -179,9 +260,10 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Frees the key of an item that ended and never was armed (fence.md rule 2).
-    pub fn free_key(&mut self, item: &Item) -> Result<(), StoreError> {
-        if let Some(key) = &item.key {
+    /// Frees the key of an item that ended and cannot have published (fence.md rule 2).
+    pub fn free_key_of_ended(&mut self, item: &Item) -> Result<(), StoreError> {
+        let ended = matches!(item.state, ItemState::Failed | ItemState::Canceled);
+        if let Some(key) = item.key.as_ref().filter(|_| ended && !item.may_have_published()) {
             let hash = key_hash(key);
             let held = self.keys.get(&hash)?.map(|row| row.value());
             if held == Some(item.id.raw()) {

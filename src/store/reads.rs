@@ -5,15 +5,15 @@
 
 use redb::{ReadOnlyTable, ReadTransaction, ReadableTable, ReadableTableMetadata};
 
-use super::queue::recover::pending_cancels;
+use super::queue::settle::to_settle;
 use super::tables::{self, Bytes, META, META_KEY, Meta, get};
 use super::{
     EventRow, Head, ItemQuery, Leftover, MAX_WAITING_SHOWN, Outlook, Page, StoreError, StoreStats, TaskQuery, TaskRow,
-    codec, locks,
+    Waiting, codec, locks,
 };
 use crate::model::{
-    Intent, Item, ItemId, ItemState, LockKind, LockOwner, Moment, Profile, ProfileId, Task, TaskEvent, TaskId,
-    Timestamp,
+    Delivery, Intent, Item, ItemId, ItemState, LockKind, LockOwner, Moment, Profile, ProfileId, Task, TaskEvent,
+    TaskId, Timestamp,
 };
 
 /// Rows that one page may look at when filters leave out most of them; the page is short then and has
@@ -21,8 +21,10 @@ use crate::model::{
 const SCAN: usize = 10_000;
 /// Profiles that one look at the queue considers.
 const MAX_HEADS: usize = 4_096;
-/// Cancels carried out in one turn of the engine.
-const MAX_CANCELS: usize = 64;
+/// Tasks whose intent is carried out in one turn of the engine.
+const MAX_SETTLING: usize = 64;
+/// Verifies looked at in one turn of the engine; one a profile can run.
+const MAX_VERIFIES: usize = 256;
 
 pub(super) fn meta(txn: &ReadTransaction) -> Result<Meta, StoreError> {
     let row = txn.open_table(META)?.get(META_KEY)?;
@@ -131,6 +133,17 @@ pub(super) fn items(txn: &ReadTransaction, query: &ItemQuery) -> Result<Page<Ite
     })
 }
 
+pub(super) fn deliveries(
+    txn: &ReadTransaction,
+    task: TaskId,
+    before: Option<u64>,
+    limit: usize,
+) -> Result<Page<Delivery>, StoreError> {
+    let table = txn.open_table(tables::DELIVERIES)?;
+    let ids = ids_under!(txn, tables::TASK_DELIVERIES, task.raw(), before.unwrap_or(u64::MAX));
+    page(ids, limit, |id| get("deliveries", &table, id))
+}
+
 /// One page: rows that `read` keeps, until the limit or [`SCAN`] is reached.
 fn page<T>(
     ids: Ids<'_>,
@@ -170,34 +183,84 @@ pub(super) fn events(
 
 pub(super) fn outlook(txn: &ReadTransaction, moment: Moment) -> Result<Outlook, StoreError> {
     let now = moment.wall;
+    let meta = meta(txn)?;
     let due = txn.open_table(tables::DUE)?;
+    let verify_due = txn.open_table(tables::VERIFY_DUE)?;
     let first_due = due.first()?.map(|row| Timestamp::from_millis(row.0.value().0));
+    let profiles = Profiles::open(txn, moment)?;
+    let heads = heads(txn, "", &profiles)?;
+    let next_verify = verify_due.range((now.as_millis() + 1, 0)..)?.next().transpose()?;
+    let next_verify = next_verify.map(|row| Timestamp::from_millis(row.0.value().0));
     let next_due = first_due.filter(|first| *first > now);
+    let next_expiry = locks::next_profile_expiry(txn, moment)?;
     Ok(Outlook {
-        heads: heads(txn, moment)?,
+        heads,
         overdue: first_due.is_some_and(|first| first <= now),
-        next_due: next_due.into_iter().chain(locks::next_profile_expiry(txn, moment)?).min(),
-        cancels: pending_cancels(&txn.open_table(tables::CANCELS)?, MAX_CANCELS)?,
-        pause: meta(txn)?.pause,
+        next_due: next_due.into_iter().chain(next_verify).chain(next_expiry).min(),
+        to_settle: to_settle(&txn.open_table(tables::SETTLING)?, MAX_SETTLING)?,
+        verifies: verifies(txn, &verify_due, &profiles, now)?,
+        claims_over: claims_over(txn, moment)?,
+        clock_suspect: meta.clock.is_some_and(|mark| mark.suspect_since.is_some()),
+        catching_up: meta.catch_up.is_some(),
+        pause: meta.pause,
     })
 }
 
-/// The first ready item of every profile that is neither locked nor parked: one look-up a profile,
-/// however long its queue is.
-fn heads(txn: &ReadTransaction, now: Moment) -> Result<Vec<Head>, StoreError> {
+fn claims_over(txn: &ReadTransaction, now: Moment) -> Result<bool, StoreError> {
+    let expiry = txn.open_table(tables::LOCK_EXPIRY)?;
+    let over = locks::profiles_over(&expiry, &txn.open_table(tables::LOCKS)?, now, MAX_HEADS)?;
+    Ok(over.iter().any(|lock| matches!(lock.owner, LockOwner::Claim { .. })))
+}
+
+/// The best item for a worker of these kinds: the highest priority first, the oldest within it.
+pub(super) fn claimable(txn: &ReadTransaction, kinds: &[String], now: Moment) -> Result<Vec<Head>, StoreError> {
+    if meta(txn)?.pause.is_some() {
+        return Ok(Vec::new());
+    }
+    let profiles = Profiles::open(txn, now)?;
+    let mut found = Vec::new();
+    for kind in kinds {
+        found.extend(heads(txn, kind, &profiles)?);
+    }
+    found.sort_by_key(|head| (std::cmp::Reverse(head.priority), head.item));
+    Ok(found)
+}
+
+/// Which profiles could be used now.
+struct Profiles {
+    locks: ReadOnlyTable<(&'static str, &'static str), Bytes>,
+    rows: ReadOnlyTable<&'static str, Bytes>,
+    now: Moment,
+}
+
+impl Profiles {
+    fn open(txn: &ReadTransaction, now: Moment) -> Result<Self, StoreError> {
+        Ok(Self { locks: txn.open_table(tables::LOCKS)?, rows: txn.open_table(tables::PROFILES)?, now })
+    }
+
+    /// Neither locked nor parked nor resting.
+    fn is_free(&self, profile: &str) -> Result<bool, StoreError> {
+        if locks::get(&self.locks, &LockKind::PROFILE, profile)?.is_some_and(|lock| lock.is_held(self.now)) {
+            return Ok(false);
+        }
+        let row = tables::get_named::<Profile>("profiles", &self.rows, profile)?;
+        Ok(row.is_none_or(|row| row.parked.is_none() && row.rests_until.is_none_or(|until| until <= self.now.wall)))
+    }
+}
+
+/// The first ready item of every free profile: one look-up a profile, however long its queue is.
+fn heads(txn: &ReadTransaction, lane: &str, profiles: &Profiles) -> Result<Vec<Head>, StoreError> {
     let ready = txn.open_table(tables::READY)?;
-    let held = txn.open_table(tables::LOCKS)?;
-    let profiles = txn.open_table(tables::PROFILES)?;
     let mut heads = Vec::new();
     let mut from = String::new();
     while heads.len() < MAX_HEADS {
-        let Some(row) = ready.range((from.as_str(), 0, 0)..)?.next() else { break };
+        let Some(row) = ready.range((lane, from.as_str(), 0, 0)..)?.next() else { break };
         let key = row?.0;
-        let (profile, rank, item) = key.value();
-        let busy = locks::get(&held, &LockKind::PROFILE, profile)?.is_some_and(|lock| lock.is_held(now));
-        let parked = tables::get_named::<Profile>("profiles", &profiles, profile)?
-            .is_some_and(|profile| profile.parked.is_some());
-        if !busy && !parked {
+        let (found, profile, rank, item) = key.value();
+        if found != lane {
+            break;
+        }
+        if profiles.is_free(profile)? {
             let profile = ProfileId::new(profile).map_err(|error| StoreError::Corrupt(format!("ready: {error}")))?;
             let priority = i32::try_from(i64::from(i32::MAX) - i64::from(rank))
                 .map_err(|_| StoreError::Corrupt("ready: a rank that is no priority".to_owned()))?;
@@ -209,14 +272,68 @@ fn heads(txn: &ReadTransaction, now: Moment) -> Result<Vec<Head>, StoreError> {
     Ok(heads)
 }
 
+/// The oldest verify that is due in every free profile.
+fn verifies(
+    txn: &ReadTransaction,
+    verify_due: &ReadOnlyTable<(u64, u64), ()>,
+    profiles: &Profiles,
+    now: Timestamp,
+) -> Result<Vec<Head>, StoreError> {
+    let mut heads: Vec<Head> = Vec::new();
+    for row in verify_due.range(..=(now.as_millis(), u64::MAX))?.take(MAX_VERIFIES) {
+        let (_, id) = row?.0.value();
+        let Some(item) = item(txn, ItemId::new(id))? else { continue };
+        let taken = heads.iter().any(|head| head.profile == item.profile);
+        if !taken && profiles.is_free(item.profile.as_str())? {
+            heads.push(Head { profile: item.profile, priority: item.priority, item: item.id });
+        }
+    }
+    Ok(heads)
+}
+
+pub(super) fn waiting(txn: &ReadTransaction) -> Result<Waiting, StoreError> {
+    let meta = meta(txn)?;
+    let mut ready = Vec::new();
+    for row in txn.open_table(tables::READY_COUNTS)?.iter()? {
+        let (key, count) = row?;
+        let (lane, profile) = key.value();
+        let profile = ProfileId::new(profile).map_err(|error| StoreError::Corrupt(format!("ready_counts: {error}")))?;
+        ready.push((lane.to_owned(), profile, count.value()));
+    }
+    let due = txn.open_table(tables::DUE)?;
+    Ok(Waiting {
+        ready,
+        next_due: due.first()?.map(|row| Timestamp::from_millis(row.0.value().0)),
+        scheduled: due.len()?.saturating_sub(meta.backing_off),
+        backing_off: meta.backing_off,
+        paused: txn.open_table(tables::PAUSED)?.len()?,
+        held_for_restore: meta.items[ItemState::Held as usize].saturating_sub(meta.held_for_clock),
+        held_for_clock: meta.held_for_clock,
+        outcome_unknown: meta.items[ItemState::OutcomeUnknown as usize],
+        oldest: oldest_waiting(txn)?,
+    })
+}
+
+/// Ids grow with time: the first of each waiting state is its oldest.
+fn oldest_waiting(txn: &ReadTransaction) -> Result<Option<Timestamp>, StoreError> {
+    let states = txn.open_table(tables::ITEM_STATES)?;
+    let mut oldest: Option<Timestamp> = None;
+    for state in [ItemState::Queued, ItemState::RetryWait, ItemState::Held, ItemState::OutcomeUnknown] {
+        let Some(row) = states.range((state as u8, 0)..=(state as u8, u64::MAX))?.next() else { continue };
+        let created_at = item(txn, ItemId::new(row?.0.value().1))?.map(|item| item.created_at);
+        oldest = oldest.into_iter().chain(created_at).min();
+    }
+    Ok(oldest)
+}
+
 pub(super) fn leftovers(txn: &ReadTransaction) -> Result<Vec<Leftover>, StoreError> {
     let mut leftovers = Vec::new();
     for lock in locks::of_profiles(txn)? {
         let lock = lock?;
         let running = match &lock.owner {
-            // Neither a browser nor an item of ours is behind it.
-            LockOwner::Outside(_) => continue,
-            LockOwner::Item(id) | LockOwner::Claim { item: id, .. } | LockOwner::Verify(id) => {
+            // No browser of ours is behind it; a claim outlives the daemon, and ends by its lease.
+            LockOwner::Outside(_) | LockOwner::Claim { .. } => continue,
+            LockOwner::Item(id) | LockOwner::Verify(id) => {
                 item(txn, *id)?.filter(|item| item.state == ItemState::Running && item.fence == Some(lock.fence))
             }
             LockOwner::Operator => None,

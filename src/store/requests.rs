@@ -4,23 +4,28 @@
 //! the one thing that any operation may meet.
 
 mod locks;
+mod progress;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 pub use locks::*;
+pub use progress::*;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{
-    Fence, InputValue, Intent, Item, ItemId, ItemState, Lock, OnUnknown, ProfileId, Task, TaskEvent, TaskId, TaskState,
-    Timestamp,
+    Delivery, DeliveryState, EvidenceFile, Failure, Fence, InputValue, Intent, Item, ItemId, ItemState, Lock, Moment,
+    OnUnknown, ProfileEffect, ProfileId, Task, TaskEvent, TaskId, TaskState, Timestamp, Verdict, Webhook,
 };
 
 /// Any operation may meet this; the daemon stops when the disk fails.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreError {
     /// The file or the ledger failed: nothing more is acknowledged.
     #[error("the state file failed: {0}")]
     Failed(String),
+    /// The same, for want of space: the ballast is used up as well.
+    #[error("no space is left for the state file: {0}")]
+    Full(String),
     /// The daemon stops.
     #[error("the store is closed")]
     Closed,
@@ -39,8 +44,14 @@ pub struct NewTask {
     pub max_attempts: u32,
     pub spacing_seconds: u32,
     pub on_unknown: OnUnknown,
+    /// What the flow says of itself.
+    pub external: Option<String>,
+    pub verifiable: bool,
+    /// Stop before the commit point.
+    pub rehearsal: bool,
     pub items: Vec<NewItem>,
     pub idempotency: Option<Idempotency>,
+    pub webhook: Option<Webhook>,
 }
 
 #[derive(Clone, Debug)]
@@ -217,92 +228,151 @@ pub enum ResumeRefused {
     Store(#[from] StoreError),
 }
 
-/// What a claim did.
-#[derive(Clone, Debug)]
-pub enum Claim {
-    Started(Box<Claimed>),
-    /// The item cannot start any more, or not yet: it was moved, nothing is running.
-    Moved,
-}
-
-#[derive(Clone, Debug)]
-pub struct Claimed {
-    pub item: Item,
-    pub task: Task,
-    pub fence: Fence,
-}
-
-/// Nothing was changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ClaimRefused {
-    #[error("the item does not wait any more")]
-    NotWaiting,
-    #[error("the engine is paused")]
-    Paused,
-    #[error("the profile does not exist")]
-    ProfileUnknown,
-    #[error("the profile waits for a human")]
-    ProfileParked,
-    #[error("the profile is busy")]
-    ProfileBusy,
-}
-
-/// Nothing was armed: do not click.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ArmRefused {
-    #[error("the item is not running under this fence any more")]
-    Outdated,
-    #[error("the profile's lock is not held under this fence any more")]
-    LockLost,
-    #[error("a cancel was requested")]
-    Canceled,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum FinishRefused {
-    #[error("the item is not running under this fence any more")]
-    StaleFence,
-    #[error("the item is armed: it can only succeed or become outcome_unknown")]
-    Armed,
+/// What a person asks of a task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ask {
+    Cancel,
+    Pause,
+    Resume,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Finished {
-    pub task: TaskId,
-    pub state: ItemState,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Canceled {
-    /// Waiting items of the task are left; ask again.
+pub struct Settled {
+    /// The task's running attempts are to be interrupted.
+    pub canceled: bool,
+    /// Items of the task are left to look at; ask again.
     pub more: bool,
 }
 
-/// The first item in the queue of one profile.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Head {
-    pub profile: ProfileId,
-    pub priority: i32,
-    pub item: ItemId,
-}
-
-/// What could be started now.
+/// One step of a retry.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Outlook {
-    /// One a profile that is free and not parked.
-    pub heads: Vec<Head>,
-    /// Items whose time has come wait to be promoted.
-    pub overdue: bool,
-    /// When there may be more to start: the next item becomes due, or the next lease of a profile ends.
-    pub next_due: Option<Timestamp>,
-    /// Tasks whose cancel waits to be carried out.
-    pub cancels: Vec<TaskId>,
-    pub pause: Option<Pause>,
+pub struct RetryStep {
+    pub retried: u32,
+    pub skipped: Vec<(ItemId, SkipReason)>,
+    /// Where to go on; None: that was all.
+    pub next: Option<u64>,
 }
 
-/// A lock found at boot, with its item where that is still running.
+/// Why a failed item is not tried again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SkipReason {
+    /// It may have published, and nobody has said that it did not.
+    WasArmed,
+    /// Another item holds its key by now.
+    KeyTaken,
+}
+
+impl SkipReason {
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::WasArmed => "was_armed",
+            Self::KeyTaken => "key_taken",
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ResolveRefused {
+    #[error("no item of this id")]
+    NotFound,
+    #[error("the item is {0}, and only an outcome_unknown can be resolved")]
+    NotUnknown(ItemState),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Where the sender of webhooks looks for work.
+#[derive(Clone, Debug, Default)]
+pub struct DueLook {
+    pub now: Timestamp,
+    /// Begin with the target behind this one, so that each has its turn.
+    pub after: Option<String>,
+    /// Targets that have none now.
+    pub skip: BTreeSet<String>,
+    pub limit: usize,
+}
+
+/// What is due: one delivery a target.
+#[derive(Clone, Debug, Default)]
+pub struct DueDeliveries {
+    pub heads: Vec<DueDelivery>,
+    /// When the next of the targets that were looked at has something.
+    pub next_at: Option<Timestamp>,
+}
+
 #[derive(Clone, Debug)]
-pub struct Leftover {
-    pub lock: Lock,
-    pub running: Option<(Item, Task, Intent)>,
+pub struct DueDelivery {
+    pub delivery: Delivery,
+    /// None: the task is gone.
+    pub webhook: Option<Webhook>,
+}
+
+/// How a try to deliver ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TryEnd {
+    Delivered,
+    Again { at: Timestamp },
+    GivenUp,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum RetryRefused {
+    #[error("no delivery of this id belongs to this task")]
+    NotFound,
+    #[error("the delivery is {}; only one that was given up is tried again on request", .0.name())]
+    NotGivenUp(DeliveryState),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+#[derive(Clone, Debug)]
+pub struct VerifyBegun {
+    pub item: Item,
+    pub task: Task,
+    /// Of the profile's lock.
+    pub fence: Fence,
+}
+
+/// What a verify is worth, as the engine has decided.
+#[derive(Clone, Debug, PartialEq)]
+pub enum VerifyFinding {
+    Found { url: Option<String>, result: BTreeMap<String, String> },
+    NotFound(String),
+    Inconclusive(Failure),
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Verified {
+    pub item: ItemId,
+    /// Of the profile's lock.
+    pub fence: Fence,
+    pub finding: VerifyFinding,
+    pub evidence: Vec<EvidenceFile>,
+    pub effect: Option<ProfileEffect>,
+}
+
+/// A finished task to be forgotten, with the items whose evidence goes first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Prunable {
+    pub task: TaskId,
+    pub items: Vec<ItemId>,
+}
+
+/// Why items wait, in numbers that nobody has to count.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Waiting {
+    /// Ready items by lane (empty: cove itself) and profile.
+    pub ready: Vec<(String, ProfileId, u64)>,
+    pub scheduled: u64,
+    pub backing_off: u64,
+    /// Of paused tasks.
+    pub paused: u64,
+    pub held_for_restore: u64,
+    pub held_for_clock: u64,
+    pub outcome_unknown: u64,
+    /// When the first of the scheduled and backing off becomes due.
+    pub next_due: Option<Timestamp>,
+    /// When the item that waits longest was accepted.
+    pub oldest: Option<Timestamp>,
 }

@@ -24,16 +24,16 @@ pub(super) const META: TableDefinition<&str, Bytes> = TableDefinition::new("meta
 pub(super) const TASKS: TableDefinition<u64, Bytes> = TableDefinition::new("tasks");
 /// What a person asked of a task afterwards.
 pub(super) const INTENTS: TableDefinition<u64, Bytes> = TableDefinition::new("intents");
-/// Tasks whose cancel the engine has not carried out yet.
-pub(super) const CANCELS: TableDefinition<u64, ()> = TableDefinition::new("cancels");
+/// Tasks whose intent the engine has not carried out on every item yet → the item to go on from.
+pub(super) const SETTLING: TableDefinition<u64, u64> = TableDefinition::new("settling");
 /// Index: (state, task).
 pub(super) const TASK_STATES: TableDefinition<(u8, u64), ()> = TableDefinition::new("task_states");
 /// Index: (flow name, task).
 pub(super) const TASK_FLOWS: TableDefinition<(&str, u64), ()> = TableDefinition::new("task_flows");
 /// Index: (flow name, task) of tasks that are not terminal.
 pub(super) const OPEN_FLOWS: TableDefinition<(&str, u64), ()> = TableDefinition::new("open_flows");
-/// Index: (profile, task).
-pub(super) const TASK_PROFILES: TableDefinition<(&str, u64), ()> = TableDefinition::new("task_profiles");
+/// Index: (profile, task) → how many items.
+pub(super) const TASK_PROFILES: TableDefinition<(&str, u64), u32> = TableDefinition::new("task_profiles");
 
 pub(super) const ITEMS: TableDefinition<u64, Bytes> = TableDefinition::new("items");
 /// Index: (task, item).
@@ -42,10 +42,19 @@ pub(super) const TASK_ITEMS: TableDefinition<(u64, u64), ()> = TableDefinition::
 pub(super) const ITEM_STATES: TableDefinition<(u8, u64), ()> = TableDefinition::new("item_states");
 /// Index: (profile, item).
 pub(super) const ITEM_PROFILES: TableDefinition<(&str, u64), ()> = TableDefinition::new("item_profiles");
-/// Index: waiting items with `ready`, (profile, rank of the priority, item).
-pub(super) const READY: TableDefinition<(&str, u32, u64), ()> = TableDefinition::new("ready");
-/// Index: waiting items without `ready`, (due in milliseconds, item).
+/// Index: finished tasks, (finished in milliseconds, task).
+pub(super) const FINISHED: TableDefinition<(u64, u64), ()> = TableDefinition::new("finished");
+/// Index: items in [`Place::Ready`](crate::model::Place), (lane, profile, rank of the priority, item). The
+/// lane is the kind of outside worker, empty for cove itself.
+pub(super) const READY: TableDefinition<(&str, &str, u32, u64), ()> = TableDefinition::new("ready");
+/// Index: how many of these a (lane, profile) has, so that nobody has to count them.
+pub(super) const READY_COUNTS: TableDefinition<(&str, &str), u64> = TableDefinition::new("ready_counts");
+/// Index: items in `Place::Due`, (due in milliseconds, item).
 pub(super) const DUE: TableDefinition<(u64, u64), ()> = TableDefinition::new("due");
+/// Index: items in `Place::Paused`.
+pub(super) const PAUSED: TableDefinition<u64, ()> = TableDefinition::new("paused");
+/// Index: items with a verify to come, (due in milliseconds, item).
+pub(super) const VERIFY_DUE: TableDefinition<(u64, u64), ()> = TableDefinition::new("verify_due");
 
 /// SHA-256 of an item's key → the item that holds it.
 pub(super) const KEYS: TableDefinition<Hash, u64> = TableDefinition::new("keys");
@@ -56,6 +65,14 @@ pub(super) const DUPLICATES: TableDefinition<Hash, u64> = TableDefinition::new("
 
 /// (task, number) → a line of its log.
 pub(super) const EVENTS: TableDefinition<(u64, u64), Bytes> = TableDefinition::new("events");
+/// What is told to webhooks, and how far it has come.
+pub(super) const DELIVERIES: TableDefinition<u64, Bytes> = TableDefinition::new("deliveries");
+/// Index: deliveries that wait, (target, due in milliseconds, delivery).
+pub(super) const DELIVERIES_DUE: TableDefinition<(&str, u64, u64), ()> = TableDefinition::new("deliveries_due");
+/// Index: deliveries that ended, (when in milliseconds, delivery).
+pub(super) const DELIVERIES_ENDED: TableDefinition<(u64, u64), ()> = TableDefinition::new("deliveries_ended");
+/// Index: (task, delivery).
+pub(super) const TASK_DELIVERIES: TableDefinition<(u64, u64), ()> = TableDefinition::new("task_deliveries");
 /// (kind, key) → lock.
 pub(super) const LOCKS: TableDefinition<(&str, &str), Bytes> = TableDefinition::new("locks");
 /// Index: (kind, end of the lease in milliseconds of this boot, key) of locks with a lease.
@@ -76,10 +93,28 @@ pub(super) struct Meta {
     pub sequence: u64,
     /// Items in each state, so that nobody has to count them.
     pub items: [u64; ItemState::ALL.len()],
+    /// Items in `Place::Due` after a failed attempt; the others there are scheduled.
+    pub backing_off: u64,
+    /// Items held for the clock.
+    pub held_for_clock: u64,
     /// Why nothing is claimed, while nothing is.
     pub pause: Option<super::Pause>,
     /// The boot that the leases of all locks run in (fence.md rule 20).
     pub boot_id: BootId,
+    /// When the daemon last looked at the clock, and whether it believed it.
+    pub clock: Option<super::ClockMark>,
+    /// What came due while the daemon was down is being spread over the time to come.
+    pub catch_up: Option<CatchUp>,
+}
+
+/// How far a backlog is spread (fence.md rule 24).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct CatchUp {
+    pub since: Timestamp,
+    pub interval_ms: u64,
+    /// The item to go on from, and how many came before it.
+    pub next: u64,
+    pub counted: u64,
 }
 
 pub(super) const META_KEY: &str = "state";
@@ -108,6 +143,10 @@ macro_rules! transaction {
             /// Lines that must be durable before the commit (`published`), and after it (`armed`).
             pub ledger_before: Vec<Line>,
             pub ledger_after: Vec<Line>,
+            /// What happens is no news: webhooks are not told.
+            pub silent: bool,
+            /// The sender of webhooks has something to look at after the commit.
+            pub wakes_sender: bool,
             /// Counts writes, so that a refused operation can be shown to have left nothing behind.
             pub writes: u64,
             /// The latest time that an operation has decided by.
@@ -128,6 +167,8 @@ macro_rules! transaction {
                     meta,
                     ledger_before: Vec::new(),
                     ledger_after: Vec::new(),
+                    silent: false,
+                    wakes_sender: false,
                     writes: 0,
                     latest: BootTime::default(),
                 })
@@ -147,21 +188,29 @@ macro_rules! transaction {
 transaction! {
     tasks: TASKS<u64, Bytes>;
     intents: INTENTS<u64, Bytes>;
-    cancels: CANCELS<u64, ()>;
+    settling: SETTLING<u64, u64>;
     task_states: TASK_STATES<(u8, u64), ()>;
     task_flows: TASK_FLOWS<(&'static str, u64), ()>;
     open_flows: OPEN_FLOWS<(&'static str, u64), ()>;
-    task_profiles: TASK_PROFILES<(&'static str, u64), ()>;
+    task_profiles: TASK_PROFILES<(&'static str, u64), u32>;
     items: ITEMS<u64, Bytes>;
     task_items: TASK_ITEMS<(u64, u64), ()>;
     item_states: ITEM_STATES<(u8, u64), ()>;
     item_profiles: ITEM_PROFILES<(&'static str, u64), ()>;
-    ready: READY<(&'static str, u32, u64), ()>;
+    finished: FINISHED<(u64, u64), ()>;
+    ready: READY<(&'static str, &'static str, u32, u64), ()>;
+    ready_counts: READY_COUNTS<(&'static str, &'static str), u64>;
     due: DUE<(u64, u64), ()>;
+    paused: PAUSED<u64, ()>;
+    verify_due: VERIFY_DUE<(u64, u64), ()>;
     keys: KEYS<Hash, u64>;
     idempotency: IDEMPOTENCY<Hash, Bytes>;
     duplicates: DUPLICATES<Hash, u64>;
     events: EVENTS<(u64, u64), Bytes>;
+    deliveries: DELIVERIES<u64, Bytes>;
+    deliveries_due: DELIVERIES_DUE<(&'static str, u64, u64), ()>;
+    deliveries_ended: DELIVERIES_ENDED<(u64, u64), ()>;
+    task_deliveries: TASK_DELIVERIES<(u64, u64), ()>;
     locks: LOCKS<(&'static str, &'static str), Bytes>;
     lock_expiry: LOCK_EXPIRY<(&'static str, u64, &'static str), ()>;
     lock_owners: LOCK_OWNERS<(&'static str, &'static str, &'static str), ()>;
@@ -175,6 +224,7 @@ pub(super) struct Closed {
     pub meta: Meta,
     pub ledger_before: Vec<Line>,
     pub ledger_after: Vec<Line>,
+    pub wakes_sender: bool,
     pub writes: u64,
     pub latest: BootTime,
 }
@@ -208,8 +258,8 @@ impl Tx<'_> {
 
     /// Closes the tables, so that the transaction can end; what is left is what the end needs.
     pub fn close(self) -> Closed {
-        let Self { meta, ledger_before, ledger_after, writes, latest, .. } = self;
-        Closed { meta, ledger_before, ledger_after, writes, latest }
+        let Self { meta, ledger_before, ledger_after, wakes_sender, writes, latest, .. } = self;
+        Closed { meta, ledger_before, ledger_after, wakes_sender, writes, latest }
     }
 
     /// Writes what changed of `meta`; called once, right before the commit.

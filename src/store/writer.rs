@@ -6,11 +6,12 @@
 //! have written nothing; one that has anyway is thrown out and the others are run again without it. A
 //! failed write or fsync is final: nothing more is acknowledged, and the daemon stops.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use redb::Database;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use super::StoreError;
 use super::ledger::Ledger;
@@ -108,7 +109,9 @@ impl WriterStats {
 pub(super) struct WriterHandle {
     queue: mpsc::Sender<Box<dyn Operation>>,
     stats: Arc<Mutex<WriterStats>>,
-    failed: watch::Receiver<Option<String>>,
+    failed: watch::Receiver<Option<StoreError>>,
+    /// Rung after a commit that leaves the sender of webhooks something to do.
+    outbox: Arc<Notify>,
 }
 
 impl WriterHandle {
@@ -124,16 +127,26 @@ impl WriterHandle {
         if self.queue.send(call).await.is_err() {
             return Err(self.why_closed());
         }
-        answer.await.unwrap_or_else(|_| Err(self.why_closed()))
+        let mut failed = self.failed.clone();
+        tokio::select! {
+            biased;
+            answer = answer => answer.unwrap_or_else(|_| Err(self.why_closed())),
+            // What came into the queue while the writer left it is never looked at: it must not wait for ever.
+            _ = failed.wait_for(Option::is_some) => Err(self.why_closed()),
+        }
     }
 
     fn why_closed(&self) -> StoreError {
-        self.failed.borrow().clone().map_or(StoreError::Closed, StoreError::Failed)
+        self.failed.borrow().clone().unwrap_or(StoreError::Closed)
     }
 
     /// Turns to the reason when the file or the ledger has failed; the daemon stops then.
-    pub fn failed(&self) -> watch::Receiver<Option<String>> {
+    pub fn failed(&self) -> watch::Receiver<Option<StoreError>> {
         self.failed.clone()
+    }
+
+    pub fn outbox(&self) -> &Notify {
+        &self.outbox
     }
 
     pub fn waiting(&self) -> usize {
@@ -151,12 +164,14 @@ pub(super) fn start(db: Arc<Database>, ledger: Ledger) -> (WriterHandle, std::th
     let (queue, inbox) = mpsc::channel(QUEUE);
     let (failing, failed) = watch::channel(None);
     let stats = Arc::new(Mutex::new(WriterStats::default()));
-    let mut writer = Writer { db, ledger, latest: BootTime::default(), stats: stats.clone(), failing };
+    let outbox = Arc::new(Notify::new());
+    let latest = BootTime::default();
+    let mut writer = Writer { db, ledger, latest, stats: stats.clone(), failing, outbox: outbox.clone() };
     let thread = std::thread::Builder::new()
         .name("cove-store-writer".to_owned())
         .spawn(move || writer.run(inbox))
         .expect("a thread can be started at boot");
-    (WriterHandle { queue, stats, failed }, thread)
+    (WriterHandle { queue, stats, failed, outbox }, thread)
 }
 
 fn fill(batch: &mut Vec<Box<dyn Operation>>, inbox: &mut mpsc::Receiver<Box<dyn Operation>>) {
@@ -200,7 +215,8 @@ struct Writer {
     /// Carried from one transaction to the next: see [`Tx::in_order`].
     latest: BootTime,
     stats: Arc<Mutex<WriterStats>>,
-    failing: watch::Sender<Option<String>>,
+    failing: watch::Sender<Option<StoreError>>,
+    outbox: Arc<Notify>,
 }
 
 impl Writer {
@@ -211,36 +227,32 @@ impl Writer {
             fill(&mut batch, &mut inbox);
             expected.gather(&mut batch, &mut inbox);
             let (operations, began) = (batch.len(), Instant::now());
-            if let Err(error) = self.commit(batch) {
-                tracing::error!(%error, "the state file failed: nothing more is acknowledged");
-                self.failing.send_replace(Some(error.to_string()));
+            let committed = catch_unwind(AssertUnwindSafe(|| self.commit(&mut batch)));
+            let panicked = |_| Err(StoreError::Corrupt("the writer ended in a panic".to_owned()));
+            if let Err(error) = committed.unwrap_or_else(panicked) {
+                tracing::error!(%error, "nothing more is acknowledged: the daemon has to stop");
+                self.failing.send_replace(Some(error.clone()));
+                for operation in batch {
+                    operation.answer(Err(error.clone()));
+                }
                 return;
+            }
+            for operation in batch {
+                operation.answer(Ok(()));
             }
             expected = Expected::after(operations, inbox.len(), began.elapsed());
         }
     }
 
-    /// Runs one batch to its answers. Every operation is answered, whatever happens.
-    fn commit(&mut self, mut batch: Vec<Box<dyn Operation>>) -> Result<(), StoreError> {
+    /// Runs one batch. What is left in it afterwards shares its fate; what was refused has its answer.
+    fn commit(&mut self, batch: &mut Vec<Box<dyn Operation>>) -> Result<(), StoreError> {
         let started = Instant::now();
-        loop {
-            match self.try_commit(&mut batch) {
-                Ok(None) => break,
-                // Refused, but it had written: out with it, and once more without it.
-                Ok(Some(dirty)) => batch.remove(dirty).answer(Ok(())),
-                Err(error) => {
-                    for operation in batch {
-                        operation.answer(Err(StoreError::Failed(error.to_string())));
-                    }
-                    return Err(error);
-                }
-            }
+        // Refused, but it had written: out with it, and once more without it.
+        while let Some(dirty) = self.try_commit(batch)? {
+            batch.remove(dirty).answer(Ok(()));
         }
         let operations = u32::try_from(batch.len()).unwrap_or(u32::MAX);
         self.stats.lock().expect("readers of the figures do not panic").add(started.elapsed(), operations);
-        for operation in batch {
-            operation.answer(Ok(()));
-        }
         Ok(())
     }
 
@@ -260,7 +272,7 @@ impl Writer {
                 return Ok(Some(number));
             }
         }
-        let Closed { meta, ledger_before, ledger_after, writes, latest } = tx.close();
+        let Closed { meta, ledger_before, ledger_after, wakes_sender, writes, latest } = tx.close();
         self.latest = latest;
         if writes == 0 && ledger_before.is_empty() && ledger_after.is_empty() {
             txn.abort()?;
@@ -272,6 +284,9 @@ impl Writer {
         self.ledger.append(&ledger_before)?;
         txn.commit()?;
         self.ledger.append(&ledger_after)?;
+        if wakes_sender {
+            self.outbox.notify_one();
+        }
         Ok(None)
     }
 }

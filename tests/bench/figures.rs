@@ -97,7 +97,8 @@ fn percentile(times: &mut [Duration], percent: usize) -> f64 {
 }
 
 async fn post(base: &str, path: &str, body: &Value) -> Value {
-    let answer = reqwest::Client::new().post(format!("{base}{path}")).json(body).send().await.unwrap();
+    let answer =
+        cove::outbound::local().build().unwrap().post(format!("{base}{path}")).json(body).send().await.unwrap();
     let status = answer.status();
     let body: Value = answer.json().await.unwrap();
     assert!(status.is_success(), "{body}");
@@ -105,7 +106,7 @@ async fn post(base: &str, path: &str, body: &Value) -> Value {
 }
 
 async fn put_flow(base: &str) {
-    let put = reqwest::Client::new().put(format!("{base}/api/v1/flows/atelier"));
+    let put = cove::outbound::local().build().unwrap().put(format!("{base}/api/v1/flows/atelier"));
     let put = put.header("content-type", "application/json").body(ATELIER).send().await.unwrap();
     assert!(put.status().is_success());
 }
@@ -187,7 +188,7 @@ async fn submits() {
         post(&daemon.base, "/api/v1/profiles", &json!({"name": "anna"})).await;
         let film = daemon.folder.path().join("media/1.mp4");
         std::fs::write(&film, "film").unwrap();
-        let client = reqwest::Client::new();
+        let client = cove::outbound::local().build().unwrap();
         let mut times = Vec::new();
         for number in 0..SUBMITS {
             let body = json!({"flow": "atelier", "items": [{"profile": "anna", "inputs": {"site": "http://127.0.0.1:9",

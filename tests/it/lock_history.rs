@@ -71,7 +71,7 @@ impl Client {
     fn new(number: u8, seed: u64, watch: Watch, base: watch::Receiver<Option<String>>) -> Self {
         let dice = fastrand::Rng::with_seed(seed.wrapping_mul(97).wrapping_add(u64::from(number)));
         let owner = if number < TWINS { 0 } else { number };
-        let http = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().unwrap();
+        let http = cove::outbound::local().timeout(PATIENCE).build().unwrap();
         Self { owner, dice, watch, base, http, fences: BTreeMap::new(), calls: Vec::new() }
     }
 

@@ -14,3 +14,4 @@ mod locks;
 mod publish;
 mod refusals;
 mod rig;
+mod webhooks;

@@ -69,7 +69,7 @@ impl Daemon {
         let folder = tempfile::tempdir().unwrap();
         write_config(folder.path(), settings);
         std::fs::create_dir(folder.path().join("media")).unwrap();
-        let client = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().unwrap();
+        let client = cove::outbound::local().timeout(PATIENCE).build().unwrap();
         let mut daemon = Self { folder, child: None, base: String::new(), client, env: env.to_vec() };
         daemon.boot().await;
         daemon

@@ -3,7 +3,7 @@
 //! Every test has a browser of its own, which ends with the test, also when it fails. Pages tell of clicks by
 //! a synchronous request, so that a count read after a step is the count of that moment.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -12,9 +12,11 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use cove::browser::evidence::EvidenceFolder;
-use cove::browser::{AttemptName, CommitGate, Mode, Replay, ReplayEnd, Replayed, Session};
+use cove::browser::{
+    AttemptName, CommitGate, Mode, Replay, ReplayEnd, Replayed, Session, Verified, VerifyAnswer, Verifying,
+};
 use cove::model::flow::Flow;
-use cove::model::{EvidenceFile, Failure, FailureCode, Fence, InputValue, ItemId, ProfileId, Timestamp};
+use cove::model::{EvidenceFile, Failure, FailureCode, Fence, InputValue, ItemId, ProfileId, Proofs, Timestamp};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -104,8 +106,11 @@ impl Drop for Browser {
 #[derive(Default)]
 pub struct Site {
     pages: Mutex<HashMap<String, String>>,
+    redirects: Mutex<HashMap<String, String>>,
+    failing: Mutex<HashSet<String>>,
     clicks: AtomicU32,
     told: Mutex<Vec<String>>,
+    requests: Mutex<Vec<String>>,
 }
 
 impl Site {
@@ -116,6 +121,22 @@ impl Site {
     /// Paths and bodies of what was posted, in order.
     pub fn told(&self) -> Vec<String> {
         self.told.lock().unwrap().clone()
+    }
+
+    /// Every request, as `GET /path`, in order.
+    pub fn requests(&self) -> Vec<String> {
+        self.requests.lock().unwrap().clone()
+    }
+
+    /// Nothing was asked or told yet.
+    pub fn forget(&self) {
+        self.requests.lock().unwrap().clear();
+        self.told.lock().unwrap().clear();
+    }
+
+    /// Whether `path` was asked for, by whatever method.
+    pub fn saw(&self, path: &str) -> bool {
+        self.requests().iter().any(|request| request.ends_with(&format!(" {path}")))
     }
 
     async fn serve(self: Arc<Self>, listener: TcpListener) {
@@ -153,10 +174,19 @@ impl Site {
         let mut words = line.split(' ');
         let (method, target) = (words.next()?, words.next()?);
         let path = target.split('?').next()?.to_owned();
+        self.requests.lock().unwrap().push(format!("{method} {path}"));
         if path == "/never" {
             std::future::pending::<()>().await;
         }
+        let redirect = self.redirects.lock().unwrap().get(&path).cloned();
+        if let Some(to) = redirect {
+            let answer =
+                format!("HTTP/1.1 302 Found\r\nLocation: {to}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+            stream.write_all(answer.as_bytes()).await.ok()?;
+            return stream.shutdown().await.ok();
+        }
         let page = self.pages.lock().unwrap().get(&path).cloned();
+        let failing = self.failing.lock().unwrap().contains(&path);
         if method == "POST" && path == "/click" {
             self.clicks.fetch_add(1, Ordering::SeqCst);
         } else if method == "POST" {
@@ -164,6 +194,7 @@ impl Site {
             self.told.lock().unwrap().push(format!("{path} {body}"));
         }
         let (status, body) = match page {
+            Some(page) if failing => ("503 Service Unavailable", page),
             Some(page) => ("200 OK", page),
             None if method == "POST" => ("200 OK", String::new()),
             None => ("404 Not Found", "nothing here".to_owned()),
@@ -186,6 +217,7 @@ pub struct Case {
     pub max_bytes: u64,
     pub gate: Answer,
     pub cancel: CancellationToken,
+    pub open_waits: Vec<usize>,
 }
 
 /// What the gate says.
@@ -207,6 +239,7 @@ impl Case {
             max_bytes: EVIDENCE_BYTES,
             gate: Answer::Yes,
             cancel: CancellationToken::new(),
+            open_waits: Vec::new(),
         }
     }
 
@@ -230,11 +263,13 @@ struct Gate<'a> {
     dir: PathBuf,
     answer: Answer,
     asked: Mutex<Vec<Moment>>,
+    given: Mutex<Option<Proofs>>,
 }
 
 #[async_trait::async_trait]
 impl CommitGate for Gate<'_> {
-    async fn arm(&self) -> Result<(), Failure> {
+    async fn arm(&self, proofs: Proofs) -> Result<(), Failure> {
+        *self.given.lock().unwrap() = Some(proofs);
         let pictured = std::fs::metadata(self.dir.join("before.png")).is_ok_and(|file| file.len() > 0);
         self.asked.lock().unwrap().push(Moment { clicks: self.rig.site.clicks(), pictured });
         match self.answer {
@@ -252,6 +287,8 @@ impl CommitGate for Gate<'_> {
 pub struct Ended {
     pub end: ReplayEnd,
     pub evidence: Vec<EvidenceFile>,
+    pub stopped: Option<Failure>,
+    pub proofs: Option<Proofs>,
     pub dir: PathBuf,
     pub asked: Vec<Moment>,
     pub took: Duration,
@@ -260,6 +297,11 @@ pub struct Ended {
 impl Ended {
     pub fn text(&self, file: &str) -> String {
         std::fs::read_to_string(self.dir.join(file)).unwrap_or_default()
+    }
+
+    /// All that is text.
+    pub fn text_of_all(&self) -> String {
+        ["trace.jsonl", "failure.txt", "console.jsonl"].map(|file| self.text(file)).join("\n")
     }
 
     pub fn trace(&self) -> Vec<Value> {
@@ -301,6 +343,69 @@ impl Ended {
             ReplayEnd::Unknown(failure) => failure,
             other => panic!("{other:?}\n{}", self.text("trace.jsonl")),
         }
+    }
+}
+
+/// A site of another origin.
+pub struct Elsewhere {
+    pub site: Arc<Site>,
+    pub address: String,
+    _server: JoinSet<()>,
+}
+
+impl Elsewhere {
+    pub async fn new() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        let site = Arc::new(Site::default());
+        let mut server = JoinSet::new();
+        server.spawn(Arc::clone(&site).serve(listener));
+        Self { site, address, _server: server }
+    }
+
+    /// Serves a page; answers its address.
+    pub fn page(&self, path: &str, body: &str) -> String {
+        self.site.pages.lock().unwrap().insert(path.to_owned(), format!("{SHELL}{body}"));
+        format!("{}{path}", self.address)
+    }
+}
+
+/// A verify's answer and all that can be looked at.
+pub struct Looked {
+    pub answer: VerifyAnswer,
+    pub evidence: Vec<EvidenceFile>,
+    pub stopped: Option<Failure>,
+    pub dir: PathBuf,
+    pub took: Duration,
+}
+
+impl Looked {
+    #[track_caller]
+    pub fn found(&self) -> (Option<&str>, &BTreeMap<String, String>) {
+        match &self.answer {
+            VerifyAnswer::Found { url, result } => (url.as_deref(), result),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[track_caller]
+    pub fn not_found(&self) -> &str {
+        match &self.answer {
+            VerifyAnswer::NotFound(why) => why,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[track_caller]
+    pub fn inconclusive(&self) -> &Failure {
+        match &self.answer {
+            VerifyAnswer::Inconclusive(failure) => failure,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub fn text(&self, file: &str) -> String {
+        std::fs::read_to_string(self.dir.join(file)).unwrap_or_default()
     }
 }
 
@@ -351,13 +456,25 @@ impl Rig {
         self.url(path)
     }
 
+    /// `path` answers with a redirect to `to`.
+    pub fn redirect(&self, path: &str, to: &str) -> String {
+        self.site.redirects.lock().unwrap().insert(path.to_owned(), to.to_owned());
+        self.url(path)
+    }
+
+    /// From now on the page at `path` comes with an error's status.
+    pub fn fail(&self, path: &str) {
+        self.site.failing.lock().unwrap().insert(path.to_owned());
+    }
+
     pub async fn replay(&self, case: Case) -> Ended {
         let (flow, _) = Flow::parse(case.recording.to_string().as_bytes()).unwrap();
         let fence = Fence::new(u64::from(self.next.fetch_add(1, Ordering::SeqCst)));
         let name = AttemptName { fence, attempt: 1 };
         let folder = EvidenceFolder::create(self.state.path(), ItemId::new(1), name, case.max_bytes).unwrap();
         let dir = folder.dir.clone();
-        let gate = Gate { rig: self, dir: dir.clone(), answer: case.gate, asked: Mutex::default() };
+        let gate =
+            Gate { rig: self, dir: dir.clone(), answer: case.gate, asked: Mutex::default(), given: Mutex::default() };
         let replay = Replay {
             flow: &flow,
             inputs: &case.inputs,
@@ -365,10 +482,32 @@ impl Rig {
             evidence: &folder,
             deadline: case.deadline,
             cancel: case.cancel,
+            open_waits: &case.open_waits,
         };
         let began = Instant::now();
-        let Replayed { end, evidence } = cove::browser::replay(&self.browser.session, replay, &gate).await;
-        Ended { end, evidence, dir, asked: gate.asked.into_inner().unwrap(), took: began.elapsed() }
+        let Replayed { end, evidence, stopped, proofs } =
+            cove::browser::replay(&self.browser.session, replay, &gate).await;
+        assert_eq!(gate.given.into_inner().unwrap(), proofs, "what the gate was given");
+        Ended { end, evidence, stopped, proofs, dir, asked: gate.asked.into_inner().unwrap(), took: began.elapsed() }
+    }
+
+    /// The flow's verify, as of `armed_at`.
+    pub async fn verify(&self, case: Case, armed_at: Timestamp) -> Looked {
+        let (flow, _) = Flow::parse(case.recording.to_string().as_bytes()).unwrap();
+        let fence = Fence::new(u64::from(self.next.fetch_add(1, Ordering::SeqCst)));
+        let name = AttemptName { fence, attempt: 1 };
+        let folder = EvidenceFolder::create(self.state.path(), ItemId::new(1), name, case.max_bytes).unwrap();
+        let verifying = Verifying {
+            flow: &flow,
+            inputs: &case.inputs,
+            evidence: &folder,
+            deadline: case.deadline,
+            cancel: case.cancel,
+            armed_at,
+        };
+        let began = Instant::now();
+        let Verified { answer, evidence, stopped } = cove::browser::verify(&self.browser.session, verifying).await;
+        Looked { answer, evidence, stopped, dir: folder.dir.clone(), took: began.elapsed() }
     }
 
     /// The page, then the steps: a flow without a commit point.
@@ -386,6 +525,12 @@ impl Rig {
 
 pub fn extract(name: &str, expression: &str) -> Value {
     json!({"type": "customStep", "name": "extract", "parameters": {"name": name, "expression": expression}})
+}
+
+pub fn custom(name: &str, parameters: Value) -> Value {
+    let mut step = json!({"type": "customStep", "name": name});
+    step["parameters"] = parameters;
+    step
 }
 
 pub fn commit() -> Value {

@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use cove::browser::evidence::EvidenceFolder;
 use cove::browser::{AttemptName, CommitGate, Mode, Replay, ReplayEnd, Replayed, Session, replay};
 use cove::model::flow::Flow;
-use cove::model::{Failure, FailureCode, Fence, FileInput, InputValue, ItemId, ProfileId, Timestamp};
+use cove::model::{Failure, FailureCode, Fence, FileInput, InputValue, ItemId, ProfileId, Proofs, Timestamp};
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -154,6 +154,7 @@ impl Rig {
             evidence: &evidence,
             deadline: case.deadline,
             cancel: CancellationToken::new(),
+            open_waits: &[],
         };
         let replayed = timeout(case.deadline + GRACE, replay(&self.session, asked, &gate));
         let replayed = replayed.await.expect("a replay ends within its deadline and the attempt's grace");
@@ -230,7 +231,7 @@ struct Gate {
 
 #[async_trait]
 impl CommitGate for Gate {
-    async fn arm(&self) -> Result<(), Failure> {
+    async fn arm(&self, _proofs: Proofs) -> Result<(), Failure> {
         self.asked.lock().unwrap().push(self.clicks.lock().unwrap().len());
         if self.refuse { Err(Failure::new(FailureCode::ArmRefused, "refused by the test")) } else { Ok(()) }
     }

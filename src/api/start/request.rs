@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 
 use crate::api::error::Code;
 use crate::api::form::{Walk, optional, pointer};
-use crate::model::{OnUnknown, Timestamp};
+use crate::model::{OnUnknown, Secret, Timestamp, Webhook};
 
 pub const PRIORITY: RangeInclusive<i64> = -100..=100;
 pub const MAX_ATTEMPTS: RangeInclusive<i64> = 1..=100;
@@ -70,6 +70,7 @@ pub struct Request {
     pub max_attempts: u32,
     pub spacing_seconds: u32,
     pub on_unknown: OnUnknown,
+    pub webhook: Option<Webhook>,
 }
 
 /// Reads the body. What is wrong goes to `walk`; what is right is there for further checks.
@@ -84,7 +85,8 @@ pub fn read(body: &Value, bounds: &Bounds, walk: &mut Walk) -> Request {
         priority: number(walk.integer(fields, "", "priority", &PRIORITY), 0),
         max_attempts: number(walk.integer(fields, "", "max_attempts", &MAX_ATTEMPTS), bounds.default_max_attempts),
         spacing_seconds: number(walk.integer(fields, "", "spacing_seconds", &SPACING_SECONDS), 0),
-        on_unknown: OnUnknown::Hold,
+        on_unknown: on_unknown(fields, walk),
+        webhook: None,
     };
     if !body.is_object() {
         return request;
@@ -92,7 +94,7 @@ pub fn read(body: &Value, bounds: &Bounds, walk: &mut Walk) -> Request {
     if let Some(value) = walk.required(fields, "", "flow") {
         request.flow = walk.string(value, "/flow").map(str::to_owned);
     }
-    not_yet(fields, walk);
+    request.webhook = optional(fields, "webhook").and_then(|value| read_webhook(value, walk));
     let times = times(fields, "", (None, None), walk);
     let lists = ["profiles", "inputs_list", "distribute"];
     if fields.contains_key("items") {
@@ -118,18 +120,36 @@ fn number<T: TryFrom<i64>>(value: Option<i64>, default: T) -> T {
     value.and_then(|number| T::try_from(number).ok()).unwrap_or(default)
 }
 
-/// Fields of the API that this version cannot honour: refused, since silence would be a promise.
-fn not_yet(fields: &Map<String, Value>, walk: &mut Walk) {
-    if optional(fields, "webhook").is_some() {
-        walk.wrong(Code::NotSupported, "/webhook", "Webhooks are not supported by this version; leave it out.");
-    }
+fn on_unknown(fields: &Map<String, Value>, walk: &mut Walk) -> OnUnknown {
     match optional(fields, "on_unknown").map(Value::as_str) {
-        None | Some(Some("hold")) => {}
-        Some(Some("retry")) => {
-            let detail = "`retry` is not supported by this version; `hold` leaves the decision to a human.";
-            walk.wrong(Code::NotSupported, "/on_unknown", detail);
+        None | Some(Some("hold")) => OnUnknown::Hold,
+        Some(Some("retry")) => OnUnknown::Retry,
+        Some(_) => {
+            walk.wrong(Code::InvalidField, "/on_unknown", "Expected `hold` or `retry`.");
+            OnUnknown::Hold
         }
-        Some(_) => walk.wrong(Code::InvalidField, "/on_unknown", "Expected `hold` or `retry`."),
+    }
+}
+
+/// The secret is looked at even where the address is wrong, and is in no message.
+fn read_webhook(value: &Value, walk: &mut Walk) -> Option<Webhook> {
+    const AT: &str = "/webhook";
+    let fields = walk.object(value, AT, &["url", "secret"])?;
+    let url = walk.required(fields, AT, "url").and_then(|value| walk.string(value, &pointer(AT, "url")));
+    let secret = optional(fields, "secret").and_then(|value| walk.string(value, &pointer(AT, "secret")));
+    let secret = match secret.map(Secret::new).transpose() {
+        Ok(secret) => secret,
+        Err(error) => {
+            walk.wrong(Code::InvalidField, pointer(AT, "secret"), format!("{error}."));
+            None
+        }
+    };
+    match Webhook::new(url?, secret) {
+        Ok(webhook) => Some(webhook),
+        Err(error) => {
+            walk.wrong(Code::InvalidField, pointer(AT, "url"), format!("{error}."));
+            None
+        }
     }
 }
 

@@ -37,7 +37,7 @@ pub struct Observed {
 }
 
 impl Observed {
-    fn add(&self, line: Value) {
+    pub(super) fn add(&self, line: Value) {
         let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         if lines.len() < MAX_LINES {
             lines.push(line);
@@ -67,7 +67,7 @@ pub fn without_query(url: &str) -> &str {
     url.split(['?', '#']).next().unwrap_or_default()
 }
 
-fn bounded(text: &str) -> &str {
+pub(super) fn bounded(text: &str) -> &str {
     &text[..text.floor_char_boundary(MAX_TEXT_BYTES.min(text.len()))]
 }
 

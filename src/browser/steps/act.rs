@@ -56,8 +56,15 @@ impl Run<'_> {
         template.render(self.values).map_err(|message| Failure::new(FailureCode::FlowInvalid, message))
     }
 
-    pub(super) async fn perform(&mut self, step: &Step, selector: &mut Option<String>) -> Result<(), Failure> {
-        let until = Instant::now() + step.timeout;
+    pub(super) async fn perform(
+        &mut self,
+        step: &Step,
+        until: Instant,
+        selector: &mut Option<String>,
+    ) -> Result<(), Failure> {
+        if let Some(wait) = self.wait_of(&step.action)? {
+            return self.wait_for(&wait, until, selector).await;
+        }
         match &step.action {
             Action::SetViewport { width, height, device_scale_factor, is_mobile, has_touch, is_landscape } => {
                 let size = (*width, *height);
@@ -83,11 +90,13 @@ impl Run<'_> {
                 let closed = self.tab.call(CloseParams::default()).await;
                 closed.map(drop).map_err(|trouble| failed(trouble, FailureCode::BrowserLost, "the page was not closed"))
             }
-            Action::WaitForElement { .. } => self.wait_for_element(&step.action, until, selector).await,
-            Action::WaitForExpression { expression } => self.wait_for_expression(expression, until).await,
             Action::Upload { selectors, files } => self.upload(selectors, files, until, selector).await,
             Action::Extract { name, from } => self.extract(name, from, until, selector).await,
             Action::Screenshot { name } => self.keep_named(name).await,
+            Action::StopIf(stop) => self.put_in_force(stop),
+            Action::WaitForElement { .. } | Action::WaitForExpression { .. } | Action::Optional { .. } => {
+                Err(Failure::new(FailureCode::Internal, "a step that is done elsewhere"))
+            }
         }
     }
 
@@ -100,7 +109,7 @@ impl Run<'_> {
         selector: &mut Option<String>,
     ) -> Result<Point, Failure> {
         let wanted = Wanted::render(selectors, self.values)?;
-        let (found, point) = locate::actionable(self.tab, &wanted, offset, until).await?;
+        let (found, point) = self.looking(locate::actionable(self.tab, &wanted, offset, until)).await?;
         *selector = Some(found.selector);
         Ok(point)
     }
@@ -164,7 +173,7 @@ impl Run<'_> {
         match selectors {
             Some(selectors) => {
                 let wanted = Wanted::render(selectors, self.values)?;
-                let found = locate::attached(self.tab, &wanted, until).await?;
+                let found = self.looking(locate::attached(self.tab, &wanted, until)).await?;
                 *selector = Some(found.selector);
                 let scroll = "function (x, y) { this.scrollLeft = x; this.scrollTop = y; }";
                 self.tab.value_of(&found.handle, scroll, &[json!(x), json!(y)]).await.map(drop).map_err(refused)
@@ -184,7 +193,7 @@ impl Run<'_> {
         let files: Vec<_> = files.iter().map(|file| self.render(file)).collect::<Result<_, _>>()?;
         let files: Vec<_> = files.into_iter().filter(|file| !file.is_empty()).collect();
         let wanted = Wanted::render(selectors, self.values)?;
-        let found = locate::attached(self.tab, &wanted, until).await?;
+        let found = self.looking(locate::attached(self.tab, &wanted, until)).await?;
         *selector = Some(found.selector.clone());
         let refused = |trouble| failed(trouble, FailureCode::UploadRefused, &found.selector);
         let is_input = "function () { return this instanceof HTMLInputElement && this.type === 'file'; }";
@@ -227,7 +236,7 @@ impl Run<'_> {
         let value = match from {
             ExtractFrom::Element { selectors, attribute } => {
                 let wanted = Wanted::render(selectors, self.values)?;
-                let found = locate::attached(self.tab, &wanted, until).await?;
+                let found = self.looking(locate::attached(self.tab, &wanted, until)).await?;
                 *selector = Some(found.selector);
                 // An address is given whole: `href` as the browser resolves it.
                 let read = "function (name) { if (name === null) return this.innerText ?? this.textContent; \

@@ -78,7 +78,7 @@ impl Run<'_> {
         selector: &mut Option<String>,
     ) -> Result<(), Failure> {
         let wanted = Wanted::render(selectors, self.values)?;
-        let (found, point) = locate::actionable(self.tab, &wanted, None, until).await?;
+        let (found, point) = self.looking(locate::actionable(self.tab, &wanted, None, until)).await?;
         *selector = Some(found.selector.clone());
         let refused = |trouble| failed(trouble, FailureCode::TextNotAccepted, &found.selector);
         let kind = self.tab.value_of(&found.handle, KIND, &[]).await.map_err(refused)?;

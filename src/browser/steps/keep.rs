@@ -45,7 +45,8 @@ impl Run<'_> {
 
     /// A picture at a chosen place. One that is not kept is told and changes nothing.
     pub(super) async fn keep_named(&mut self, name: &str) -> Result<(), Failure> {
-        let Err(why) = self.screenshot(&format!("shot-{name}.png")).await else { return Ok(()) };
+        let kind = if self.in_baseline { "baseline" } else { "shot" };
+        let Err(why) = self.screenshot(&format!("{kind}-{name}.png")).await else { return Ok(()) };
         if self.tab.is_lost() {
             return Err(locate::lost(&why));
         }

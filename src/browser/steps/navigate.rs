@@ -17,6 +17,7 @@ use crate::model::flow::{Step, Template, is_new_tab, origin_of};
 use crate::model::{Failure, FailureCode};
 
 const LOOK_EVERY: Duration = Duration::from_millis(40);
+const LEAVE_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Which document the page shows: a number that every new one changes, and the address.
 pub(super) type PageMark = Value;
@@ -100,7 +101,21 @@ impl Run<'_> {
         if begun[0] == true {
             return Ok(());
         }
-        self.loaded(&begun[1], &shown, until).await
+        self.looking(self.loaded(&begun[1], &shown, until)).await
+    }
+
+    /// Back to the empty page that a flow begins with. A page that stays all the same is left by the flow's own first
+    /// navigation, or is told by it.
+    pub(super) async fn leave(&self) {
+        let until = Instant::now() + LEAVE_DEADLINE;
+        let left = async {
+            let begun = self.tab.evaluate(&format!("{ASSIGN}('about:blank')")).await;
+            let begun = begun.map_err(|trouble| failed(trouble, FailureCode::NavigationFailed, "the empty page"))?;
+            self.loaded(&begun[1], "the empty page", until).await
+        };
+        if let Ok(Err(failure)) = timeout_at(until, left).await {
+            tracing::debug!(%failure, "the page of the look before the flow is not left");
+        }
     }
 
     /// While a navigation is under way the browser may hold every call back until the new page is there.
@@ -143,7 +158,7 @@ impl Run<'_> {
         for asserted in &step.asserted {
             let url = asserted.url.as_ref().map(|url| self.render(url)).transpose()?;
             let title = asserted.title.as_ref().map(|title| self.render(title)).transpose()?;
-            self.navigated(&before, moved, url.as_deref(), title.as_deref(), until).await?;
+            self.looking(self.navigated(&before, moved, url.as_deref(), title.as_deref(), until)).await?;
         }
         Ok(())
     }

@@ -4,6 +4,7 @@
 //! also of the same file. That is what makes a double publish visible. Kept in memory, bounded.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
@@ -36,6 +37,10 @@ pub struct Fate {
     pub processing_ms: u64,
     pub error: bool,
     pub cut: bool,
+    /// The browser is sent to the verification page.
+    pub challenge: bool,
+    /// Feeds hide the post for so long.
+    pub late_ms: u64,
 }
 
 struct Click {
@@ -75,6 +80,8 @@ pub struct Full;
 #[derive(Default)]
 pub struct Board {
     posts: Vec<Post>,
+    /// From when on feeds show each of them.
+    shown_from: Vec<Instant>,
     clicks: HashMap<String, Click>,
 }
 
@@ -100,6 +107,8 @@ impl Board {
             processing_ms: ask(Switch::Slow).map_or(processing_ms, |on| on.ms),
             error: ask(Switch::ErrorAfterShare).is_some(),
             cut: ask(Switch::CutAfterStore).is_some(),
+            challenge: ask(Switch::VerificationAfterShare).is_some(),
+            late_ms: ask(Switch::LatePost).map_or(0, |on| on.ms),
         };
         self.clicks.insert(nonce.to_owned(), Click { requests: 1, fate, post: None });
         Ok(fate)
@@ -112,8 +121,9 @@ impl Board {
             return Added::Already;
         }
         let id = (self.posts.len() + 1).to_string();
-        click.post =
-            Some((self.posts.len(), Instant::now() + std::time::Duration::from_millis(click.fate.processing_ms)));
+        let now = Instant::now();
+        click.post = Some((self.posts.len(), now + Duration::from_millis(click.fate.processing_ms)));
+        self.shown_from.push(now + Duration::from_millis(click.fate.late_ms));
         let Received { profile, caption, sha256, bytes } = received;
         self.posts.push(Post {
             url: format!("{base_url}/p/{id}"),
@@ -143,9 +153,20 @@ impl Board {
         self.posts.iter().map(|post| self.with_requests(post)).collect()
     }
 
-    /// The newest ones, newest first.
+    /// The newest ones that feeds show, newest first.
     pub fn newest(&self, limit: usize) -> Vec<Post> {
-        self.posts.iter().rev().take(limit).map(|post| self.with_requests(post)).collect()
+        self.shown(limit, |_| true)
+    }
+
+    /// The same of one account, from `since` on.
+    pub fn newest_of(&self, account: &str, since: Timestamp, limit: usize) -> Vec<Post> {
+        self.shown(limit, |post| post.profile == account && post.time >= since)
+    }
+
+    fn shown(&self, limit: usize, wanted: impl Fn(&Post) -> bool) -> Vec<Post> {
+        let now = Instant::now();
+        let shown = self.posts.iter().zip(&self.shown_from).rev().filter(|(post, from)| **from <= now && wanted(post));
+        shown.take(limit).map(|(post, _)| self.with_requests(post)).collect()
     }
 
     pub fn post(&self, id: &str) -> Option<Post> {

@@ -16,10 +16,19 @@ pub const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self
 /// What a page shows.
 pub enum View {
     Feed(Vec<Post>),
+    /// The posts of one account, whose own page it is where it is signed in.
+    Account {
+        name: String,
+        posts: Vec<Post>,
+    },
     Post(Post),
     Login,
     Verification,
-    Message { title: &'static str, text: String },
+    RateLimit,
+    Message {
+        title: &'static str,
+        text: String,
+    },
 }
 
 /// What every page carries.
@@ -49,13 +58,15 @@ impl Pages {
             View::Post(_) => ("post", "Post"),
             View::Login => ("login", "Log in"),
             View::Verification => ("verification", "Verification"),
+            View::RateLimit => ("rate_limit", "Too much"),
+            View::Account { name, .. } => ("account", name.as_str()),
             View::Message { title, .. } => ("message", *title),
         };
         let shown = match view {
-            View::Feed(posts) => Value::from(Serde(posts)),
+            View::Feed(posts) | View::Account { posts, .. } => Value::from(Serde(posts)),
             View::Post(post) => Value::from(Serde(post)),
             View::Message { text, .. } => Value::from(text.as_str()),
-            View::Login | View::Verification => Value::UNDEFINED,
+            View::Login | View::Verification | View::RateLimit => Value::UNDEFINED,
         };
         self.0.get_template("page.html")?.render(context! {
             view => name,

@@ -5,6 +5,7 @@
 use percent_encoding::percent_decode_str;
 
 use super::switches::{Asked, Switch, SwitchError};
+use crate::model::Timestamp;
 
 /// Longest account name, in bytes.
 pub const MAX_ACCOUNT_BYTES: usize = 64;
@@ -17,6 +18,8 @@ pub struct Query {
     pub account: Option<String>,
     pub nonce: Option<String>,
     pub caption: Option<String>,
+    /// Posts from this time on.
+    pub since: Option<Timestamp>,
     pub switches: Asked,
 }
 
@@ -30,7 +33,9 @@ pub enum QueryError {
     Nonce,
     #[error("a caption has at most {MAX_CAPTION_CHARACTERS} characters")]
     Caption,
-    #[error("{0:?} is neither as, nonce, caption nor a switch")]
+    #[error("since is an RFC 3339 time, such as 2026-12-01T09:00:00Z")]
+    Since,
+    #[error("{0:?} is neither as, nonce, caption, since nor a switch")]
     Unknown(String),
     #[error(transparent)]
     Switch(#[from] SwitchError),
@@ -56,6 +61,7 @@ impl Query {
                 "nonce" => return Err(QueryError::Nonce),
                 "caption" if value.chars().count() <= MAX_CAPTION_CHARACTERS => query.caption = Some(value),
                 "caption" => return Err(QueryError::Caption),
+                "since" => query.since = Some(value.parse().map_err(|_| QueryError::Since)?),
                 other => match Switch::parse(other) {
                     Some(switch) => query.switches.add(switch, &value)?,
                     None => return Err(QueryError::Unknown(name)),
@@ -92,7 +98,8 @@ mod tests {
 
     #[test]
     fn refuses_what_it_does_not_know() {
-        for wrong in ["as=", "as=a/b", "as=%ff", "nonce=a_b", "nonce=", "sloow=1", "login_wall=yes"] {
+        for wrong in ["as=", "as=a/b", "as=%ff", "nonce=a_b", "nonce=", "since=yesterday", "sloow=1", "login_wall=yes"]
+        {
             assert!(Query::parse(wrong).is_err(), "{wrong}");
         }
         assert_eq!(Query::parse(&format!("caption={}", "a".repeat(2_201))), Err(QueryError::Caption));

@@ -3,6 +3,8 @@
 //! | route | what |
 //! |---|---|
 //! | `GET /?as=NAME&SWITCH=..` | the feed with the composer, signed in as NAME |
+//! | `GET /u/NAME?since=TIME` | the posts of one account, from a time on: what a verify looks at |
+//! | `GET /login` · `GET /challenge` · `GET /limit` | the walls before both: a login, a verification, a rate limit |
 //! | `GET /signin?as=` · `GET /confirm?as=` | what a human does: log in, confirm; back to `/` |
 //! | `POST /upload?as=&nonce=&caption=` · `GET /upload/NONCE` | the Share click; how processing stands |
 //! | `GET /p/ID` · `GET /p/ID/media` | a post for people; its file |
@@ -10,6 +12,8 @@
 //! | `GET`, `POST /admin/switches` | how the site misbehaves |
 //!
 //! Handlers hold the lock for a moment and never across an await.
+
+mod feed;
 
 use std::collections::HashSet;
 use std::convert::Infallible;
@@ -30,8 +34,6 @@ use super::upload::{self, Folders, UploadError};
 use super::{SiteOptions, query::Query};
 use crate::model::{Clock as _, SystemClock};
 
-/// Posts shown in the feed.
-const FEED_POSTS: usize = 50;
 const MAX_ADMIN_BODY_BYTES: usize = 64 * 1024;
 
 pub type Body = UnsyncBoxBody<Bytes, std::io::Error>;
@@ -136,11 +138,13 @@ async fn route(shared: &Shared, request: Request<Incoming>) -> Result<Response<B
     let parts: Vec<&str> = path.split('/').skip(1).collect();
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);
     match (reads, parts.as_slice()) {
-        (true, [""]) => feed(shared, &request),
-        (true, ["login"]) => Ok(wall(shared, &request, &View::Login)),
-        (true, ["challenge"]) => Ok(wall(shared, &request, &View::Verification)),
-        (true, ["signin"]) => let_in(shared, &request, Switch::LoginWall),
-        (true, ["confirm"]) => let_in(shared, &request, Switch::VerificationPage),
+        (true, [""]) => feed::feed(shared, &request),
+        (true, ["u", name]) => feed::account_posts(shared, &request, name),
+        (true, ["login"]) => Ok(feed::wall(shared, &request, StatusCode::OK, &View::Login)),
+        (true, ["challenge"]) => Ok(feed::wall(shared, &request, StatusCode::OK, &View::Verification)),
+        (true, ["limit"]) => Ok(feed::wall(shared, &request, StatusCode::TOO_MANY_REQUESTS, &View::RateLimit)),
+        (true, ["signin"]) => feed::let_in(shared, &request, Switch::LoginWall),
+        (true, ["confirm"]) => feed::let_in(shared, &request, Switch::VerificationPage),
         (true, ["posts"]) => Ok(posts(shared)),
         (true, ["p", id]) => post(shared, &request, id),
         (true, ["p", id, "media"]) => media(shared, id).await,
@@ -180,56 +184,6 @@ fn cookie(request: &Request<Incoming>, name: &str) -> Option<String> {
 fn account(request: &Request<Incoming>, query: &Query) -> Option<String> {
     let signed_in = || cookie(request, "practice_profile").filter(|name| super::query::is_account(name));
     query.account.clone().or_else(signed_in)
-}
-
-fn feed(shared: &Shared, request: &Request<Incoming>) -> Result<Response<Body>, Refusal> {
-    let query = query(request)?;
-    let account = account(request, &query);
-    let banner_accepted = cookie(request, "practice_cookies").is_some();
-
-    let mut state = shared.state();
-    let State { board, switches, passed } = &mut *state;
-    for (switch, path) in [(Switch::LoginWall, "/login"), (Switch::VerificationPage, "/challenge")] {
-        let let_in = account.clone().is_some_and(|account| passed.contains(&(switch, account)));
-        let in_force = query.switches.names(switch) || !let_in;
-        if in_force && switches.ask(&query.switches, switch, account.as_deref()).is_some() {
-            let to = account.map_or_else(|| path.to_owned(), |account| format!("{path}?as={account}"));
-            return Ok(redirect(&to, None));
-        }
-    }
-    let mut ask = |switch| switches.ask(&query.switches, switch, account.as_deref()).is_some();
-    let frame = Frame {
-        cookie_banner: !banner_accepted && ask(Switch::CookieBanner),
-        rename_share: ask(Switch::RenameShare),
-        switches: query.switches.to_string(),
-        profile: account,
-    };
-    let view = View::Feed(board.newest(FEED_POSTS));
-    drop(state);
-
-    let mut response = page(shared, StatusCode::OK, &frame, &view);
-    if let Some(name) = query.account {
-        remember(&mut response, &name);
-    }
-    Ok(response)
-}
-
-fn wall(shared: &Shared, request: &Request<Incoming>, view: &View) -> Response<Body> {
-    let named = query(request).ok().and_then(|query| query.account);
-    page(shared, StatusCode::OK, &Frame { profile: named, ..Frame::default() }, view)
-}
-
-/// What a human does at a wall: it stays open for this account until the switch is set again.
-fn let_in(shared: &Shared, request: &Request<Incoming>, switch: Switch) -> Result<Response<Body>, Refusal> {
-    let query = query(request)?;
-    let name = account(request, &query)
-        .ok_or_else(|| Refusal::say(StatusCode::BAD_REQUEST, "Say who: add ?as=NAME to the address."))?;
-    let mut state = shared.state();
-    if state.passed.len() < super::board::MAX_CLICKS {
-        state.passed.insert((switch, name.clone()));
-    }
-    drop(state);
-    Ok(redirect("/", Some(&name)))
 }
 
 fn posts(shared: &Shared) -> Response<Body> {
@@ -293,6 +247,9 @@ async fn take_upload(shared: &Shared, request: Request<Incoming>) -> Result<Resp
     }
     if fate.cut {
         return Err(Refusal::Cut);
+    }
+    if fate.challenge {
+        return Ok(as_json(StatusCode::FORBIDDEN, &json!({ "error": "Confirm it's you.", "to": "/challenge" })));
     }
     Ok(as_json(StatusCode::ACCEPTED, &json!({ "state": "processing", "progress": format!("/upload/{nonce}") })))
 }

@@ -10,9 +10,9 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// Processing time of `slow: true`.
+/// What `slow: true` and `late_post: true` last.
 const SLOW_MS: u64 = 5_000;
-/// Longest processing time taken.
+/// Longest time taken, of processing and of hiding a post.
 pub const MAX_SLOW_MS: u64 = 600_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -28,6 +28,12 @@ pub enum Switch {
     LoginWall,
     /// The page says "Confirm it's you", until `/confirm`.
     VerificationPage,
+    /// The page says "You are doing this too much" and has status 429, as long as it is on.
+    RateLimitPage,
+    /// The post is stored, then the browser is sent to "Confirm it's you".
+    VerificationAfterShare,
+    /// The post is stored and published, and its feeds show it only after this many milliseconds.
+    LatePost,
     /// A banner covers the page until it is accepted.
     CookieBanner,
     /// The Share button is called "Publish now".
@@ -35,12 +41,15 @@ pub enum Switch {
 }
 
 impl Switch {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 10] = [
         Self::Slow,
         Self::ErrorAfterShare,
         Self::CutAfterStore,
         Self::LoginWall,
         Self::VerificationPage,
+        Self::RateLimitPage,
+        Self::VerificationAfterShare,
+        Self::LatePost,
         Self::CookieBanner,
         Self::RenameShare,
     ];
@@ -52,9 +61,17 @@ impl Switch {
             Self::CutAfterStore => "cut_after_store",
             Self::LoginWall => "login_wall",
             Self::VerificationPage => "verification_page",
+            Self::RateLimitPage => "rate_limit_page",
+            Self::VerificationAfterShare => "verification_after_share",
+            Self::LatePost => "late_post",
             Self::CookieBanner => "cookie_banner",
             Self::RenameShare => "rename_share",
         }
+    }
+
+    /// Whether it lasts, and takes milliseconds.
+    const fn lasts(self) -> bool {
+        matches!(self, Self::Slow | Self::LatePost)
     }
 
     pub fn parse(text: &str) -> Option<Self> {
@@ -62,7 +79,7 @@ impl Switch {
     }
 }
 
-/// One way a switch is on: for whom, how often, and (for `slow`) how long.
+/// One way a switch is on: for whom, how often, and (for `slow` and `late_post`) how long.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct Rule {
@@ -78,7 +95,7 @@ struct Rule {
 #[derive(Deserialize)]
 #[serde(
     untagged,
-    expecting = "a switch takes true, false, {\"times\":n,\"account\":\"name\"} or a list of these; slow also takes milliseconds, or \"ms\" in a rule"
+    expecting = "a switch takes true, false, {\"times\":n,\"account\":\"name\"} or a list of these; slow and late_post also take milliseconds, or \"ms\" in a rule"
 )]
 enum Wire {
     Plain(bool),
@@ -94,11 +111,17 @@ pub struct Switches(BTreeMap<Switch, Vec<Rule>>);
 
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SwitchError {
-    #[error("{} takes true, false, or {{\"times\":n,\"account\":\"name\"}}; only slow takes milliseconds", .0.name())]
+    #[error(
+        "{} takes true, false, or {{\"times\":n,\"account\":\"name\"}}; only slow and late_post take milliseconds",
+        .0.name()
+    )]
     NoMilliseconds(Switch),
-    #[error("slow takes at most {MAX_SLOW_MS} milliseconds")]
+    #[error("slow and late_post take at most {MAX_SLOW_MS} milliseconds")]
     TooSlow,
-    #[error("{} in a page's query takes 1, true, 0 or false (slow: also milliseconds), not {value:?}", .switch.name())]
+    #[error(
+        "{} in a page's query takes 1, true, 0 or false (slow and late_post: also milliseconds), not {value:?}",
+        .switch.name()
+    )]
     Query { switch: Switch, value: String },
 }
 
@@ -126,13 +149,13 @@ impl TryFrom<BTreeMap<Switch, Wire>> for Switches {
 
 fn checked(switch: Switch, ms: u64) -> Result<u64, SwitchError> {
     match switch {
-        Switch::Slow if ms <= MAX_SLOW_MS => Ok(ms),
-        Switch::Slow => Err(SwitchError::TooSlow),
+        switch if switch.lasts() && ms <= MAX_SLOW_MS => Ok(ms),
+        switch if switch.lasts() => Err(SwitchError::TooSlow),
         other => Err(SwitchError::NoMilliseconds(other)),
     }
 }
 
-/// That a switch is on, here and now; `slow` says how long.
+/// That a switch is on, here and now; those that last say how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct On {
     pub ms: u64,
@@ -197,7 +220,7 @@ impl fmt::Display for Asked {
             let separator = if number == 0 { "" } else { "&" };
             match on {
                 None => write!(out, "{separator}{}=0", switch.name())?,
-                Some(On { ms }) if *switch == Switch::Slow => write!(out, "{separator}slow={ms}")?,
+                Some(On { ms }) if switch.lasts() => write!(out, "{separator}{}={ms}", switch.name())?,
                 Some(_) => write!(out, "{separator}{}=1", switch.name())?,
             }
         }
@@ -248,9 +271,10 @@ mod tests {
         let mut query = Asked::default();
         query.add(Switch::ErrorAfterShare, "0").unwrap();
         query.add(Switch::Slow, "1500").unwrap();
+        query.add(Switch::LatePost, "700").unwrap();
         assert_eq!(set.ask(&query, Switch::ErrorAfterShare, None), None);
         assert_eq!(set.ask(&query, Switch::Slow, None).unwrap().ms, 1500);
-        assert_eq!(query.to_string(), "slow=1500&error_after_share=0");
+        assert_eq!(query.to_string(), "slow=1500&error_after_share=0&late_post=700");
         assert!(set.ask(&Asked::default(), Switch::ErrorAfterShare, None).is_some());
     }
 
@@ -258,8 +282,10 @@ mod tests {
     fn what_is_unknown_or_makes_no_sense_is_refused() {
         for (wrong, says) in [
             (r#"{"sloow":1}"#, "unknown variant"),
-            (r#"{"login_wall":5}"#, "only slow takes milliseconds"),
+            (r#"{"login_wall":5}"#, "only slow and late_post take milliseconds"),
             (r#"{"slow":600001}"#, "at most"),
+            (r#"{"late_post":600001}"#, "at most"),
+            (r#"{"rate_limit_page":5}"#, "take milliseconds"),
             (r#"{"slow":{"time":3}}"#, "a switch takes"),
             (r#"{"slow":"1"}"#, "a switch takes"),
         ] {

@@ -20,7 +20,7 @@ async fn visit(change: impl FnOnce(&mut SiteOptions)) -> Visitor {
     let mut options = SiteOptions { processing_ms: 0, ..SiteOptions::new(dir.path()) };
     change(&mut options);
     let http =
-        reqwest::Client::builder().timeout(Duration::from_secs(20)).redirect(redirect::Policy::none()).build().unwrap();
+        crate::outbound::local().timeout(Duration::from_secs(20)).redirect(redirect::Policy::none()).build().unwrap();
     Visitor { site: Site::start(options).await.unwrap(), http, dir }
 }
 
@@ -143,6 +143,79 @@ async fn walls_stand_until_a_human_passes_them() {
     }
     assert!(visitor.get("/login").await.text().await.unwrap().contains("Log in to continue"));
     assert!(visitor.get("/challenge").await.text().await.unwrap().contains("Confirm it's you"));
+}
+
+#[tokio::test]
+async fn the_rate_limit_stands_for_its_account_until_it_is_switched_off() {
+    let visitor = visit(|_| {}).await;
+    visitor.set(json!({"rate_limit_page": {"account": "anna"}})).await;
+    for path in ["/?as=anna", "/u/anna?as=anna"] {
+        assert_eq!(visitor.get(path).await.headers()["location"], "/limit?as=anna");
+    }
+    assert_eq!(visitor.get("/?as=boris").await.status(), StatusCode::OK);
+    let limit = visitor.get("/limit?as=anna").await;
+    assert_eq!(limit.status(), StatusCode::TOO_MANY_REQUESTS);
+    assert!(limit.text().await.unwrap().contains("You are doing this too much"));
+    visitor.set(json!({"rate_limit_page": false})).await;
+    assert_eq!(visitor.get("/?as=anna").await.status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn no_wall_looks_like_the_page_of_a_signed_in_user() {
+    let visitor = visit(|_| {}).await;
+    let inside = visitor.get("/u/anna?as=anna").await.text().await.unwrap();
+    assert!(inside.contains(r#"data-signed-in="anna""#), "{inside}");
+    for wall in ["/login?as=anna", "/challenge?as=anna", "/limit?as=anna"] {
+        let page = visitor.get(wall).await.text().await.unwrap();
+        assert!(!page.contains("data-signed-in") && page.contains("Not signed in"), "{wall}: {page}");
+    }
+}
+
+#[tokio::test]
+async fn the_posts_of_an_account_are_its_own_and_of_the_time_asked_for() {
+    let visitor = visit(|_| {}).await;
+    for (account, nonce) in [("anna", "n1"), ("boris", "n2")] {
+        visitor.share(account, nonce, b"film").await.unwrap();
+    }
+    let shows = async |path: &str| {
+        let page = visitor.get(path).await.text().await.unwrap();
+        ["anna", "boris"]
+            .map(|account| page.contains(&format!("data-account=\"{account}\" data-caption=\"Привет 🌿\"")))
+    };
+    assert_eq!(shows("/").await, [true, true]);
+    assert_eq!(shows("/u/anna?as=anna").await, [true, false]);
+    let time = visitor.site.posts()[0].time;
+    assert_eq!(shows(&format!("/u/anna?since={time}")).await, [true, false]);
+    let later = time.plus(Duration::from_secs(1));
+    assert_eq!(shows(&format!("/u/anna?since={later}")).await, [false, false]);
+    assert_eq!(visitor.get("/u/anna?since=noon").await.status(), StatusCode::BAD_REQUEST);
+    assert_eq!(visitor.get("/u/a%20b").await.status(), StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn a_late_post_is_a_post_that_feeds_do_not_show_yet() {
+    let visitor = visit(|_| {}).await;
+    visitor.set(json!({"late_post": {"ms": 600_000, "times": 1}})).await;
+    for nonce in ["n1", "n2"] {
+        visitor.share("anna", nonce, b"film").await.unwrap();
+        assert_eq!(visitor.json(&format!("/upload/{nonce}")).await["state"], "published");
+    }
+    for path in ["/", "/u/anna"] {
+        let page = visitor.get(path).await.text().await.unwrap();
+        assert!(!page.contains("data-post=\"1\"") && page.contains("data-post=\"2\""), "{path}: {page}");
+    }
+    assert_eq!(visitor.site.posts().len(), 2, "whoever counts sees both");
+}
+
+#[tokio::test]
+async fn a_verification_after_share_comes_when_the_post_is_stored() {
+    let visitor = visit(|_| {}).await;
+    visitor.set(json!({"verification_after_share": {"times": 1}})).await;
+    let answer = visitor.share("anna", "n1", b"film").await.unwrap();
+    assert_eq!(answer.status(), StatusCode::FORBIDDEN);
+    assert_eq!(answer.json::<Value>().await.unwrap()["to"], "/challenge");
+    assert_eq!(visitor.site.posts().len(), 1);
+    assert_eq!(visitor.share("anna", "n2", b"film").await.unwrap().status(), StatusCode::ACCEPTED);
 }
 
 #[tokio::test]

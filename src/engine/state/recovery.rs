@@ -8,7 +8,7 @@ use super::{Owner, Phase, Running, State};
 use crate::engine::OperatorView;
 use crate::engine::event::{Act, Commit, Step, Work};
 use crate::model::{Failure, FailureCode, LockOwner, ProfileId, Timestamp, Verdict};
-use crate::store::Leftover;
+use crate::store::{AttemptEnded, Leftover};
 
 impl State {
     pub(super) fn recovered(&mut self, leftovers: Vec<Leftover>) -> Step {
@@ -42,7 +42,8 @@ impl State {
                     let failure = Failure::new(FailureCode::DaemonStopped, detail);
                     Verdict::TryAgain { failure, due_at: Timestamp::ZERO, counted: false }
                 };
-                let finish = Commit::Finish { item: item.id, fence, verdict, evidence: Vec::new() };
+                let end = AttemptEnded { item: item.id, fence, verdict, evidence: Vec::new(), effect: None };
+                let finish = Commit::Finish(end);
                 (Owner::item(&item, &task, canceled), Phase::Ending, Step::commit(finish))
             }
             None if lock.owner == LockOwner::Operator => {

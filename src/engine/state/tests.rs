@@ -9,7 +9,8 @@ use crate::model::{
     Counts, Failure, FailureCode, Fence, Intent, Item, ItemId, ItemState, Lock, LockKind, LockOwner, OnUnknown,
     ProfileId, Task, TaskId, Timestamp, Verdict,
 };
-use crate::store::{ArmRefused, Claim, Claimed, Head, Leftover, Outlook, Pause};
+use crate::model::{Place, Proofs};
+use crate::store::{ArmRefused, Claim, Claimed, Head, Leftover, Outlook, Pause, Settled};
 
 const NOW: Timestamp = Timestamp::from_millis(1_800_000_000_000);
 
@@ -24,7 +25,11 @@ fn task() -> Task {
         max_attempts: 2,
         spacing_seconds: 0,
         on_unknown: OnUnknown::Hold,
+        external: None,
+        verifiable: false,
+        rehearsal: false,
         idempotency: None,
+        webhook: None,
         created_at: NOW,
         counts,
         finished_at: None,
@@ -33,29 +38,12 @@ fn task() -> Task {
 
 fn item(number: u64, profile: &str) -> Item {
     Item {
-        id: ItemId::new(number),
-        task: TaskId::new(1),
-        index: 0,
-        profile: ProfileId::new(profile).unwrap(),
-        inputs: std::collections::BTreeMap::new(),
-        key: None,
-        priority: 0,
-        not_before: None,
-        not_after: None,
-        created_at: NOW,
         state: ItemState::Running,
-        due_at: Timestamp::ZERO,
-        ready: true,
+        place: Place::Off,
         attempts: 1,
         fence: Some(Fence::new(number + 100)),
-        armed_fence: None,
-        armed_at: None,
         started_at: Some(NOW),
-        finished_at: None,
-        url: None,
-        result: std::collections::BTreeMap::new(),
-        failure: None,
-        evidence: Vec::new(),
+        ..Item::new(ItemId::new(number), TaskId::new(1), ProfileId::new(profile).unwrap(), NOW)
     }
 }
 
@@ -72,7 +60,13 @@ fn session(profile: &str) -> Session {
 
 /// A recovered engine with two slots, its first look answered by nothing.
 fn engine() -> State {
-    let limits = Limits { slots: 2, retry_base: Duration::from_secs(30), retry_max: Duration::from_secs(60) };
+    let limits = Limits {
+        slots: 2,
+        retry_base: Duration::from_secs(30),
+        retry_max: Duration::from_secs(60),
+        rest: Duration::from_secs(3_600),
+        catch_up_per_hour: 0,
+    };
     let mut state = State::new(limits);
     assert_eq!(state.apply(Event::Recovered(Vec::new()), NOW), Step::act(Act::Look));
     assert_eq!(state.apply(Event::Outlook(Outlook::default()), NOW), Step::default());
@@ -90,19 +84,19 @@ fn claim(state: &mut State, number: u64, profile: &str) -> Fence {
 }
 
 fn arm(state: &mut State, number: u64, fence: Fence) {
-    let step = state.apply(Event::ArmAsked { fence }, NOW);
-    assert_eq!(step, Step::commit(Commit::Arm { item: ItemId::new(number), fence }));
+    let step = state.apply(Event::ArmAsked { fence, proofs: Proofs::default() }, NOW);
+    assert_eq!(step, Step::commit(Commit::Arm { item: ItemId::new(number), fence, proofs: Proofs::default() }));
     let step = state.apply(Event::ArmAnswered { fence, answer: Ok(()) }, NOW);
     assert_eq!(step, Step::act(Act::AnswerArm { fence, answer: Ok(()) }));
 }
 
 fn end(state: &mut State, fence: Fence, end: AttemptEnd) -> Step {
-    state.apply(Event::Ended { fence, end, evidence: Vec::new(), browser: true, roll: 1.0 }, NOW)
+    state.apply(Event::Ended { fence, end, evidence: Vec::new(), stopped: None, browser: true, roll: 1.0 }, NOW)
 }
 
 fn verdict(step: &Step) -> Verdict {
     match step.commit.as_slice() {
-        [Commit::Finish { verdict, .. }] => verdict.clone(),
+        [Commit::Finish(end)] => end.verdict.clone(),
         other => panic!("one finish expected, found {other:?}"),
     }
 }
@@ -141,7 +135,7 @@ fn claims(step: &Step) -> Vec<u64> {
 fn rule_5_the_click_is_allowed_only_after_the_commit_of_armed() {
     let mut state = engine();
     let fence = claim(&mut state, 1, "anna");
-    let step = state.apply(Event::ArmAsked { fence }, NOW);
+    let step = state.apply(Event::ArmAsked { fence, proofs: Proofs::default() }, NOW);
     assert!(step.then.is_empty(), "an answer before the commit");
     let refused = Event::ArmAnswered { fence, answer: Err(ArmRefused::LockLost) };
     let step = state.apply(refused, NOW);
@@ -210,7 +204,7 @@ fn an_old_fence_changes_nothing() {
     assert_eq!(end(&mut state, old, confirmed()), Step::default());
     assert_eq!(state.apply(Event::Closed { fence: old }, NOW), Step::default());
     assert_eq!(state.apply(Event::Opened { fence: old, session: session("anna") }, NOW), Step::default());
-    let step = state.apply(Event::ArmAsked { fence: old }, NOW);
+    let step = state.apply(Event::ArmAsked { fence: old, proofs: Proofs::default() }, NOW);
     assert!(matches!(step.then.as_slice(), [Act::AnswerArm { answer: Err(_), .. }]));
     assert!(step.commit.is_empty());
     assert_eq!(format!("{:?}", state.view(NOW)), before);
@@ -223,7 +217,7 @@ fn an_attempt_ends_once() {
     arm(&mut state, 1, fence);
     assert!(!end(&mut state, fence, confirmed()).commit.is_empty());
     assert_eq!(end(&mut state, fence, AttemptEnd::Unknown(failure(FailureCode::BrowserLost))), Step::default());
-    let step = state.apply(Event::ArmAsked { fence }, NOW);
+    let step = state.apply(Event::ArmAsked { fence, proofs: Proofs::default() }, NOW);
     assert!(step.commit.is_empty(), "armed again after its end");
 }
 
@@ -257,12 +251,12 @@ fn paused_and_draining_claim_nothing_but_carry_out_cancels() {
     let heads = vec![Head { profile: ProfileId::new("anna").unwrap(), priority: 0, item: ItemId::new(1) }];
     let paused = Outlook {
         heads,
-        cancels: vec![TaskId::new(9)],
+        to_settle: vec![TaskId::new(9)],
         pause: Some(Pause::Operator { since: NOW }),
         ..Outlook::default()
     };
     let step = state.apply(Event::Outlook(paused), NOW);
-    assert_eq!(step.commit, [Commit::CancelWaiting { task: TaskId::new(9) }]);
+    assert_eq!(step.commit, [Commit::Settle { task: TaskId::new(9) }]);
     state.apply(Event::Drain, NOW);
     assert_eq!(state.apply(outlook(&[("anna", 1)]), NOW), Step::default());
     assert!(state.is_drained());
@@ -274,10 +268,11 @@ fn a_cancel_interrupts_before_the_commit_point_and_never_after_it() {
     let unarmed = claim(&mut state, 1, "anna");
     let armed = claim(&mut state, 2, "boris");
     arm(&mut state, 2, armed);
-    let step = state.apply(Event::TaskCanceled { task: TaskId::new(1), more: false }, NOW);
-    assert_eq!(step.then, [Act::Interrupt { fence: unarmed }]);
+    let step =
+        state.apply(Event::Settled { task: TaskId::new(1), settled: Settled { canceled: true, more: false } }, NOW);
+    assert_eq!(step.then, [Act::Interrupt { fence: unarmed }, Act::Look]);
     // It may still ask to click before it hears: the answer is no.
-    let step = state.apply(Event::ArmAsked { fence: unarmed }, NOW);
+    let step = state.apply(Event::ArmAsked { fence: unarmed, proofs: Proofs::default() }, NOW);
     assert!(matches!(step.then.as_slice(), [Act::AnswerArm { answer: Err(_), .. }]));
     let step = end(&mut state, unarmed, AttemptEnd::Unarmed(failure(FailureCode::ElementNotFound)));
     assert!(matches!(verdict(&step), Verdict::Canceled(_)));
@@ -358,13 +353,19 @@ fn leftover(number: u64, profile: &str, armed: bool, canceled: bool) -> Leftover
         acquired_at: NOW,
         lease: None,
     };
-    let intent = Intent { cancel_requested_at: canceled.then_some(NOW) };
+    let intent = Intent { cancel_requested_at: canceled.then_some(NOW), paused_at: None };
     Leftover { lock, running: Some((item, task(), intent)) }
 }
 
 #[test]
 fn rule_15_recovery_hands_back_the_unarmed_and_looks_at_the_armed_before_any_claim() {
-    let limits = Limits { slots: 9, retry_base: Duration::from_secs(1), retry_max: Duration::from_secs(1) };
+    let limits = Limits {
+        slots: 9,
+        retry_base: Duration::from_secs(1),
+        retry_max: Duration::from_secs(1),
+        rest: Duration::from_secs(3_600),
+        catch_up_per_hour: 0,
+    };
     let mut state = State::new(limits);
     assert_eq!(state.apply(Event::Bell, NOW), Step::default(), "a claim before recovery");
     let leftovers = vec![
@@ -378,7 +379,7 @@ fn rule_15_recovery_hands_back_the_unarmed_and_looks_at_the_armed_before_any_cla
         .commit
         .iter()
         .map(|commit| match commit {
-            Commit::Finish { item, verdict, .. } => (item.raw(), verdict.state()),
+            Commit::Finish(end) => (end.item.raw(), end.verdict.state()),
             other => panic!("{other:?}"),
         })
         .collect();

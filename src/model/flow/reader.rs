@@ -32,6 +32,19 @@ impl Reader {
         self.note(Severity::Warning, pointer, message.into());
     }
 
+    /// Of a step that was read before.
+    pub fn error_at(&mut self, step: Option<usize>, pointer: &str, message: impl Into<String>) {
+        let reading = std::mem::replace(&mut self.step, step);
+        self.error(pointer, message);
+        self.step = reading;
+    }
+
+    pub fn warning_at(&mut self, step: Option<usize>, pointer: &str, message: impl Into<String>) {
+        let reading = std::mem::replace(&mut self.step, step);
+        self.warning(pointer, message);
+        self.step = reading;
+    }
+
     fn note(&mut self, severity: Severity, pointer: &str, message: String) {
         self.failed |= severity == Severity::Error;
         if self.problems.len() < MAX_PROBLEMS {

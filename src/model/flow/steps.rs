@@ -1,4 +1,4 @@
-//! One step of a recording.
+//! One step of a recording; cove's own are read in `custom.rs`.
 //!
 //! What Chrome writes and the replay does not need (`duration`, `deviceType`) passes; what this
 //! version cannot replay is an error that says so.
@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
+use super::custom::Custom;
 use super::keys::stroke;
 use super::parse::{TIMEOUT_MS, template};
 use super::reader::{Reader, escape};
-use super::{Action, AssertedNavigation, ExtractFrom, MouseButton, Operator, Selector, Selectors, Step, Template};
+use super::{Action, AssertedNavigation, MouseButton, Operator, Selector, Selectors, Step, Template};
 
 /// cove's own steps may wait longer than the Recorder's.
 const CUSTOM_TIMEOUT_MS: std::ops::RangeInclusive<u64> = 1..=600_000;
@@ -49,20 +50,65 @@ pub(super) struct StepReader<'a> {
     pub number: usize,
     /// Of the flow, in milliseconds.
     pub timeout: u64,
+    pub place: Place,
 }
 
-type Names = Vec<(String, String)>;
+pub(super) type Names = Vec<(String, String)>;
 
-/// What a customStep is.
-enum Custom {
-    Commit,
-    Action(Action),
+/// Where a step stands, and so what it may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    Flow,
+    Optional,
+    /// Read-only.
+    Verify,
+    /// A banner in the way of a verify may be closed.
+    VerifyOptional,
+}
+
+impl Place {
+    const VERIFY: [&'static str; 8] =
+        ["navigate", "waitForElement", "waitForExpression", "scroll", "extract", "screenshot", "stopIf", "optional"];
+    const VERIFY_OPTIONAL: [&'static str; 8] =
+        ["click", "hover", "keyDown", "keyUp", "scroll", "waitForElement", "waitForExpression", "screenshot"];
+    const NOT_OPTIONAL: [&'static str; 5] = ["commit", "extract", "stopIf", "optional", "close"];
+
+    /// Why no step of this kind stands here.
+    pub(super) fn refuses(self, kind: &str) -> Option<String> {
+        match self {
+            Self::Optional if Self::NOT_OPTIONAL.contains(&kind) => {
+                let never = Self::NOT_OPTIONAL.join(", ");
+                Some(format!("`{kind}` never stands inside an `optional`, nor does any of: {never}"))
+            }
+            Self::Verify if !Self::VERIFY.contains(&kind) => {
+                Some(format!("`{kind}` is not read-only; a verify holds: {}", Self::VERIFY.join(", ")))
+            }
+            Self::VerifyOptional if !Self::VERIFY_OPTIONAL.contains(&kind) => {
+                let allowed = Self::VERIFY_OPTIONAL.join(", ");
+                Some(format!("`{kind}` closes no banner; an `optional` of a verify holds: {allowed}"))
+            }
+            _ => None,
+        }
+    }
+
+    /// That of the steps inside an `optional` that stands here.
+    pub(super) const fn inside(self) -> Self {
+        match self {
+            Self::Flow | Self::Optional => Self::Optional,
+            Self::Verify | Self::VerifyOptional => Self::VerifyOptional,
+        }
+    }
 }
 
 impl StepReader<'_> {
     pub fn read(mut self) -> Option<Parsed> {
         let kind = self.reader.text(self.step, self.at, "type")?;
         let custom = kind == "customStep";
+        let refused = if custom || !KNOWN.contains(&kind.as_str()) { None } else { self.place.refuses(&kind) };
+        if let Some(message) = refused {
+            self.error("/type", message);
+            return None;
+        }
         self.refuse_targets();
         if KNOWN.contains(&kind.as_str()) {
             self.refuse_unknown(&kind);
@@ -74,7 +120,7 @@ impl StepReader<'_> {
         let action = if custom {
             match self.custom(&mut names)? {
                 Custom::Commit => return Some(Parsed::Commit),
-                Custom::Action(action) => action,
+                Custom::Action(action) => *action,
             }
         } else {
             self.recorded(&kind, &mut names)?
@@ -83,7 +129,7 @@ impl StepReader<'_> {
         Some(Parsed::Step(Box::new(step), names))
     }
 
-    fn error(&mut self, member: &str, message: impl Into<String>) {
+    pub(super) fn error(&mut self, member: &str, message: impl Into<String>) {
         let pointer = format!("{}{member}", self.at);
         self.reader.error(&pointer, message);
     }
@@ -153,37 +199,6 @@ impl StepReader<'_> {
                 return None;
             }
         })
-    }
-
-    fn custom(&mut self, names: &mut Names) -> Option<Custom> {
-        let name = self.reader.text(self.step, self.at, "name")?;
-        let empty = Value::Object(Map::new());
-        let parameters = self.step.get("parameters").unwrap_or(&empty);
-        let at = format!("{}/parameters", self.at);
-        let parameters = self.reader.object(parameters, &at)?;
-        let number = self.number;
-        let mut inner = StepReader { reader: self.reader, step: parameters, at: &at, number, timeout: self.timeout };
-        match name.as_str() {
-            "commit" => {
-                inner.reader.only(parameters, &at, &[]);
-                Some(Custom::Commit)
-            }
-            "upload" => inner.upload(names).map(Custom::Action),
-            "extract" => inner.extract(names).map(Custom::Action),
-            "screenshot" => {
-                inner.reader.only(parameters, &at, &["name"]);
-                inner.evidence_name().map(|name| Custom::Action(Action::Screenshot { name }))
-            }
-            "optional" | "stopIf" => {
-                self.error("/name", format!("the step `{name}` is not supported by this version"));
-                None
-            }
-            other => {
-                let message = format!("unknown step `{other}`; cove knows: upload, commit, extract, screenshot");
-                self.error("/name", message);
-                None
-            }
-        }
     }
 
     fn viewport(&mut self) -> Option<Action> {
@@ -277,56 +292,7 @@ impl StepReader<'_> {
         Some(Action::WaitForElement { selectors: selectors?, operator, count, visible, attributes, properties })
     }
 
-    fn upload(&mut self, names: &mut Names) -> Option<Action> {
-        self.reader.only(self.step, self.at, &["selectors", "files"]);
-        let selectors = self.selectors(names);
-        let listed = self.reader.list(self.step, self.at, "files");
-        if listed.is_empty() {
-            self.error("/files", "at least one file is required, for example [\"{{ video }}\"]");
-        }
-        let mut files = Vec::new();
-        for (number, file) in listed.iter().enumerate() {
-            let pointer = format!("{}/files/{number}", self.at);
-            match file.as_str() {
-                Some(text) => files.extend(template(self.reader, &pointer, text, names)),
-                None => self.reader.error(&pointer, "a text is expected, for example \"{{ video }}\""),
-            }
-        }
-        Some(Action::Upload { selectors: selectors?, files })
-    }
-
-    fn extract(&mut self, names: &mut Names) -> Option<Action> {
-        self.reader.only(self.step, self.at, &["name", "selectors", "attribute", "expression"]);
-        let name = self.evidence_name();
-        let from = match (self.step.contains_key("selectors"), self.step.contains_key("expression")) {
-            (true, false) => {
-                let attribute = match self.step.get("attribute") {
-                    Some(_) => Some(self.reader.text(self.step, self.at, "attribute")?),
-                    None => None,
-                };
-                ExtractFrom::Element { selectors: self.selectors(names)?, attribute }
-            }
-            (false, true) => ExtractFrom::Expression(self.template("expression", names)?),
-            _ => {
-                self.error("", "extract takes either `selectors` (and `attribute`) or `expression`");
-                return None;
-            }
-        };
-        Some(Action::Extract { name: name?, from })
-    }
-
-    /// A name that becomes a file's or a result's.
-    fn evidence_name(&mut self) -> Option<String> {
-        let name = self.reader.text(self.step, self.at, "name")?;
-        let plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
-        if name.is_empty() || name.len() > 64 || !plain {
-            self.error("/name", "a name has 1 to 64 of the characters a-z A-Z 0-9 _ -");
-            return None;
-        }
-        Some(name)
-    }
-
-    fn template(&mut self, member: &str, names: &mut Names) -> Option<Template> {
+    pub(super) fn template(&mut self, member: &str, names: &mut Names) -> Option<Template> {
         let text = self.reader.text(self.step, self.at, member)?;
         template(self.reader, &format!("{}/{member}", self.at), &text, names)
     }
@@ -350,7 +316,7 @@ impl StepReader<'_> {
     }
 
     /// `selectors`: a list of alternatives, each a text or a chain of texts; or one text.
-    fn selectors(&mut self, names: &mut Names) -> Option<Selectors> {
+    pub(super) fn selectors(&mut self, names: &mut Names) -> Option<Selectors> {
         let pointer = format!("{}/selectors", self.at);
         let alternatives: Vec<&Value> = match self.step.get("selectors") {
             Some(Value::Array(list)) if !list.is_empty() && list.len() <= MAX_ALTERNATIVES => list.iter().collect(),

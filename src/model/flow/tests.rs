@@ -151,7 +151,9 @@ fn every_problem_is_told_at_its_place_and_all_at_once() {
         "/steps/6/key",
         "/steps/7/operator",
         "/steps/7/timeout",
-        "/steps/8/name",
+        "/steps/8/parameters",
+        "/steps/8/parameters/reason",
+        "/steps/8/parameters/message",
         "/steps/9/name",
         "/steps/10/parameters/file",
         "/steps/10/parameters/files",
@@ -202,19 +204,6 @@ fn a_key_that_is_none_is_refused_before_anything_runs() {
 }
 
 #[test]
-fn an_origin_is_written_as_the_browser_writes_it() {
-    for (url, origin) in [
-        ("https://Example.org:443/a", Some("https://example.org")),
-        ("http://x:80", Some("http://x")),
-        ("http://x:443?q", Some("http://x:443")),
-        ("https://u@x/", None),
-        ("ftp://x", None),
-    ] {
-        assert_eq!(super::origin_of(url).as_deref(), origin, "{url}");
-    }
-}
-
-#[test]
 fn what_is_no_recording_is_refused_with_one_problem() {
     for bytes in [b"".as_slice(), b"[]", b"7", b"{", b"\xff\xfe", &vec![b' '; 2 * 1024 * 1024]] {
         assert_eq!(Flow::parse(bytes).unwrap_err().len(), 1);
@@ -226,7 +215,7 @@ fn what_is_no_recording_is_refused_with_one_problem() {
 proptest! {
     /// Any bytes, and a good recording with any part overwritten: an answer, never a panic.
     #[test]
-    fn any_bytes_are_answered(at in 0_usize..3_000, bytes in proptest::collection::vec(any::<u8>(), 0..40)) {
+    fn any_bytes_are_answered(at in 0_usize..6_000, bytes in proptest::collection::vec(any::<u8>(), 0..40)) {
         let _any = Flow::parse(&bytes);
         let mut recording = include_bytes!("../../../packaging/flows/atelier.json").to_vec();
         let at = at.min(recording.len());

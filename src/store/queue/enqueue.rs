@@ -10,7 +10,7 @@ use super::super::tables::{Bytes, FlowRow, Hash, IDEMPOTENCY, IdempotencyRow, TA
 use super::super::writer::Ran;
 use super::super::{EnqueueError, Enqueued, Idempotency, NewItem, NewTask, PossibleDuplicate, StoreError, codec};
 use super::{hex, key_hash};
-use crate::model::{Counts, Item, ItemId, ItemState, Task, TaskState, Timestamp};
+use crate::model::{Counts, Item, ItemId, ItemState, Place, Task, TaskState, Timestamp};
 
 pub(in crate::store) fn enqueue(tx: &mut Tx<'_>, new: &NewTask, now: Timestamp) -> Ran<Enqueued, EnqueueError> {
     let idempotency = new.idempotency.as_ref().map(idempotency_hash);
@@ -93,7 +93,11 @@ fn check(tx: &Tx<'_>, new: &NewTask) -> Ran<(), EnqueueError> {
     Ok(Ok(()))
 }
 
+/// A rehearsal publishes nothing: it takes no key.
 fn effective_key(new: &NewTask, index: u32, item: &NewItem) -> Option<String> {
+    if new.rehearsal {
+        return None;
+    }
     item.key.clone().or_else(|| new.idempotency.as_ref().map(|given| format!("{}#{index}", given.key)))
 }
 
@@ -113,7 +117,11 @@ fn insert_task(
         max_attempts: new.max_attempts,
         spacing_seconds: new.spacing_seconds,
         on_unknown: new.on_unknown,
+        external: new.external.clone(),
+        verifiable: new.verifiable,
+        rehearsal: new.rehearsal,
         idempotency: idempotency.as_ref().map(|hash| hex(hash)),
+        webhook: new.webhook.clone(),
         created_at: now,
         counts,
         finished_at: None,
@@ -141,36 +149,26 @@ fn insert_item(
 ) -> Result<Option<ItemId>, StoreError> {
     let due_at = asked.not_before.unwrap_or(Timestamp::ZERO);
     let item = Item {
-        id: tx.next_item(),
-        task: task.id,
         index,
-        profile: asked.profile.clone(),
         inputs: asked.inputs.clone(),
         key: effective_key(new, index, asked),
         priority: new.priority,
         not_before: asked.not_before,
         not_after: asked.not_after,
-        created_at: now,
-        state: ItemState::Queued,
         due_at,
-        ready: due_at <= now,
-        attempts: 0,
-        fence: None,
-        armed_fence: None,
-        armed_at: None,
-        started_at: None,
-        finished_at: None,
-        url: None,
-        result: std::collections::BTreeMap::new(),
-        failure: None,
-        evidence: Vec::new(),
+        place: if due_at <= now { Place::Ready } else { Place::Due },
+        external: task.external.clone(),
+        ..Item::new(tx.next_item(), task.id, asked.profile.clone(), now)
     };
     tx.insert_item(&item)?;
-    tx.task_profiles.insert((item.profile.as_str(), task.id.raw()), ())?;
+    let place = (item.profile.as_str(), task.id.raw());
+    let others = tx.task_profiles.get(place)?.map_or(0, |row| row.value());
+    tx.task_profiles.insert(place, others + 1)?;
     if let Some(key) = &item.key {
         tx.keys.insert(&key_hash(key), item.id.raw())?;
     }
-    let Some(likeness) = (asked.key.is_none()).then(|| likeness(&task.flow, &item)).flatten() else {
+    // A rehearsal publishes nothing that could be published again.
+    let Some(likeness) = (asked.key.is_none() && !task.rehearsal).then(|| likeness(&task.flow, &item)).flatten() else {
         return Ok(None);
     };
     let older = tx.duplicates.insert(&likeness, item.id.raw())?.map(|row| ItemId::new(row.value()));

@@ -13,13 +13,17 @@ use super::super::tables::Tx;
 use super::super::writer::Ran;
 use super::super::{Pause, ResumeRefused, StoreError, locks};
 use super::key_hash_from_hex;
-use crate::model::{Failure, FailureCode, Fence, Item, ItemId, ItemState, TaskId, Timestamp};
+use crate::model::{Failure, FailureCode, Fence, HeldFor, Item, ItemId, ItemState, Resolution, Timestamp, VerifyPlan};
 
 /// What the ledger says of one item, its last lines winning.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(in crate::store) struct Fact {
     pub armed: Option<Fence>,
     pub published: Option<(Fence, Option<String>)>,
+    /// Armings up to this one did not publish.
+    pub cleared: Option<Fence>,
+    /// A human gave up on this arming.
+    pub given_up: Option<Fence>,
     pub key: Option<String>,
     pub at: Timestamp,
 }
@@ -46,6 +50,16 @@ impl Facts {
                 Line::Published { item, fence, url, key, at, .. } => {
                     let fact = facts.items.entry(*item).or_default();
                     fact.published = Some((*fence, url.clone()));
+                    fact.key.clone_from(key);
+                    fact.at = *at;
+                }
+                Line::Resolved { item, fence, resolution, url, key, at, .. } => {
+                    let fact = facts.items.entry(*item).or_default();
+                    match resolution {
+                        Resolution::Published => fact.published = Some((*fence, url.clone())),
+                        Resolution::NotPublished => fact.cleared = fact.cleared.max(Some(*fence)),
+                        Resolution::GiveUp => fact.given_up = fact.given_up.max(Some(*fence)),
+                    }
                     fact.key.clone_from(key);
                     fact.at = *at;
                 }
@@ -79,15 +93,17 @@ impl Facts {
             let Some((fence, url)) = &fact.published else { continue };
             let Some(item) = tx.item(*id)? else { continue };
             let open = matches!(item.state, ItemState::Running | ItemState::OutcomeUnknown);
-            if open && item.fence == Some(*fence) {
+            if open && (item.fence == Some(*fence) || item.armed_fence == Some(*fence)) {
                 succeed(tx, &item, fact, url.clone(), now)?;
             }
         }
         Ok(())
     }
 
-    /// A restored store: rules 8 and 18. Locks are dropped, the epoch is the caller's.
-    pub fn take_over(&self, tx: &mut Tx<'_>, now: Timestamp) -> Result<(), StoreError> {
+    /// A restored store: rules 8 and 18. Locks are dropped, the epoch is the caller's. Webhooks are not told:
+    /// what the ledger knows happened before, and was told then under another id.
+    pub fn take_over(&self, tx: &mut Tx<'_>, blind: bool, now: Timestamp) -> Result<(), StoreError> {
+        tx.silent = true;
         for (id, fact) in &self.items {
             if let Some(key) = fact.key.as_deref().and_then(key_hash_from_hex) {
                 tx.writes += 1;
@@ -96,13 +112,17 @@ impl Facts {
             let Some(item) = tx.item(*id)? else { continue };
             match &fact.published {
                 Some((_, url)) if item.state != ItemState::Succeeded => succeed(tx, &item, fact, url.clone(), now)?,
-                None if item.state != ItemState::Succeeded && item.state != ItemState::OutcomeUnknown => {
+                None if item.state == ItemState::Succeeded => {}
+                None if fact.armed <= fact.cleared => cleared(tx, &item, fact, now)?,
+                None if fact.armed <= fact.given_up => given_up(tx, &item, fact, now)?,
+                None if item.state != ItemState::OutcomeUnknown || item.armed_fence < fact.armed => {
                     unknown(tx, &item, fact, now)?;
                 }
                 _ => {}
             }
         }
-        hold_the_rest(tx, now)?;
+        hold_the_rest(tx, blind, now)?;
+        tx.silent = false;
         locks::drop_all(tx)
     }
 }
@@ -113,6 +133,8 @@ fn succeed(tx: &mut Tx<'_>, item: &Item, fact: &Fact, url: Option<String>, now: 
         armed_fence: item.armed_fence.max(fact.armed),
         url,
         failure: None,
+        held_for: None,
+        verify: None,
         finished_at: Some(now),
         ..item.clone()
     };
@@ -130,42 +152,82 @@ fn unknown(tx: &mut Tx<'_>, item: &Item, fact: &Fact, now: Timestamp) -> Result<
         armed_fence: fact.armed,
         armed_at: Some(fact.at),
         failure: Some(failure),
+        verify: plan(tx, item, now)?,
+        finished_at: None,
         ..item.clone()
     };
     tx.change_item(item, unknown, "outcome_unknown", "armed after this state was saved", now).map(drop)
 }
 
-fn hold_the_rest(tx: &mut Tx<'_>, now: Timestamp) -> Result<(), StoreError> {
+/// A human or a verify said since that what was armed did not publish: it waits like the rest.
+fn cleared(tx: &mut Tx<'_>, item: &Item, fact: &Fact, now: Timestamp) -> Result<(), StoreError> {
+    let state = if item.state.is_terminal() { item.state } else { ItemState::Queued };
+    let waits = Item {
+        state,
+        armed_fence: item.armed_fence.max(fact.armed),
+        cleared_fence: item.cleared_fence.max(fact.cleared),
+        verify: None,
+        ..item.clone()
+    };
+    tx.change_item(item, waits, "restored", "the ledger says that it did not publish", now).map(drop)
+}
+
+fn given_up(tx: &mut Tx<'_>, item: &Item, fact: &Fact, now: Timestamp) -> Result<(), StoreError> {
+    let failed = Item {
+        state: ItemState::Failed,
+        armed_fence: item.armed_fence.max(fact.armed),
+        verify: None,
+        finished_at: Some(now),
+        ..item.clone()
+    };
+    tx.change_item(item, failed, "failed", "the ledger says that a human gave up on it", now).map(drop)
+}
+
+fn plan(tx: &Tx<'_>, item: &Item, now: Timestamp) -> Result<Option<VerifyPlan>, StoreError> {
+    Ok(tx.task(item.task)?.is_some_and(|task| task.verifiable).then(|| VerifyPlan::beginning(now)))
+}
+
+fn hold_the_rest(tx: &mut Tx<'_>, blind: bool, now: Timestamp) -> Result<(), StoreError> {
     for state in [ItemState::Queued, ItemState::RetryWait, ItemState::Running] {
         for id in tx.items_in(state)? {
             let Some(item) = tx.item(id)? else { continue };
             let armed = item.is_armed();
-            let to = if armed { ItemState::OutcomeUnknown } else { ItemState::Held };
-            let failure =
-                armed.then(|| Failure::new(FailureCode::RestartedAfterCommit, "armed when this state was saved"));
-            let held = Item { state: to, failure: failure.or_else(|| item.failure.clone()), ..item.clone() };
-            tx.change_item(&item, held, to.name(), "restored", now)?;
+            // Without a ledger nobody knows what went out since; a verify may find out.
+            let verify = if armed || blind { plan(tx, &item, now)? } else { None };
+            let held = if armed {
+                let failure = Failure::new(FailureCode::RestartedAfterCommit, "armed when this state was saved");
+                Item { state: ItemState::OutcomeUnknown, failure: Some(failure), verify, ..item.clone() }
+            } else {
+                Item { state: ItemState::Held, held_for: Some(HeldFor::Restore), verify, ..item.clone() }
+            };
+            let kind = held.state.name();
+            tx.change_item(&item, held, kind, "restored", now)?;
         }
     }
     Ok(())
 }
 
-/// Lets a paused engine go on; items held by a restore are queued again in the same transaction.
+/// Lets a paused engine go on; what is held is queued again in the same transaction.
 pub(in crate::store) fn resume(tx: &mut Tx<'_>, accept_duplicates: bool, now: Timestamp) -> Ran<(), ResumeRefused> {
+    let held = tx.items_in(ItemState::Held)?;
     match &tx.meta.pause {
         None | Some(Pause::Operator { .. } | Pause::Restored { blind: false, .. }) => {}
         Some(Pause::Restored { blind: true, .. } | Pause::LedgerDamaged { .. }) if accept_duplicates => {}
+        // Everything was verified: nothing is left that could go out twice.
+        Some(Pause::Restored { .. }) if held.is_empty() => {}
         Some(Pause::Restored { .. }) => return Ok(Err(ResumeRefused::Blind)),
         Some(Pause::LedgerDamaged { .. }) => return Ok(Err(ResumeRefused::LedgerDamaged)),
     }
-    for id in tx.items_in(ItemState::Held)? {
+    for id in held {
         let Some(item) = tx.item(id)? else { continue };
-        let attempts = item.attempts;
-        tx.change_item(&item, Item { state: ItemState::Queued, attempts, ..item.clone() }, "queued", "resumed", now)?;
+        let queued = Item { state: ItemState::Queued, held_for: None, verify: None, ..item.clone() };
+        tx.change_item(&item, queued, "queued", "resumed", now)?;
     }
     if tx.meta.pause.is_some() {
         tx.writes += 1;
         tx.meta.pause = None;
+        // What a restore kept from being delivered is due now.
+        tx.wakes_sender = true;
     }
     Ok(Ok(()))
 }
@@ -178,12 +240,4 @@ pub(in crate::store) fn pause(tx: &mut Tx<'_>, now: Timestamp) -> Ran<(), Infall
         tx.meta.pause = Some(Pause::Operator { since: now });
     }
     Ok(Ok(()))
-}
-
-/// Tasks whose cancel waits for the engine.
-pub(in crate::store) fn pending_cancels(
-    cancels: &impl redb::ReadableTable<u64, ()>,
-    limit: usize,
-) -> Result<Vec<TaskId>, StoreError> {
-    cancels.range::<u64>(..)?.take(limit).map(|row| Ok(TaskId::new(row?.0.value()))).collect()
 }

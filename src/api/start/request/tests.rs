@@ -71,7 +71,7 @@ fn lists_are_multiplied_or_dealt_out() {
 #[tokio::test]
 async fn all_wrong_fields_of_both_levels_are_told_at_once() {
     let body = json!({"flow": 7, "surprise": 1, "priority": 101, "max_attempts": 0, "spacing_seconds": 86_401,
-        "webhook": {"url": "http://x"}, "on_unknown": "retry",
+        "webhook": "http://x", "on_unknown": "again",
         "items": [{"profile": 3, "inputs": [], "key": "", "extra": 1}, "x", {},
             {"profile": "a", "not_before": "2026-12-01T09:00:00Z", "not_after": "2026-12-01T09:00:00Z"}]});
     let expected = told(&[
@@ -79,9 +79,9 @@ async fn all_wrong_fields_of_both_levels_are_told_at_once() {
         ("invalid_field", "/priority"),
         ("invalid_field", "/max_attempts"),
         ("invalid_field", "/spacing_seconds"),
+        ("invalid_field", "/on_unknown"),
         ("invalid_field", "/flow"),
-        ("not_supported", "/webhook"),
-        ("not_supported", "/on_unknown"),
+        ("invalid_field", "/webhook"),
         ("unknown_field", "/items/0/extra"),
         ("invalid_field", "/items/0/profile"),
         ("invalid_field", "/items/0/inputs"),
@@ -91,6 +91,37 @@ async fn all_wrong_fields_of_both_levels_are_told_at_once() {
         ("invalid_field", "/items/3/not_after"),
     ]);
     assert_eq!(wrong(body).await, expected);
+}
+
+#[tokio::test]
+async fn a_webhook_has_an_address_and_may_have_a_secret() {
+    let body = |webhook: &Value| json!({"flow": "f", "items": [{"profile": "a"}], "webhook": webhook});
+    assert!(good(&body(&Value::Null)).webhook.is_none());
+    let plain = good(&body(&json!({"url": "https://Host/x?y=1", "secret": null}))).webhook.unwrap();
+    assert_eq!((plain.url(), plain.secret().is_none()), ("https://host/x?y=1", true));
+    let signed = good(&body(&json!({"url": "http://host", "secret": "whsec_AQID"}))).webhook.unwrap();
+    assert_eq!(signed.secret().unwrap().key(), [1, 2, 3]);
+    for (webhook, code, at) in [
+        (json!([]), "invalid_field", "/webhook"),
+        (json!({}), "missing_field", "/webhook/url"),
+        (json!({"secret": "s"}), "missing_field", "/webhook/url"),
+        (json!({"url": 7}), "invalid_field", "/webhook/url"),
+        (json!({"url": "ftp://host/"}), "invalid_field", "/webhook/url"),
+        (json!({"url": "https://me:pass@host/"}), "invalid_field", "/webhook/url"),
+        (json!({"url": format!("https://host/{}", "x".repeat(2_048))}), "invalid_field", "/webhook/url"),
+        (json!({"url": "https://host/", "secret": ""}), "invalid_field", "/webhook/secret"),
+        (json!({"url": "https://host/", "secret": "x".repeat(256)}), "invalid_field", "/webhook/secret"),
+        (json!({"url": "https://host/", "secret": "whsec_?"}), "invalid_field", "/webhook/secret"),
+        (json!({"url": "https://host/", "secret": 5}), "invalid_field", "/webhook/secret"),
+        (json!({"url": "https://host/", "events": []}), "unknown_field", "/webhook/events"),
+    ] {
+        assert_eq!(wrong(body(&webhook)).await, told(&[(code, at)]), "{webhook}");
+    }
+    let both = json!({"url": "ftp://host/", "secret": ""});
+    assert_eq!(
+        wrong(body(&both)).await,
+        told(&[("invalid_field", "/webhook/secret"), ("invalid_field", "/webhook/url")])
+    );
 }
 
 #[tokio::test]

@@ -186,6 +186,7 @@ class Composer {
     const answer = await fetch(`/upload?${query}`, {
       method: "POST", body: this.file, headers: { "content-type": "application/octet-stream" },
     });
+    if (answer.status === 403) return location.assign((await answer.json()).to);
     if (!answer.ok) return this.failed("");
     this.show("Sharing", make("div", { class: "spinner" }), make("p", { class: "center" }, "Processing your video…"));
     for (let turn = 0; turn < POLL_LIMIT; turn += 1) {

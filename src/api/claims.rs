@@ -1,0 +1,407 @@
+//! Claims: outside workers take the items of flows that are theirs (`cove.external`), and say how they ended.
+//!
+//! A worker claims, arms right before its click, and completes; a long poll waits for work. The store
+//! decides by the fence (fence.md rule 23); nothing is kept here. Invariants: a worker is told the real
+//! inputs of its own item, secrets included, and nobody else is; what it says of an item that is not its any
+//! more changes nothing; arming looks at the files once more.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::{Response, StatusCode};
+use serde_json::{Map, Value, json};
+use tokio::time::{Instant, timeout_at};
+
+use super::Context;
+use super::body::{self, Reply};
+use super::error::{ApiError, Code};
+use super::form::{Walk, optional, pointer};
+use super::front::Call;
+use super::locks::not_yours;
+use super::profiles::no_body;
+use super::tasks::Viewer;
+use super::wire;
+use crate::engine::{Limits, after_failure, effect};
+use crate::model::flow::is_external_kind;
+use crate::model::lock::{MAX_LOCK_NAME_BYTES, is_lock_name};
+use crate::model::{Failure, FailureCode, Fence, Item, ItemId, Proofs, Verdict};
+use crate::store::media;
+use crate::store::{ArmRefused, AttemptEnded, Claim, ClaimName, Claimed, FinishRefused};
+
+const MAX_KINDS: usize = 16;
+const TTL_SECONDS: std::ops::RangeInclusive<i64> = 5..=86_400;
+const DEFAULT_TTL: Duration = Duration::from_secs(300);
+const WAIT_SECONDS: std::ops::RangeInclusive<i64> = 0..=60;
+const MAX_MESSAGE_BYTES: usize = 2_000;
+const MAX_URL_BYTES: usize = 2_048;
+const MAX_RESULTS: usize = 64;
+const MAX_RESULT_BYTES: usize = 10_000;
+/// What an attempt needs between the answer to `arm` and its click.
+const CLICK_MARGIN: Duration = Duration::from_secs(1);
+
+struct Asked {
+    kinds: Vec<String>,
+    owner: String,
+    ttl: Duration,
+    wait: Duration,
+}
+
+fn seconds(value: Option<i64>, default: Duration) -> Duration {
+    value.map_or(default, |seconds| Duration::from_secs(seconds.unsigned_abs()))
+}
+
+fn read_kinds(walk: &mut Walk, fields: &Map<String, Value>) -> Vec<String> {
+    let Some(list) = walk.required(fields, "", "kinds").and_then(|value| walk.array(value, "/kinds")) else {
+        return Vec::new();
+    };
+    if !(1..=MAX_KINDS).contains(&list.len()) {
+        walk.wrong(Code::InvalidField, "/kinds", format!("Expected 1 to {MAX_KINDS} kinds."));
+    }
+    let mut kinds = Vec::new();
+    for (number, value) in list.iter().take(MAX_KINDS).enumerate() {
+        match value.as_str().filter(|kind| is_external_kind(kind)) {
+            Some(kind) => kinds.push(kind.to_owned()),
+            None => {
+                let detail = "A kind is what a flow's `cove.external` says: 1 to 64 of a-z, 0-9, _ and -.";
+                walk.wrong(Code::InvalidField, pointer("/kinds", number), detail);
+            }
+        }
+    }
+    kinds
+}
+
+fn read_claim(body: &Value) -> Result<Asked, ApiError> {
+    let mut walk = Walk::default();
+    let mut asked = Asked { kinds: Vec::new(), owner: String::new(), ttl: DEFAULT_TTL, wait: Duration::ZERO };
+    if let Some(fields) = walk.object(body, "", &["kinds", "owner", "ttl_seconds", "wait_seconds", "session"]) {
+        asked.kinds = read_kinds(&mut walk, fields);
+        if let Some(owner) = walk.required(fields, "", "owner").and_then(|value| walk.string(value, "/owner")) {
+            if !is_lock_name(owner) {
+                let detail = format!("Expected 1 to {MAX_LOCK_NAME_BYTES} bytes without control characters.");
+                walk.wrong(Code::InvalidField, "/owner", detail);
+            }
+            owner.clone_into(&mut asked.owner);
+        }
+        asked.ttl = seconds(walk.integer(fields, "", "ttl_seconds", &TTL_SECONDS), DEFAULT_TTL);
+        asked.wait = seconds(walk.integer(fields, "", "wait_seconds", &WAIT_SECONDS), Duration::ZERO);
+        if walk.boolean(fields, "", "session") == Some(true) {
+            let detail = "Lent browsers are not supported by this version; start one of your own.";
+            walk.wrong(Code::NotSupported, "/session", detail);
+        }
+    }
+    walk.finish().map(|()| asked)
+}
+
+/// Waits for an item of these kinds, at most as long as the worker does.
+pub async fn claim(context: Arc<Context>, call: Call) -> Result<Response<Reply>, ApiError> {
+    let asked = read_claim(&call.json(&context).await?.ok_or_else(no_body)?)?;
+    let until = Instant::now() + asked.wait;
+    let mut changes = context.engine.changes();
+    loop {
+        if context.engine.view().draining {
+            return Err(ApiError::new(Code::Draining, "The daemon stops; claim again when it runs."));
+        }
+        if context.engine.view().ready
+            && let Some(claimed) = try_claim(&context, &asked).await?
+        {
+            context.engine.ring();
+            return Ok(body::json(StatusCode::OK, &claimed_json(&context, &claimed).await?));
+        }
+        // Every change of the queue turns the engine, which shows itself anew.
+        match timeout_at(until, changes.changed()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) | Err(_) => return Ok(body::empty(StatusCode::NO_CONTENT)),
+        }
+    }
+}
+
+async fn try_claim(context: &Context, asked: &Asked) -> Result<Option<Claimed>, ApiError> {
+    let store = &context.store;
+    for head in store.claimable(asked.kinds.clone(), context.clock.moment()).await? {
+        let (owner, kinds) = (asked.owner.clone(), asked.kinds.clone());
+        let claim = store.claim_for_worker(head.item, owner, kinds, asked.ttl, context.clock.moment()).await?;
+        // Refused or moved out of the way: another worker was quicker, or its time is over.
+        if let Ok(Claim::Started(claimed)) = claim {
+            return Ok(Some(*claimed));
+        }
+    }
+    Ok(None)
+}
+
+async fn claimed_json(context: &Context, claimed: &Claimed) -> Result<Value, ApiError> {
+    let item = &claimed.item;
+    // A worker has to put secrets into the page, so it is told them.
+    let mut shown = wire::item(item, None, |_| false);
+    shown["flow"] = json!(claimed.task.flow);
+    shown["files"] = files(item);
+    let left = context.store.claim_left(name_of(claimed), context.clock.moment()).await?;
+    let expires_at = context.clock.now().plus(left.unwrap_or_default());
+    let claim_id = format!("c{}.{}", item.id.raw(), claimed.fence.raw());
+    Ok(json!({"claim_id": claim_id, "item": shown, "fence": claimed.fence, "expires_at": expires_at}))
+}
+
+fn name_of(claimed: &Claimed) -> ClaimName {
+    ClaimName { item: claimed.item.id, fence: claimed.fence }
+}
+
+/// What the worker publishes, so that it can look whether it has the same.
+fn files(item: &Item) -> Value {
+    let files = item.inputs.iter().filter_map(|(name, input)| Some((name, input.as_file()?)));
+    let one = |(name, file): (&String, &crate::model::FileInput)| {
+        (name.clone(), json!({"path": file.path, "sha256": file.sha256, "bytes": file.bytes}))
+    };
+    Value::Object(files.map(one).collect())
+}
+
+/// `c<item>.<fence>`
+fn parse_claim_id(text: &str) -> Result<ClaimName, ApiError> {
+    let number = |text: &str| text.parse().ok().filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()));
+    let parsed = text.strip_prefix('c').and_then(|text| text.split_once('.'));
+    let parsed = parsed.and_then(|(item, fence)| Some((number(item)?, number(fence)?)));
+    let (item, fence) = parsed.ok_or_else(|| ApiError::not_found("There is no claim with this id."))?;
+    Ok(ClaimName { item: ItemId::new(item), fence: Fence::new(fence) })
+}
+
+/// The claim that the path names; its fence stands in the body once more.
+fn same_fence(name: ClaimName, fence: Option<Fence>) -> Result<(), ApiError> {
+    if fence.is_some_and(|fence| fence != name.fence) { Err(stale()) } else { Ok(()) }
+}
+
+fn stale() -> ApiError {
+    ApiError::new(Code::StaleFence, "The item is not yours under this fence any more: stop what you do with it.")
+}
+
+fn read_fence(walk: &mut Walk, fields: &Map<String, Value>) -> Option<Fence> {
+    walk.required(fields, "", "fence");
+    walk.parsed(fields, "", "fence")
+}
+
+async fn body_of(context: &Context, call: Call) -> Result<(ClaimName, Value), ApiError> {
+    let name = parse_claim_id(call.params.get("id"))?;
+    Ok((name, call.json(context).await?.ok_or_else(no_body)?))
+}
+
+pub async fn refresh(context: Arc<Context>, call: Call) -> Result<Response<Reply>, ApiError> {
+    let (name, body) = body_of(&context, call).await?;
+    let mut walk = Walk::default();
+    let fields = walk.object(&body, "", &["fence", "ttl_seconds"]).cloned().unwrap_or_default();
+    let fence = read_fence(&mut walk, &fields);
+    let ttl = seconds(walk.integer(&fields, "", "ttl_seconds", &TTL_SECONDS), DEFAULT_TTL);
+    walk.finish()?;
+    same_fence(name, fence)?;
+    let refreshed = context.store.refresh_claim(name, ttl, context.clock.moment()).await?;
+    let expires_at = refreshed.map_err(not_yours)?;
+    Ok(body::json(StatusCode::OK, &json!({"expires_at": expires_at})))
+}
+
+fn read_hashes(walk: &mut Walk, fields: &Map<String, Value>) -> Vec<String> {
+    let hash = |value: &Value| value.as_str().map(|text| text.strip_prefix("sha256:").unwrap_or(text).to_lowercase());
+    let hashes: Option<Vec<String>> = match optional(fields, "media_sha256") {
+        None => Some(Vec::new()),
+        Some(Value::Array(list)) => list.iter().map(hash).collect(),
+        Some(one) => hash(one).map(|hash| vec![hash]),
+    };
+    hashes.unwrap_or_else(|| {
+        walk.wrong(Code::InvalidField, "/media_sha256", "Expected a SHA-256 in hex, or a list of them.");
+        Vec::new()
+    })
+}
+
+/// Right before the click: what is about to go out is what was accepted, and it is still this worker's.
+pub async fn arm(context: Arc<Context>, call: Call) -> Result<Response<Reply>, ApiError> {
+    let (name, body) = body_of(&context, call).await?;
+    let mut walk = Walk::default();
+    let fields = walk.object(&body, "", &["fence", "media_sha256"]).cloned().unwrap_or_default();
+    let (fence, mut hashes) = (read_fence(&mut walk, &fields), read_hashes(&mut walk, &fields));
+    walk.finish()?;
+    same_fence(name, fence)?;
+    let left = context.store.claim_left(name, context.clock.moment()).await?.map_err(not_yours)?;
+    let item = context.store.item(name.item).await?.ok_or_else(stale)?;
+    check_media(&item, &mut hashes).await?;
+    if left <= CLICK_MARGIN {
+        let detail = "Less than a second of the lease is left: refresh it, then arm.";
+        return Err(ApiError::new(Code::NotHeld, detail));
+    }
+    match context.store.arm(name.item, name.fence, Proofs::unproven(), context.clock.moment()).await? {
+        Ok(()) => {}
+        Err(ArmRefused::Canceled) => {
+            return Err(ApiError::new(Code::Canceled, "A cancel was requested: do not click, and call `fail`."));
+        }
+        Err(ArmRefused::Outdated | ArmRefused::LockLost) => return Err(stale()),
+    }
+    let left = context.store.claim_left(name, context.clock.moment()).await?.unwrap_or_default();
+    let within = left.saturating_sub(CLICK_MARGIN).as_secs();
+    Ok(body::json(StatusCode::OK, &json!({"armed": true, "click_within_seconds": within})))
+}
+
+async fn check_media(item: &Item, given: &mut Vec<String>) -> Result<(), ApiError> {
+    let files: Vec<_> = item.inputs.values().filter_map(|input| input.as_file()).collect();
+    let mut expected: Vec<String> = files.iter().map(|file| file.sha256.clone()).collect();
+    expected.sort_unstable();
+    given.sort_unstable();
+    if expected != *given {
+        let detail = format!("The item's media are {}; give exactly their SHA-256.", expected.join(", "));
+        return Err(ApiError::new(Code::MediaMismatch, detail));
+    }
+    for file in files {
+        if !media::unchanged(file).await.unwrap_or(false) {
+            let detail = format!("{} is not the file any more that was accepted.", file.path.display());
+            return Err(ApiError::new(Code::MediaMismatch, detail));
+        }
+    }
+    Ok(())
+}
+
+fn read_result(walk: &mut Walk, fields: &Map<String, Value>) -> BTreeMap<String, String> {
+    let Some(map) = optional(fields, "result").and_then(|value| walk.map(value, "/result")) else {
+        return BTreeMap::new();
+    };
+    if map.len() > MAX_RESULTS {
+        walk.wrong(Code::InvalidField, "/result", format!("A result has at most {MAX_RESULTS} members."));
+    }
+    let mut result = BTreeMap::new();
+    for (name, value) in map {
+        let at = pointer("/result", name);
+        match walk.string(value, &at) {
+            Some(text) if text.len() <= MAX_RESULT_BYTES => {
+                result.insert(name.clone(), text.to_owned());
+            }
+            Some(_) => walk.wrong(Code::InvalidField, at, format!("A value has at most {MAX_RESULT_BYTES} bytes.")),
+            None => {}
+        }
+    }
+    result
+}
+
+pub async fn complete(context: Arc<Context>, call: Call) -> Result<Response<Reply>, ApiError> {
+    let (name, body) = body_of(&context, call).await?;
+    let mut walk = Walk::default();
+    let fields = walk.object(&body, "", &["fence", "url", "result"]).cloned().unwrap_or_default();
+    let (fence, result) = (read_fence(&mut walk, &fields), read_result(&mut walk, &fields));
+    let url = optional(&fields, "url").and_then(|value| walk.string(value, "/url")).map(str::to_owned);
+    if url.as_ref().is_some_and(|url| url.len() > MAX_URL_BYTES || url.chars().any(char::is_control)) {
+        walk.wrong(Code::InvalidField, "/url", format!("An address has at most {MAX_URL_BYTES} bytes."));
+    }
+    walk.finish()?;
+    same_fence(name, fence)?;
+    let verdict = Verdict::Succeeded { url, result };
+    end(&context, name, |_| (verdict.clone(), None)).await
+}
+
+fn read_failure(walk: &mut Walk, fields: &Map<String, Value>) -> Failure {
+    let message = optional(fields, "message").and_then(|value| walk.string(value, "/message")).unwrap_or("no message");
+    if message.len() > MAX_MESSAGE_BYTES {
+        walk.wrong(Code::InvalidField, "/message", format!("A message has at most {MAX_MESSAGE_BYTES} bytes."));
+    }
+    let code = match optional(fields, "reason").map(Value::as_str) {
+        None | Some(Some("error")) => FailureCode::WorkerFailed,
+        Some(Some("needs_human")) => FailureCode::NeedsHuman,
+        Some(Some("rate_limited")) => FailureCode::RateLimited,
+        Some(Some("rejected")) => FailureCode::Rejected,
+        Some(_) => {
+            let detail = "Expected `error`, `needs_human`, `rate_limited` or `rejected`.";
+            walk.wrong(Code::InvalidField, "/reason", detail);
+            FailureCode::WorkerFailed
+        }
+    };
+    Failure::new(code, message)
+}
+
+pub async fn fail(context: Arc<Context>, call: Call) -> Result<Response<Reply>, ApiError> {
+    let (name, body) = body_of(&context, call).await?;
+    let mut walk = Walk::default();
+    let fields = walk.object(&body, "", &["fence", "reason", "message"]).cloned().unwrap_or_default();
+    let (fence, failure) = (read_fence(&mut walk, &fields), read_failure(&mut walk, &fields));
+    walk.finish()?;
+    same_fence(name, fence)?;
+    let task = context.store.item(name.item).await?.ok_or_else(stale)?.task;
+    let max_attempts = context.store.task(task).await?.ok_or_else(stale)?.task.max_attempts;
+    let (limits, now) = (Limits::from(&context.config.engine), context.clock.now());
+    let verdict = |item: &Item| {
+        let effect = effect(&failure, &limits, now);
+        let verdict = if item.is_armed() {
+            Verdict::OutcomeUnknown(failure.clone())
+        } else {
+            let (spent, roll) = (item.attempts_spent(), fastrand::f64());
+            after_failure(&limits, spent, max_attempts, failure.clone(), roll, now)
+        };
+        (verdict, effect)
+    };
+    end(&context, name, verdict).await
+}
+
+/// Writes the end; `verdict` is asked again where the item was armed meanwhile.
+async fn end(
+    context: &Context,
+    name: ClaimName,
+    verdict: impl Fn(&Item) -> (Verdict, Option<crate::model::ProfileEffect>),
+) -> Result<Response<Reply>, ApiError> {
+    let mut tries = 0;
+    loop {
+        let item = context.store.item(name.item).await?.ok_or_else(stale)?;
+        let (verdict, effect) = verdict(&item);
+        let ended = AttemptEnded { item: name.item, fence: name.fence, verdict, evidence: Vec::new(), effect };
+        match context.store.end_claim(ended, context.clock.now()).await? {
+            Ok(ended) => {
+                if ended.late {
+                    context.engine.resolved(name.item).await;
+                }
+                context.engine.ring();
+                return Ok(body::json(StatusCode::OK, &Viewer::new(context).await?.item(&ended.item).await?));
+            }
+            Err(FinishRefused::Armed) if tries == 0 => tries += 1,
+            Err(_) => return Err(stale()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_claim_is_read_strictly() {
+        let asked = read_claim(&json!({"kinds": ["studio"], "owner": "w1", "wait_seconds": 5})).unwrap();
+        assert_eq!((asked.ttl, asked.wait), (DEFAULT_TTL, Duration::from_secs(5)));
+        for (wrong, at) in [
+            (json!({"owner": "w1"}), "/kinds"),
+            (json!({"kinds": [], "owner": "w1"}), "/kinds"),
+            (json!({"kinds": ["No Kind"], "owner": "w1"}), "/kinds/0"),
+            (json!({"kinds": ["a"]}), "/owner"),
+            (json!({"kinds": ["a"], "owner": ""}), "/owner"),
+            (json!({"kinds": ["a"], "owner": "w", "ttl_seconds": 4}), "/ttl_seconds"),
+            (json!({"kinds": ["a"], "owner": "w", "wait_seconds": 61}), "/wait_seconds"),
+            (json!({"kinds": ["a"], "owner": "w", "session": true}), "/session"),
+            (json!({"kinds": ["a"], "owner": "w", "who": 1}), "/who"),
+        ] {
+            let error = read_claim(&wrong).err().unwrap_or_else(|| panic!("{wrong}"));
+            assert_eq!(error.code().status(), 422, "{wrong}");
+            assert!(format!("{error:?}").contains(&format!("{at:?}")), "{wrong}: {error:?}");
+        }
+    }
+
+    #[test]
+    fn a_claims_id_names_its_item_and_fence() {
+        let name = parse_claim_id("c12.34").unwrap();
+        assert_eq!((name.item.raw(), name.fence.raw()), (12, 34));
+        for wrong in ["", "c", "c12", "c12.", "c.3", "12.34", "c1.2.3", "c-1.2", "c+1.2", "c99999999999999999999.1"] {
+            assert_eq!(parse_claim_id(wrong).unwrap_err().code(), Code::NotFound, "{wrong}");
+        }
+    }
+
+    #[tokio::test]
+    async fn rule_23_arming_names_exactly_the_items_media() {
+        let mut item = wire::tests::waiting_item();
+        let sha = "0".repeat(64);
+        for wrong in [vec![], vec!["1".repeat(64)], vec![sha.clone(), sha.clone()]] {
+            assert_eq!(check_media(&item, &mut wrong.clone()).await.unwrap_err().code(), Code::MediaMismatch);
+        }
+        // The right hash of a file that is gone is no ground for a click.
+        assert_eq!(check_media(&item, &mut vec![sha]).await.unwrap_err().code(), Code::MediaMismatch);
+        item.inputs.remove("video");
+        assert!(check_media(&item, &mut Vec::new()).await.is_ok());
+    }
+}

@@ -1,0 +1,144 @@
+//! The end of an attempt: what it is worth, what it says of its provider and its profile, and how its lock
+//! is freed.
+//!
+//! The phase is the truth about the click, whatever the attempt believes of itself (fence.md rules 7 and 8).
+//! The lock stays until the browser is verified dead.
+
+use super::{IN_USE_WAIT, Owner, PROVIDER_FIRST_WAIT, PROVIDER_LONGEST_WAIT, Phase, ProviderTrouble, Running, State};
+use crate::engine::admission::{self, effect};
+use crate::engine::event::{Act, AttemptEnd, Commit, Step};
+use crate::engine::state::Limits;
+use crate::model::{Blame, EvidenceFile, Failure, FailureCode, Fence, Retry, Timestamp, Verdict};
+use crate::store::AttemptEnded;
+
+/// How an attempt says that it ended.
+pub(super) struct Told {
+    pub end: AttemptEnd,
+    pub evidence: Vec<EvidenceFile>,
+    pub stopped: Option<Failure>,
+    pub browser: bool,
+}
+
+impl State {
+    pub(super) fn ended(&mut self, fence: Fence, told: Told, roll: f64, now: Timestamp) -> Step {
+        let Told { end, evidence, stopped, browser } = told;
+        let Some(running) = self.running.get_mut(&fence) else { return Step::default() };
+        running.browser = browser;
+        let stopped = stopped.as_ref().or(match &end {
+            AttemptEnd::Unarmed(failure) => Some(failure),
+            _ => None,
+        });
+        let effect = stopped.and_then(|failure| effect(failure, &self.limits, now));
+        let (item, verdict) = match (&running.owner, running.phase) {
+            (Owner::Item { .. }, Phase::Ending | Phase::Closing) | (Owner::Leftover | Owner::Verify { .. }, _) => {
+                return Step::default();
+            }
+            (Owner::Operator(_), _) => return self.operator_ended(fence, end),
+            (Owner::Item { id, .. }, phase) => {
+                (*id, verdict(&self.limits, self.draining, running, phase, end, roll, now))
+            }
+        };
+        if let Verdict::TryAgain { failure, .. } = &verdict {
+            self.note_trouble(fence, failure, now);
+        }
+        if let Some(running) = self.running.get_mut(&fence) {
+            running.phase = Phase::Ending;
+        }
+        Step::commit(Commit::Finish(AttemptEnded { item, fence, verdict, evidence, effect }))
+    }
+
+    /// An end that is not the item's fault says something about the provider or the profile.
+    pub(super) fn note_trouble(&mut self, fence: Fence, failure: &Failure, now: Timestamp) {
+        if failure.retry() != Retry::Uncounted {
+            return;
+        }
+        match failure.blame() {
+            Blame::Provider => {
+                let wait = self
+                    .provider
+                    .take()
+                    .map_or(PROVIDER_FIRST_WAIT, |trouble| (trouble.wait * 2).min(PROVIDER_LONGEST_WAIT));
+                self.provider = Some(ProviderTrouble { why: failure.detail.clone(), until: now.plus(wait), wait });
+            }
+            // What a site says of a profile is kept with the profile.
+            Blame::Profile if failure.code == FailureCode::ProfileInUse => {
+                if let Some(running) = self.running.get(&fence) {
+                    self.in_use.insert(running.profile.clone(), now.plus(IN_USE_WAIT));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn end_stored(&mut self, fence: Fence, refused: bool) -> Step {
+        let Some(running) = self.running.get_mut(&fence) else { return Step::default() };
+        running.phase = Phase::Closing;
+        if refused {
+            // The row moved on without us: only the browser and the lock are left to clear.
+            running.owner = Owner::Leftover;
+        }
+        if running.browser {
+            Step::act(Act::Close { fence, profile: running.profile.clone() })
+        } else {
+            self.closed(fence)
+        }
+    }
+
+    pub(super) fn closed(&mut self, fence: Fence) -> Step {
+        match self.running.get(&fence) {
+            Some(running) => Step::commit(Commit::Release { profile: running.profile.clone(), fence }),
+            None => Step::default(),
+        }
+    }
+}
+
+/// The phase is the truth about the click, whatever the attempt believes.
+fn verdict(
+    limits: &Limits,
+    draining: bool,
+    running: &Running,
+    phase: Phase,
+    end: AttemptEnd,
+    roll: f64,
+    now: Timestamp,
+) -> Verdict {
+    let armed = matches!(phase, Phase::Arming | Phase::Armed);
+    let failure = match end {
+        AttemptEnd::Confirmed { url, result } if armed => return Verdict::Succeeded { url, result },
+        AttemptEnd::Done { url, result } if !armed => return Verdict::Succeeded { url, result },
+        AttemptEnd::Unknown(failure) | AttemptEnd::Unarmed(failure) if armed => {
+            return Verdict::OutcomeUnknown(as_unknown(failure));
+        }
+        AttemptEnd::Unarmed(failure) => failure,
+        AttemptEnd::Done { .. } => {
+            let detail = "a flow without a commit point was armed";
+            return Verdict::OutcomeUnknown(Failure::new(FailureCode::Internal, detail));
+        }
+        AttemptEnd::Confirmed { .. } | AttemptEnd::Unknown(_) => {
+            let detail = "the attempt says that it clicked and was never armed";
+            return Verdict::OutcomeUnknown(Failure::new(FailureCode::Internal, detail));
+        }
+    };
+    let Owner::Item { attempts, max_attempts, cancel, .. } = running.owner else {
+        return Verdict::Failed(failure);
+    };
+    if cancel {
+        return Verdict::Canceled(Failure::new(FailureCode::Canceled, "canceled on request"));
+    }
+    if draining || failure.code == FailureCode::Canceled {
+        // The daemon's own stop, whatever it looked like from inside the attempt: no attempt is spent.
+        let who = if draining { "the daemon stopped" } else { "a forced cleanup of its lock stopped it" };
+        let failure = Failure::new(FailureCode::DaemonStopped, format!("{who} before the commit point"));
+        return Verdict::TryAgain { failure, due_at: Timestamp::ZERO, counted: false };
+    }
+    admission::after_failure(limits, attempts, max_attempts, failure, roll, now)
+}
+
+/// What an attempt met after its commit point, under a code that says what a person has to do.
+fn as_unknown(failure: Failure) -> Failure {
+    use FailureCode::{ConfirmationMissing, Internal, LostAfterCommit, RestartedAfterCommit};
+    match failure.code {
+        ConfirmationMissing | LostAfterCommit | RestartedAfterCommit | Internal => failure,
+        _ => Failure::new(LostAfterCommit, failure.to_string()),
+    }
+}

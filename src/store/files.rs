@@ -1,0 +1,153 @@
+//! The two files of a state: what the store asks of them, and the ones on a real disk.
+//!
+//! The state file is whatever redb takes for its storage; the ledger's file is a [`LedgerFile`]. Both are
+//! behind traits, so that a test can put one simulated disk under them and cut its power at any write
+//! ([`super::Store::open_over`]). On a real disk both give up a part of the ballast when there is no
+//! space, and write again. A sync that fails is never tried again: the kernel forgets what it could not
+//! write.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufRead, BufReader, Seek, SeekFrom};
+use std::ops::Bound;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+
+use redb::backends::FileBackend;
+use redb::{BackendError, DatabaseError, StorageBackend};
+
+use super::ballast::{Ballast, is_full};
+
+/// The publish ledger's file: read once, at open, and written at its end ever after.
+pub trait LedgerFile: Send + 'static {
+    /// Everything, from its begin.
+    fn read(&mut self) -> io::Result<Box<dyn BufRead + '_>>;
+
+    /// All of `bytes` from `offset` on. After an error a part of them may be there.
+    fn write(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()>;
+
+    /// Returns when everything that was written is durable.
+    fn sync(&mut self) -> io::Result<()>;
+
+    fn set_len(&mut self, bytes: u64) -> io::Result<()>;
+}
+
+/// Runs `write` again for as long as the ballast makes room for it.
+fn with_ballast<T>(ballast: &Ballast, mut write: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match write() {
+            Err(error) if is_full(&error) && ballast.give_up_a_slice() => {}
+            done => return done,
+        }
+    }
+}
+
+/// The ledger on a real disk.
+pub(super) struct LedgerOnDisk {
+    file: File,
+    ballast: Ballast,
+}
+
+impl LedgerOnDisk {
+    /// Opens or makes it; a new name is made durable.
+    pub fn open(path: &Path, ballast: Ballast) -> io::Result<Self> {
+        let existed = path.try_exists()?;
+        let open = || OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
+        let file = with_ballast(&ballast, open)?;
+        if !existed {
+            sync_folder_of(path)?;
+        }
+        Ok(Self { file, ballast })
+    }
+}
+
+impl LedgerFile for LedgerOnDisk {
+    fn read(&mut self) -> io::Result<Box<dyn BufRead + '_>> {
+        self.file.seek(SeekFrom::Start(0))?;
+        Ok(Box::new(BufReader::new(&self.file)))
+    }
+
+    fn write(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        with_ballast(&self.ballast, || self.file.write_all_at(bytes, offset))
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    fn set_len(&mut self, bytes: u64) -> io::Result<()> {
+        self.file.set_len(bytes)
+    }
+}
+
+/// The locks of a backend that stands around another one.
+macro_rules! forward_locks {
+    ($inner:ident) => {
+        forward_locks!($inner: try_lock_range -> bool, try_lock_shared_range -> bool, query_lock_range -> bool,
+            lock_range -> (), lock_shared_range -> (), unlock_range -> ());
+    };
+    ($inner:ident: $($lock:ident -> $answer:ty),+) => {
+        $(fn $lock(&self, start: Bound<u64>, end: Bound<u64>) -> Result<$answer, BackendError> {
+            self.$inner.$lock(start, end)
+        })+
+    };
+}
+pub(super) use forward_locks;
+
+/// The state file on a real disk: redb's own backend, with the ballast behind it.
+#[derive(Debug)]
+pub(super) struct StateOnDisk {
+    file: FileBackend,
+    ballast: Ballast,
+}
+
+impl StateOnDisk {
+    pub fn open(path: &Path, ballast: Ballast) -> Result<Self, DatabaseError> {
+        Self::over(OpenOptions::new().read(true).write(true).open(path)?, ballast)
+    }
+
+    /// A new file, empty.
+    pub fn create(path: &Path, ballast: Ballast) -> Result<Self, DatabaseError> {
+        let options = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).clone();
+        Self::over(with_ballast(&ballast, || options.open(path))?, ballast)
+    }
+
+    fn over(file: File, ballast: Ballast) -> Result<Self, DatabaseError> {
+        Ok(Self { file: FileBackend::new(file)?, ballast })
+    }
+}
+
+impl StorageBackend for StateOnDisk {
+    fn len(&self) -> io::Result<u64> {
+        self.file.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.file.read(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        with_ballast(&self.ballast, || self.file.set_len(len))
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        with_ballast(&self.ballast, || self.file.write(offset, data))
+    }
+
+    fn close(&self) -> io::Result<()> {
+        self.file.close()
+    }
+
+    forward_locks!(file);
+}
+
+/// Makes a new name in a folder durable.
+pub(super) fn sync_folder_of(path: &Path) -> io::Result<()> {
+    match path.parent() {
+        Some(folder) => File::open(folder)?.sync_all(),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,138 @@
+//! Outside workers: an item is theirs for a while, under a lease on its profile's lock (fence.md rule 23).
+//!
+//! A claim is named by its item and its fence; there is no row of its own. What a worker says counts while
+//! the item runs under that very fence, and a completion also while its outcome is unknown. When a lease
+//! is over, an armed item becomes `outcome_unknown` at once; one that is not armed is queued again a minute
+//! later, since its worker may still be at it. The profile stays locked until then.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use super::super::tables::Tx;
+use super::super::writer::Ran;
+use super::super::{AttemptEnded, ClaimEnded, ClaimName, Expired, FinishRefused, NotYours, StoreError, locks};
+use super::outcome::write_resolution;
+use super::progress::{bounded_url, finish};
+use crate::model::{
+    Failure, FailureCode, Item, ItemState, Lock, LockKind, LockOwner, Moment, Resolution, Timestamp, Verdict,
+};
+
+/// How long after its lease a worker may still be at it.
+const GRACE: Duration = Duration::from_secs(60);
+/// Leases that one step ends.
+const STEP: usize = 100;
+
+/// The lock of a claim that is still the worker's.
+fn lock_of(tx: &Tx<'_>, name: &ClaimName, now: Moment) -> Ran<(Item, Lock), NotYours> {
+    let Some(item) = tx.item(name.item)? else { return Ok(Err(NotYours::StaleFence)) };
+    if item.state != ItemState::Running || item.fence != Some(name.fence) {
+        return Ok(Err(NotYours::StaleFence));
+    }
+    let lock = locks::get(&tx.locks, &LockKind::PROFILE, item.profile.as_str())?;
+    let lock = lock.filter(|lock| lock.fence == name.fence && matches!(lock.owner, LockOwner::Claim { .. }));
+    Ok(match lock {
+        Some(lock) if !lock.is_expired(now) => Ok((item, lock)),
+        _ => Err(NotYours::NotHeld),
+    })
+}
+
+pub(in crate::store) fn refresh(
+    tx: &mut Tx<'_>,
+    name: &ClaimName,
+    ttl: Duration,
+    moment: Moment,
+) -> Ran<Option<Timestamp>, NotYours> {
+    let moment = tx.in_order(moment);
+    match lock_of(tx, name, moment)? {
+        Ok((_, lock)) => Ok(Ok(locks::renew(tx, &lock, Some(ttl), moment)?.expires_at())),
+        Err(refused) => Ok(Err(refused)),
+    }
+}
+
+/// What is left of a claim's lease, for whoever is about to click.
+pub(in crate::store) fn left(tx: &mut Tx<'_>, name: &ClaimName, moment: Moment) -> Ran<Duration, NotYours> {
+    let moment = tx.in_order(moment);
+    Ok(lock_of(tx, name, moment)?.map(|(_, lock)| lock.lease.map_or(Duration::ZERO, |lease| lease.left(moment))))
+}
+
+/// The worker says how it ended. A completion of what became `outcome_unknown` meanwhile is taken under the
+/// very fence that armed it; saying the same again is saying it once.
+pub(in crate::store) fn end(tx: &mut Tx<'_>, end: &AttemptEnded, now: Timestamp) -> Ran<ClaimEnded, FinishRefused> {
+    let Some(item) = tx.item(end.item)? else { return Ok(Err(FinishRefused::StaleFence)) };
+    let claimed = is_claim(tx, &item, end)?;
+    if let Verdict::Succeeded { url, result } = &end.verdict {
+        if item.state == ItemState::Succeeded && item.fence == Some(end.fence) {
+            return Ok(Ok(ClaimEnded { item, late: false }));
+        }
+        if item.state == ItemState::OutcomeUnknown && item.armed_fence == Some(end.fence) && item.external.is_some() {
+            let done = Item {
+                state: ItemState::Succeeded,
+                url: url.as_deref().map(bounded_url),
+                result: result.clone(),
+                failure: None,
+                finished_at: Some(now),
+                ..item.clone()
+            };
+            let item = write_resolution(tx, &item, done, Resolution::Published, now)?;
+            return Ok(Ok(ClaimEnded { item, late: true }));
+        }
+    }
+    if !claimed {
+        return Ok(Err(FinishRefused::StaleFence));
+    }
+    if let Err(refused) = finish(tx, end, now)? {
+        return Ok(Err(refused));
+    }
+    let Ok(_freed) = locks::free_profile(tx, &item.profile, end.fence)?;
+    let item = tx.item(end.item)?.ok_or_else(|| StoreError::Corrupt(format!("items: {} vanished", end.item)))?;
+    Ok(Ok(ClaimEnded { item, late: false }))
+}
+
+/// Whether this is the fence of a worker, and not of an attempt of cove's own.
+fn is_claim(tx: &Tx<'_>, item: &Item, end: &AttemptEnded) -> Result<bool, StoreError> {
+    let lock = locks::get(&tx.locks, &LockKind::PROFILE, item.profile.as_str())?;
+    Ok(lock.is_some_and(|lock| lock.fence == end.fence && matches!(lock.owner, LockOwner::Claim { .. })))
+}
+
+/// Ends what workers left: at most a step of it.
+pub(in crate::store) fn expire(tx: &mut Tx<'_>, moment: Moment) -> Ran<Expired, Infallible> {
+    let moment = tx.in_order(moment);
+    let mut expired = Expired::default();
+    for lock in locks::profiles_over(&tx.lock_expiry, &tx.locks, moment, STEP)? {
+        let LockOwner::Claim { item, worker } = &lock.owner else { continue };
+        let over = lock.lease.map_or(Duration::ZERO, |lease| moment.boot.since(lease.expires_boot));
+        let running = tx.item(*item)?.filter(|item| item.state == ItemState::Running && item.fence == Some(lock.fence));
+        if let Some(item) = running {
+            let armed = item.is_armed();
+            if !armed && over < GRACE {
+                continue;
+            }
+            give_back(tx, &item, worker, moment.wall)?;
+            expired.items += 1;
+        }
+        if over >= GRACE {
+            let profile = &lock.key;
+            if let Ok(profile) = crate::model::ProfileId::new(profile) {
+                let Ok(_freed) = locks::free_profile(tx, &profile, lock.fence)?;
+                expired.freed += 1;
+            }
+        }
+    }
+    Ok(Ok(expired))
+}
+
+/// The worker was not heard of in time. Its attempt counts: it may have done all of it but the last word.
+fn give_back(tx: &mut Tx<'_>, item: &Item, worker: &str, now: Timestamp) -> Result<(), StoreError> {
+    let task = tx.task(item.task)?.ok_or_else(|| StoreError::Corrupt(format!("tasks: no row of {}", item.task)))?;
+    let failure = Failure::new(FailureCode::WorkerLost, format!("{worker} let its lease run out"));
+    let verdict = if item.is_armed() {
+        Verdict::OutcomeUnknown(failure)
+    } else if item.attempts_spent() >= task.max_attempts {
+        Verdict::Failed(failure)
+    } else {
+        Verdict::TryAgain { failure, due_at: now, counted: true }
+    };
+    let Some(fence) = item.fence else { return Ok(()) };
+    let end = AttemptEnded { item: item.id, fence, verdict, evidence: Vec::new(), effect: None };
+    finish(tx, &end, now)?.map(drop).map_err(|refused| StoreError::Corrupt(format!("{}: {refused}", item.id)))
+}

@@ -1,0 +1,94 @@
+//! Forgetting finished tasks, by age and by count, in small steps.
+//!
+//! What is forgotten is the task, its items, its log, its intents and its webhooks' deliveries. Keys and what an Idempotency-Key made
+//! stay: the same thing is not published again because its task was forgotten (fence.md rule 2). The
+//! evidence on the disk goes first, by the caller, who names the items of each task.
+
+use std::convert::Infallible;
+
+use redb::{ReadTransaction, ReadableTable, ReadableTableMetadata};
+
+use super::super::tables::{FINISHED, TASK_ITEMS, Tx};
+use super::super::writer::Ran;
+use super::super::{Prunable, StoreError, outbox};
+use crate::model::{ItemId, ItemState, TaskId, Timestamp};
+
+/// The finished tasks to forget next, oldest end first: those that ended before `before`, and the oldest
+/// beyond `keep`. At most `limit`.
+pub(in crate::store) fn prunable(
+    txn: &ReadTransaction,
+    before: Timestamp,
+    keep: u64,
+    limit: usize,
+) -> Result<Vec<Prunable>, StoreError> {
+    let finished = txn.open_table(FINISHED)?;
+    let beyond = finished.len()?.saturating_sub(keep);
+    let index = txn.open_table(TASK_ITEMS)?;
+    let mut found = Vec::new();
+    for (number, row) in (0..).zip(finished.iter()?.take(limit)) {
+        let (finished_at, task) = row?.0.value();
+        if finished_at >= before.as_millis() && number >= beyond {
+            break;
+        }
+        let items = index.range((task, 0)..=(task, u64::MAX))?;
+        let items = items.map(|row| Ok(ItemId::new(row?.0.value().1))).collect::<Result<_, StoreError>>()?;
+        found.push(Prunable { task: TaskId::new(task), items });
+    }
+    Ok(found)
+}
+
+/// Forgets `limit` items of a finished task, and the task with its last one. True: it is forgotten.
+pub(in crate::store) fn prune(tx: &mut Tx<'_>, id: TaskId, limit: usize) -> Ran<bool, Infallible> {
+    let Some(mut task) = tx.task(id)? else { return Ok(Ok(true)) };
+    // Retried since: it is not finished any more.
+    let Some(finished_at) = task.finished_at else { return Ok(Ok(true)) };
+    tx.writes += 1;
+    let events = ids_under(&tx.events, id.raw(), limit)?;
+    for number in &events {
+        tx.events.remove((id.raw(), *number))?;
+    }
+    let was = task.counts.state();
+    let items = ids_under(&tx.task_items, id.raw(), limit)?;
+    for item in &items {
+        let state = forget_item(tx, id, ItemId::new(*item))?;
+        task.counts.remove(state);
+    }
+    let more_told = outbox::forget(tx, id, limit)?;
+    tx.task_states.remove((was as u8, id.raw()))?;
+    if more_told || events.len() == limit || items.len() == limit {
+        tx.task_states.insert((task.counts.state() as u8, id.raw()), ())?;
+        tx.put_task(&task)?;
+        return Ok(Ok(false));
+    }
+    tx.tasks.remove(id.raw())?;
+    tx.intents.remove(id.raw())?;
+    tx.settling.remove(id.raw())?;
+    tx.finished.remove((finished_at.as_millis(), id.raw()))?;
+    tx.task_flows.remove((task.flow.as_str(), id.raw()))?;
+    Ok(Ok(true))
+}
+
+fn ids_under<V: redb::Value + 'static>(
+    index: &impl ReadableTable<(u64, u64), V>,
+    key: u64,
+    limit: usize,
+) -> Result<Vec<u64>, StoreError> {
+    index.range((key, 0)..=(key, u64::MAX))?.take(limit).map(|row| Ok(row?.0.value().1)).collect()
+}
+
+fn forget_item(tx: &mut Tx<'_>, task: TaskId, id: ItemId) -> Result<ItemState, StoreError> {
+    let item = tx.item(id)?.ok_or_else(|| StoreError::Corrupt(format!("task_items: no item {id}")))?;
+    tx.items.remove(id.raw())?;
+    tx.task_items.remove((task.raw(), id.raw()))?;
+    tx.item_states.remove((item.state as u8, id.raw()))?;
+    tx.item_profiles.remove((item.profile.as_str(), id.raw()))?;
+    let place = (item.profile.as_str(), task.raw());
+    let left = tx.task_profiles.get(place)?.map_or(0, |row| row.value()).saturating_sub(1);
+    if left == 0 {
+        tx.task_profiles.remove(place)?
+    } else {
+        tx.task_profiles.insert(place, left)?
+    };
+    tx.meta.items[item.state as usize] -= 1;
+    Ok(item.state)
+}
