@@ -72,7 +72,7 @@ async fn schema_1_goes_on_where_it_was() {
     store.settle(tasks[0].task.id, NOW.wall).await.unwrap();
     let given = Idempotency { scope: "local".to_owned(), key: "request-1".to_owned(), body_hash: [7; 32] };
     assert_eq!(store.find_replay(given).await.unwrap().unwrap().task, tasks[1].task.id);
-    let locks = store.list_locks(LockQuery { limit: 9, ..LockQuery::default() }).await.unwrap().rows;
+    let locks = store.locks(LockQuery { limit: 9, ..LockQuery::default() }).await.unwrap().rows;
     let owners: Vec<_> = locks.iter().map(|lock| (lock.key.as_str(), &lock.owner)).collect();
     assert!(matches!(owners[..], [("boris", LockOwner::Operator), ("clara", LockOwner::Item(_))]), "{owners:?}");
     // The armed one is found, and the free profile's next item is there to start.
