@@ -1,8 +1,8 @@
 //! The command line: one binary, `cove`.
 //!
 //! This file has the tree of commands and says which file carries each out. `local` needs no daemon,
-//! `online` talks to one, `submit` is `cove run`. It uses nothing of the daemon but its HTTP API, as any
-//! user would; `anyhow` is for messages here and nowhere below.
+//! `online` talks to one (its commands stand in `words`), `submit` is `cove run`. It uses nothing of the
+//! daemon but its HTTP API, as any user would; `anyhow` is for messages here and nowhere below.
 
 pub mod demo;
 pub mod exit;
@@ -14,6 +14,7 @@ pub mod practice;
 pub mod remote;
 mod render;
 mod submit;
+mod words;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -85,21 +86,22 @@ enum Command {
     Run(submit::RunArgs),
     /// Tasks: what was asked
     #[command(subcommand)]
-    Tasks(online::TasksCommand),
+    Tasks(words::TasksCommand),
     /// Items: one flow, one profile, one set of inputs
     #[command(subcommand)]
-    Items(online::ItemsCommand),
+    Items(words::ItemsCommand),
     /// Locks: who holds what
     #[command(subcommand)]
-    Locks(online::LocksCommand),
+    Locks(words::LocksCommand),
     /// Browser profiles
     #[command(subcommand)]
-    Profiles(online::ProfilesCommand),
+    Profiles(words::ProfilesCommand),
     /// Flows: recordings of Chrome DevTools Recorder
     #[command(subcommand)]
-    Flows(online::FlowsCommand),
+    Flows(words::FlowsCommand),
     /// What the daemon does now
     Status {
+        /// Print JSON
         #[arg(long)]
         json: bool,
     },
@@ -162,7 +164,7 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
         Command::BrowserHost(options) => local::browser_host(global.config, options).await,
         Command::PracticeSite(args) => practice::run(args).await,
         Command::Config(command) => Ok(local::config(&command, global.config)),
-        Command::Flows(online::FlowsCommand::Check { file, json }) => local::check_flow(&file, json),
+        Command::Flows(words::FlowsCommand::Check { file, json }) => local::check_flow(&file, json),
         command => {
             let client = match connect(&global)? {
                 Ok(client) => client,
@@ -180,7 +182,7 @@ async fn online(client: &Client, global: &Global, command: Command) -> anyhow::R
         Command::Items(command) => online::items(client, command).await,
         Command::Locks(command) => online::locks(client, command).await,
         Command::Flows(command) => online::flows(client, command).await,
-        Command::Profiles(online::ProfilesCommand::Open { name, headless }) => {
+        Command::Profiles(words::ProfilesCommand::Open { name, headless }) => {
             open::open(client, global, &name, headless).await
         }
         Command::Profiles(command) => online::profiles(client, command).await,
@@ -266,7 +268,8 @@ mod tests {
     #[test]
     fn no_command_has_a_flag_of_the_same_name_as_one_of_all_commands() {
         fn walk(command: &clap::Command, globals: &[&str]) {
-            for sub in command.get_subcommands() {
+            // The browser host talks to no daemon: `--socket` is its own there.
+            for sub in command.get_subcommands().filter(|sub| sub.get_name() != "browser-host") {
                 for arg in sub.get_arguments().filter(|arg| !arg.is_global_set()) {
                     let long = arg.get_long().unwrap_or_default();
                     assert!(!globals.contains(&long), "{} --{long}", sub.get_name());

@@ -20,6 +20,7 @@ pub enum ConfigCommand {
     },
     /// Print what is in force, and where it comes from
     Show {
+        /// Print JSON
         #[arg(long)]
         json: bool,
     },

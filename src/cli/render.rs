@@ -231,15 +231,15 @@ pub fn status(status: &Value) -> String {
             text(resources, "disk_free_mb")
         ),
     ];
-    let breakers = status["breakers"].as_array().into_iter().flatten();
-    for breaker in breakers.filter(|breaker| breaker["state"] != "closed") {
-        let facts = (text(breaker, "name"), text(breaker, "state"), time(breaker, "open_until"));
-        lines.push(format!("breaker    {} {} {}", facts.0, facts.1, facts.2));
-    }
     for (reason, wait) in status["queue"]["wait_reasons"].as_object().into_iter().flatten() {
         let until = time(wait, "until");
         let until = if until.is_empty() { until } else { format!(", the first until {until}") };
         lines.push(format!("waiting    {reason} {}{until}", text(wait, "items")));
+    }
+    let breakers = status["breakers"].as_array().into_iter().flatten();
+    for breaker in breakers.filter(|breaker| breaker["state"] != "closed") {
+        let facts = (text(breaker, "name"), text(breaker, "state"), time(breaker, "open_until"));
+        lines.push(format!("breaker    {} {} {}", facts.0, facts.1, facts.2));
     }
     for session in resources["sessions"].as_array().into_iter().flatten() {
         let facts = (text(session, "profile"), text(session, "memory_mb"), text(session, "cpu_percent"));

@@ -32,7 +32,8 @@ pub struct RunArgs {
     /// Higher goes first
     #[arg(long, allow_hyphen_values = true)]
     priority: Option<i32>,
-    #[arg(long)]
+    /// Tries of an item, the first included
+    #[arg(long, value_name = "N")]
     max_attempts: Option<u32>,
     /// RFC 3339: not before this time
     #[arg(long, value_name = "TIME")]

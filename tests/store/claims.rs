@@ -20,6 +20,11 @@ fn after(by: Duration) -> Moment {
     Moment { wall: MOMENT.wall.plus(by), boot: MOMENT.boot.plus(by), ..MOMENT }
 }
 
+/// A millisecond before that.
+fn before(end: Duration) -> Moment {
+    after(end.checked_sub(MS).unwrap())
+}
+
 async fn order(store: &Store, names: &[&str], max_attempts: u32) -> TaskId {
     let items = names.iter().map(|name| item(name)).collect();
     let new = NewTask { external: Some("studio".to_owned()), max_attempts, ..task(items) };
@@ -58,7 +63,7 @@ async fn rule_23_an_unarmed_item_is_queued_again_a_minute_after_its_lease_and_no
     let store = &opened.store;
     order(store, &["anna"], 2).await;
     let first = claim(store, MOMENT).await;
-    for now in [after(TTL - MS), after(TTL), after(TTL + CLAIM_GRACE - MS)] {
+    for now in [before(TTL), after(TTL), before(TTL + CLAIM_GRACE)] {
         assert_eq!(store.expire_claims(now).await.unwrap(), Expired::default());
         assert_eq!(look(store, &first).await.state, ItemState::Running);
         assert!(store.claimable(vec!["studio".to_owned()], now).await.unwrap().is_empty(), "its profile is locked");
@@ -92,8 +97,8 @@ async fn rule_23_an_armed_item_is_unknown_at_once_and_its_profile_stays_locked_f
     let store = &opened.store;
     order(store, &["anna", "anna"], 3).await;
     let claimed = claim(store, MOMENT).await;
-    arm(store, &claimed, after(TTL - MS)).await.unwrap();
-    assert_eq!(store.expire_claims(after(TTL - MS)).await.unwrap(), Expired::default());
+    arm(store, &claimed, before(TTL)).await.unwrap();
+    assert_eq!(store.expire_claims(before(TTL)).await.unwrap(), Expired::default());
     assert_eq!(store.expire_claims(after(TTL)).await.unwrap(), Expired { items: 1, freed: 0 });
     assert_eq!(look(store, &claimed).await.state, ItemState::OutcomeUnknown);
     let asked = LockAsked {
@@ -102,7 +107,7 @@ async fn rule_23_an_armed_item_is_unknown_at_once_and_its_profile_stays_locked_f
         owner: LockOwner::Outside("x".to_owned()),
         ttl: Some(TTL),
     };
-    let busy = store.acquire_lock(asked.clone(), after(TTL + CLAIM_GRACE - MS)).await.unwrap();
+    let busy = store.acquire_lock(asked.clone(), before(TTL + CLAIM_GRACE)).await.unwrap();
     assert!(matches!(busy, Acquire::Busy { .. }), "{busy:?}");
     // A person who says what became of it starts nothing while its worker may still be there.
     store.resolve(claimed.item.id, Resolution::NotPublished, None, String::new(), after(TTL).wall).await.unwrap();
@@ -122,8 +127,8 @@ async fn rule_23_a_late_complete_frees_the_profile_and_a_refresh_moves_the_end()
     order(store, &["anna", "boris"], 3).await;
     let (late, kept) = (claim(store, MOMENT).await, claim(store, MOMENT).await);
     arm(store, &late, MOMENT).await.unwrap();
-    let until = store.refresh_claim(name(&kept), TTL * 3, after(TTL - MS)).await.unwrap().unwrap();
-    assert_eq!(until, Some(after(TTL * 4 - MS).wall));
+    let until = store.refresh_claim(name(&kept), TTL * 3, before(TTL)).await.unwrap().unwrap();
+    assert_eq!(until, Some(before(TTL * 4).wall));
     assert_eq!(store.expire_claims(after(TTL * 2)).await.unwrap(), Expired { items: 1, freed: 0 });
     assert_eq!(look(store, &kept).await.state, ItemState::Running);
     let word = store.end_claim(ended(late.item.id, late.fence, succeeded()), NOW).await.unwrap().unwrap();
@@ -179,10 +184,7 @@ async fn rule_21_and_23_a_forced_cleanup_ends_the_lease_and_the_ordinary_end_fol
     assert_eq!(arm(store, &claimed, now).await, Err(ArmRefused::LockLost));
     assert!(store.clean_up_locks(forced, after(TTL)).await.unwrap().stopping.is_empty(), "the minute goes on");
     let end = after(Duration::from_secs(5) + CLAIM_GRACE);
-    assert_eq!(
-        store.expire_claims(after(Duration::from_secs(5) + CLAIM_GRACE - MS)).await.unwrap(),
-        Expired::default()
-    );
+    assert_eq!(store.expire_claims(before(Duration::from_secs(5) + CLAIM_GRACE)).await.unwrap(), Expired::default());
     assert_eq!(store.expire_claims(end).await.unwrap(), Expired { items: 1, freed: 1 });
     assert_eq!(look(store, &claimed).await.state, ItemState::RetryWait);
     opened.close().await;
