@@ -92,7 +92,7 @@ fn request(args: &RunArgs, types: &BTreeMap<String, String>) -> Value {
             item
         })
         .collect();
-    let mut request = json!({"flow": args.flow, "items": items});
+    let mut request = json!({"items": items});
     if let Some(priority) = args.priority {
         request["priority"] = json!(priority);
     }
@@ -103,20 +103,27 @@ fn request(args: &RunArgs, types: &BTreeMap<String, String>) -> Value {
 }
 
 pub async fn run(client: &Client, args: RunArgs) -> anyhow::Result<u8> {
-    submit(client, args, "/api/v1/bulk-upload/start").await
+    let mut request = request_of(client, &args).await?;
+    request["flow"] = json!(args.flow);
+    submit(client, args, "/api/v1/bulk-upload/start", &request).await
 }
 
 /// `cove flows run`: every step before the commit point, and nothing is published.
 pub async fn rehearse(client: &Client, args: RunArgs) -> anyhow::Result<u8> {
     let path = format!("/api/v1/flows/{}/run", encoded(&args.flow));
-    submit(client, args, &path).await
+    let request = request_of(client, &args).await?;
+    submit(client, args, &path, &request).await
 }
 
-async fn submit(client: &Client, args: RunArgs, path: &str) -> anyhow::Result<u8> {
+/// All but the flow, which a rehearsal names in its path.
+async fn request_of(client: &Client, args: &RunArgs) -> anyhow::Result<Value> {
     let flow = client.get(&format!("/api/v1/flows/{}", encoded(&args.flow))).await?;
-    let request = request(&args, &types(&flow));
+    Ok(request(args, &types(&flow)))
+}
+
+async fn submit(client: &Client, args: RunArgs, path: &str, request: &Value) -> anyhow::Result<u8> {
     let headers: Vec<_> = args.idempotency_key.iter().map(|key| ("idempotency-key", key.as_str())).collect();
-    let made = client.post_with(path, &request, &headers).await?;
+    let made = client.post_with(path, request, &headers).await?;
     for warning in made["warnings"].as_array().into_iter().flatten() {
         let facts = (render::text(warning, "code"), render::text(warning, "item_id"));
         tell(&format!("warning: {}: the same was submitted as {}", facts.0, facts.1));
