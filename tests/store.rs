@@ -5,6 +5,8 @@
 
 #[path = "store/outbox.rs"]
 mod outbox;
+#[path = "store/verify.rs"]
+mod verify;
 
 use std::collections::BTreeMap;
 use std::path::Path;
