@@ -58,7 +58,7 @@ async fn a_worker_is_told_all_of_its_item_and_nobody_else_its_secrets() {
         [format!("/api/v1/tasks/{task}/items"), "/api/v1/items".to_owned(), format!("/api/v1/tasks/{task}/events")]
     {
         let shown = daemon.get(&path).await.body.to_string();
-        assert!(!shown.contains(SECRET) && shown.contains("i"), "{path}: {shown}");
+        assert!(!shown.contains(SECRET) && shown.contains('i'), "{path}: {shown}");
     }
     assert!(!done.body.to_string().contains(SECRET), "{}", done.body);
     let shown = run(&["tasks", "show", &task, "--json"], daemon.folder.path());

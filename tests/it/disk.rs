@@ -282,7 +282,7 @@ async fn a_start_without_space_waits_and_says_so() {
     daemon.spawn(cove());
     let pid = daemon.pid();
     let socket = daemon.folder.path().join("cove.sock");
-    let client = reqwest::Client::builder().unix_socket(socket).timeout(PATIENCE).build().unwrap();
+    let client = cove::outbound::local().unix_socket(socket).timeout(PATIENCE).build().unwrap();
     let began = Instant::now();
     let told = loop {
         if let Ok(health) = client.get("http://localhost/api/v1/health").send().await {
