@@ -34,6 +34,7 @@ mod start;
 mod tasks;
 mod uploads;
 mod usage;
+pub mod waiting;
 mod waits;
 mod webhooks;
 mod wire;
@@ -42,6 +43,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use hyper::header::{self, HeaderValue};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -59,6 +61,7 @@ use devtools::Tunnels;
 use error::{ApiError, Code};
 use usage::Usage;
 
+const DISK_RETRY_AFTER_SECONDS: &str = "30";
 /// Parsed flows kept, by content hash: they say which inputs are secret.
 const CACHED_FLOWS: usize = 64;
 
@@ -92,10 +95,19 @@ impl Context {
         breakers: Board,
         clock: Arc<dyn Clock>,
     ) -> io::Result<Self> {
-        let media = MediaStore::new(&state_dir, config.media.roots.clone(), config.media.max_bytes)?;
+        let media = MediaStore::new(&state_dir, config.media.roots.clone(), config.media.max_bytes)?
+            .keeping_free(crate::ops::disk::least_free_bytes(config.resources.disk_reserve_mb));
         let (flows, usage, started) = (Cache::new(CACHED_FLOWS), Usage::default(), Instant::now());
         let tunnels = Tunnels::default();
         Ok(Self { config, state_dir, store, engine, provider, breakers, clock, media, flows, usage, tunnels, started })
+    }
+
+    /// 507 while the disk is short of space: for whatever stores more or starts something. What ends, frees
+    /// or stops something goes on.
+    fn needs_disk(&self) -> Result<(), ApiError> {
+        let Some(why) = self.engine.view().no_disk.clone() else { return Ok(()) };
+        let soon = HeaderValue::from_static(DISK_RETRY_AFTER_SECONDS);
+        Err(ApiError::new(Code::NoDisk, why).with_header(header::RETRY_AFTER, soon))
     }
 
     /// A flow by its content; parsed once as long as it is remembered.

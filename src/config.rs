@@ -35,6 +35,7 @@ pub struct Config {
     pub media: Media,
     pub engine: Engine,
     pub retention: Retention,
+    pub resources: Resources,
     pub browser: Browser,
     pub dolphin: Dolphin,
     pub auth: Auth,
@@ -100,6 +101,13 @@ pub struct Engine {
 pub struct Retention {
     pub task_days: u64,
     pub tasks: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Resources {
+    /// With less than this free where the state directory is, nothing new is started or accepted. In MiB.
+    pub disk_reserve_mb: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -233,6 +241,12 @@ impl Default for Engine {
 impl Default for Retention {
     fn default() -> Self {
         Self { task_days: 90, tasks: 100_000 }
+    }
+}
+
+impl Default for Resources {
+    fn default() -> Self {
+        Self { disk_reserve_mb: 256 }
     }
 }
 

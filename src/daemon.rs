@@ -1,7 +1,7 @@
 //! `cove serve`: composes the rooms, spawns the long-lived tasks, and drains them.
 //!
 //! The only place that spawns tasks which live as long as the process: the engine's loop, the sender of
-//! webhooks and the API. The end of any of them ends the daemon; retention
+//! webhooks, the disk guard and the API. The end of any of them ends the daemon; retention
 //! runs beside them and is only aborted. The order of a stop: nothing new starts,
 //! what is not armed is handed back, what is armed is waited for up to the drain limit, the sender ends at
 //! once (what it did not deliver stays in the outbox), the API closes its connections, the browser host
@@ -9,6 +9,7 @@
 //! whatever is armed is armed on disk.
 
 mod listen;
+mod wait;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -27,13 +28,17 @@ use crate::engine::breaker::BreakerLimits;
 use crate::engine::breaker::board::Board;
 use crate::engine::{self, EngineError, EngineHandle, Limits, Shared};
 use crate::model::{Clock, SystemClock};
+use crate::ops::disk;
 use crate::ops::retention::{self, Keeper};
 use crate::ops::webhooks;
+use crate::store::ballast::is_full;
 use crate::store::{BootReport, OpenError, Store, StoreError, WriterThread};
 use listen::{ListenFile, Listeners};
 
 /// A configuration or a state file that a restart cannot mend (sysexits `EX_CONFIG`).
 const EXIT_CONFIG: u8 = 78;
+/// The disk failed (sysexits `EX_IOERR`).
+const EXIT_DISK: u8 = 74;
 const EXIT_FAILED: u8 = 1;
 /// The browser host of this daemon listens on `browser-host-<pid>.sock` in the state directory.
 const HOST_SOCKET: &str = "browser-host-";
@@ -69,8 +74,25 @@ impl ServeError {
     #[must_use]
     pub const fn exit_code(&self) -> u8 {
         match self {
-            Self::Open(OpenError::NewerSchema { .. } | OpenError::NotAStateFile { .. }) => EXIT_CONFIG,
+            Self::Open(
+                OpenError::NewerSchema { .. }
+                | OpenError::NotAStateFile { .. }
+                | OpenError::Store(StoreError::Corrupt(_)),
+            ) => EXIT_CONFIG,
+            Self::Open(OpenError::Io { .. } | OpenError::Store(StoreError::Failed(_) | StoreError::Full(_)))
+            | Self::Engine(EngineError::Store(StoreError::Failed(_) | StoreError::Full(_) | StoreError::Corrupt(_))) => {
+                EXIT_DISK
+            }
             _ => EXIT_FAILED,
+        }
+    }
+
+    /// For want of space: it passes when there is some.
+    fn is_full(&self) -> bool {
+        match self {
+            Self::Open(error) => error.is_full(),
+            Self::StateDir { error, .. } => is_full(error),
+            _ => false,
         }
     }
 }
@@ -80,11 +102,18 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     let config = Arc::new(config);
     let state_dir = config.state_dir();
     let mut signals = Signals::new().map_err(ServeError::Signal)?;
-    make_private_dir(&state_dir)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let (store, writer, report) = Store::open(&state_dir, clock.moment())?;
+    let ((store, writer, report), listeners) = match wait::open(&state_dir, clock.as_ref()) {
+        Ok(opened) => (opened, Listeners::bind(config.server.listen, &config.socket_path()).await?),
+        Err(error) if error.is_full() => {
+            match wait::for_space(&config, &state_dir, &clock, &mut signals, error).await? {
+                Some(ready) => ready,
+                None => return Ok(()),
+            }
+        }
+        Err(error) => return Err(error),
+    };
     log_boot(&state_dir, &report);
-    let listeners = Listeners::bind(config.server.listen, &config.socket_path()).await?;
     let provider = Arc::new(start_provider(&config, &state_dir)?);
     let running = Running::start(&config, &state_dir, store, provider, clock, listeners)?;
     let listen_file = ListenFile::write(&state_dir, running.address)?;
@@ -109,6 +138,7 @@ struct Running {
     engine: JoinHandle<Result<(), EngineError>>,
     webhooks: JoinHandle<Result<(), StoreError>>,
     stop_webhooks: CancellationToken,
+    disk: JoinHandle<()>,
     api: JoinHandle<()>,
     /// What keeps the house clean; nobody waits for it.
     keeping: JoinHandle<()>,
@@ -130,6 +160,7 @@ impl Running {
         let (engine_handle, engine) = engine::pair();
         let breakers = Board::new(breaker_limits(config));
         let sender = webhooks::Sender::new(store.clone(), clock.clone(), breakers.clone());
+        let disk = disk::Guard::new(state_dir, config.resources.disk_reserve_mb);
         let context = Context::new(
             config.clone(),
             state_dir.to_owned(),
@@ -156,6 +187,7 @@ impl Running {
             headless: config.browser.headless,
             evidence_max_bytes: config.engine.evidence_max_bytes,
             limits: Limits::from(&config.engine),
+            no_disk: disk.word(),
         });
         let (stop_api, stop_webhooks) = (CancellationToken::new(), CancellationToken::new());
         let Listeners { tcp, unix, address, socket } = listeners;
@@ -165,6 +197,7 @@ impl Running {
             engine: tokio::spawn(engine::run(engine, shared)),
             webhooks: tokio::spawn(webhooks::run(sender, stop_webhooks.clone())),
             stop_webhooks,
+            disk: tokio::spawn(disk.run()),
             api: tokio::spawn(api::serve(context, tcp, Some(unix), stop_api.clone())),
             keeping: tokio::spawn(retention::run(keeper, stop_api.clone())),
             stop_api,
@@ -195,6 +228,7 @@ impl Running {
             }
             ended = &mut self.engine => Some(flatten("the engine", ended)),
             ended = &mut self.webhooks => Some(flatten("the sender of webhooks", ended)),
+            _ = &mut self.disk => Some(Err(ServeError::Panicked("the disk guard"))),
             ended = &mut self.api => {
                 let panicked = ended.is_err();
                 Some(if panicked { Err(ServeError::Panicked("the API")) } else { Ok(()) })
@@ -212,6 +246,7 @@ impl Running {
         self.engine.abort();
         self.keeping.abort();
         self.webhooks.abort();
+        self.disk.abort();
         self.provider.shutdown().await;
         listen::remove_socket(&self.socket);
         // The last handles of the store go with the tasks; the writer then closes the file.

@@ -55,6 +55,8 @@ pub struct View {
     pub in_use: BTreeMap<ProfileId, Timestamp>,
     /// Why a profile could not be opened for a person the last time.
     pub open_errors: BTreeMap<ProfileId, String>,
+    /// Why nothing new is started or accepted for want of disk space, if so.
+    pub no_disk: Option<String>,
     /// Why the provider cannot start anything now, if so.
     pub provider_down: Option<String>,
     /// When the loop turned last; it turns every [`HEARTBEAT`] at least.
@@ -84,6 +86,8 @@ pub struct Shared {
     /// Evidence of one attempt, in bytes.
     pub evidence_max_bytes: u64,
     pub limits: Limits,
+    /// The disk guard's word: why nothing new may be started.
+    pub no_disk: watch::Receiver<Option<String>>,
 }
 
 /// Into the loop's mailbox.

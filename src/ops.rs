@@ -4,5 +4,6 @@
 //! through handles that the API reads. Whatever a part does is done in small steps, so that the writer's
 //! thread is never held for long. Resources, health, maintenance and snapshots have their room here.
 
+pub mod disk;
 pub mod retention;
 pub mod webhooks;

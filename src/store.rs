@@ -14,6 +14,7 @@ mod flows;
 mod ledger;
 mod locks;
 pub mod media;
+mod migrate;
 mod moves;
 mod outbox;
 mod profiles;

@@ -7,6 +7,8 @@
 mod claims;
 #[path = "store/outbox.rs"]
 mod outbox;
+#[path = "store/verify.rs"]
+mod verify;
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -100,6 +100,7 @@ codes! {
     Restored "restored" 503 "The state was restored and a human has not resumed yet";
     StoreFailed "store_failed" 503 "The state file failed";
     NoDisk "no_disk" 507 "No space is left";
+    MediaFailed "media_failed" 507 "The file could not be stored";
 }
 
 /// One wrong field.
@@ -247,7 +248,12 @@ impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Closed => Self::new(Code::Draining, "The daemon stops; send the request again later."),
-            StoreError::Full(_) => Self::internal(Code::NoDisk, error),
+            StoreError::Full(what) => {
+                let mut full =
+                    Self::new(Code::NoDisk, "Nothing was stored; free space on the disk of the state directory.");
+                full.0.internal = Some(what);
+                full
+            }
             StoreError::Failed(_) | StoreError::Corrupt(_) => Self::internal(Code::StoreFailed, error),
         }
     }

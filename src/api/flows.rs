@@ -82,6 +82,7 @@ fn refused(problems: Vec<Problem>) -> ApiError {
 }
 
 pub async fn put(context: Arc<Context>, mut call: Call) -> Result<Response<Reply>, ApiError> {
+    context.needs_disk()?;
     let params = std::mem::take(&mut call.params);
     let name = params.get("name");
     let json = call.bytes(&context).await?;

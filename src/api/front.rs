@@ -190,7 +190,7 @@ fn whole_seconds(duration: Duration) -> u64 {
 }
 
 /// What every answer carries. A handler's own choice of these stays.
-fn decorate(headers: &mut HeaderMap, id: &str, allowance: Option<Allowance>, now: Timestamp) {
+pub fn decorate(headers: &mut HeaderMap, id: &str, allowance: Option<Allowance>, now: Timestamp) {
     if let Ok(id) = HeaderValue::from_str(id) {
         headers.insert(X_REQUEST_ID, id);
     }
@@ -212,10 +212,14 @@ fn decorate(headers: &mut HeaderMap, id: &str, allowance: Option<Allowance>, now
     }
 }
 
+/// What `Content-Length` says.
+pub fn declared_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok())
+}
+
 /// 413 at once for a body whose declared length is too large.
 pub fn check_length(headers: &HeaderMap, max_bytes: u64) -> Result<(), ApiError> {
-    let declared = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    if declared.is_some_and(|bytes| bytes > max_bytes) { Err(too_large(max_bytes)) } else { Ok(()) }
+    if declared_length(headers).is_some_and(|bytes| bytes > max_bytes) { Err(too_large(max_bytes)) } else { Ok(()) }
 }
 
 #[cfg(test)]

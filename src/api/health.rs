@@ -27,8 +27,6 @@ use crate::store::{Pause, StoreStats};
 const PART_DEADLINE: Duration = Duration::from_secs(1);
 /// The engine's loop turns every few seconds even when there is nothing to do.
 const STUCK_AFTER: Duration = Duration::from_mins(1);
-/// Less free space than this for the state directory is not healthy.
-const LEAST_FREE_MB: u64 = 64;
 /// Of the status.
 const MAX_BREAKERS_SHOWN: usize = 100;
 
@@ -65,10 +63,10 @@ fn part(problem: Option<&str>) -> Value {
 /// The parts, and the status of the whole.
 fn judge(findings: &Findings, now: Timestamp) -> (&'static str, Value) {
     let view = &findings.view;
-    let disk = match findings.free_mb {
-        Some(free) if free < LEAST_FREE_MB => Some(format!("{free} MB free, at least {LEAST_FREE_MB} are needed")),
-        Some(_) => None,
-        None => Some("free space could not be told".to_owned()),
+    let disk = match (&view.no_disk, findings.free_mb) {
+        (Some(why), _) => Some(why.clone()),
+        (None, Some(_)) => None,
+        (None, None) => Some("free space could not be told".to_owned()),
     };
     let engine = if view.draining {
         Some("draining: the daemon stops".to_owned())
@@ -196,8 +194,8 @@ mod tests {
         assert_eq!(judge(&findings(|view| view.draining = true), Timestamp::ZERO).0, "unhealthy");
         let stuck = Timestamp::ZERO.plus(STUCK_AFTER + Duration::from_secs(1));
         assert_eq!(judge(&findings(|_| {}), stuck).0, "unhealthy");
-        let full = Findings { free_mb: Some(LEAST_FREE_MB - 1), ..findings(|_| {}) };
-        assert_eq!(judge(&full, Timestamp::ZERO).0, "unhealthy");
+        let (status, parts) = judge(&findings(|view| view.no_disk = Some("full".to_owned())), Timestamp::ZERO);
+        assert_eq!((status, &parts["disk"]["reason"]), ("unhealthy", &json!("full")));
         let unknown = Findings { free_mb: None, ..findings(|_| {}) };
         assert_eq!(judge(&unknown, Timestamp::ZERO).0, "unhealthy");
         let failed = Findings { store: Err("gone".to_owned()), ..findings(|_| {}) };

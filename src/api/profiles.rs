@@ -197,6 +197,7 @@ fn read_name(body: &Value) -> Result<String, ApiError> {
 }
 
 pub async fn create(context: Arc<Context>, call: Call) -> Result<Response<Reply>, ApiError> {
+    context.needs_disk()?;
     let body = call.json(&context).await?.ok_or_else(no_body)?;
     let name = read_name(&body)?;
     if context.config.browser.provider == ProviderKind::Dolphin {
@@ -234,6 +235,7 @@ pub async fn open(context: Arc<Context>, mut call: Call) -> Result<Response<Repl
     if context.engine.view().draining {
         return Err(ApiError::new(Code::Draining, "The daemon stops; open the profile when it runs again."));
     }
+    context.needs_disk()?;
     let opened = timeout(ENGINE_DEADLINE, context.engine.open_profile(profile.id.clone(), headless)).await;
     if !opened.map_err(|_| engine_silent())? {
         let detail = "An item runs in the profile, a person has it open, or a program holds its lock; try again when it is idle.";

@@ -77,6 +77,7 @@ async fn submit(context: Arc<Context>, call: Call, rehearsed: Option<String>) ->
             return Ok(accepted(&enqueued));
         }
     }
+    context.needs_disk()?;
     let rehearsal = rehearsed.is_some();
     if let Some(flow) = &rehearsed {
         find_named(&context, flow).await?;

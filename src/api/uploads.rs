@@ -8,15 +8,23 @@ use std::sync::Arc;
 use hyper::{Response, StatusCode};
 use serde_json::json;
 
-use super::Context;
 use super::body::{self, Reply, too_large};
 use super::error::{ApiError, Code, FieldError};
-use super::front::{Call, check_length};
+use super::front::{Call, check_length, declared_length};
+use super::{Context, off_runtime};
 use crate::store::media::{PutError, SHA256_PREFIX};
 
 pub async fn upload(context: Arc<Context>, call: Call) -> Result<Response<Reply>, ApiError> {
+    context.needs_disk()?;
     let max_bytes = context.media.max_bytes();
     check_length(&call.head.headers, max_bytes)?;
+    if let Some(bytes) = declared_length(&call.head.headers) {
+        let media = context.media.clone();
+        let has_room = off_runtime(move || media.has_room_for(bytes)).await?;
+        if !has_room.map_err(|error| put_error(PutError::Io(error)))? {
+            return Err(put_error(PutError::NoDisk));
+        }
+    }
     let stored = context.media.put(call.body.pieces(max_bytes)).await.map_err(put_error)?;
     let json = json!({"media": format!("{SHA256_PREFIX}{}", stored.sha256), "bytes": stored.bytes});
     Ok(body::json(StatusCode::CREATED, &json))
@@ -29,8 +37,10 @@ fn put_error(error: PutError<ApiError>) -> ApiError {
         }
         PutError::TooLarge { max } => too_large(max),
         PutError::Body(error) => error,
-        PutError::NoDisk => ApiError::new(Code::NoDisk, "Nothing was kept; free space in the state directory."),
-        PutError::Io(error) => ApiError::internal(Code::Internal, format!("the media folder: {error}")),
+        PutError::NoDisk => {
+            ApiError::new(Code::NoDisk, "Nothing was kept; free space on the disk of the state directory.")
+        }
+        PutError::Io(error) => ApiError::internal(Code::MediaFailed, format!("the media folder: {error}")),
     }
 }
 
@@ -45,6 +55,7 @@ mod tests {
         assert_eq!(code(PutError::TooLarge { max: 1 }), Code::BodyTooLarge);
         assert_eq!(code(PutError::NoDisk).status(), 507);
         assert_eq!(code(PutError::Body(ApiError::new(Code::BodyTimeout, ""))), Code::BodyTimeout);
-        assert_eq!(code(PutError::Io(std::io::Error::other("x"))), Code::Internal);
+        let failed = code(PutError::Io(std::io::Error::other("x")));
+        assert_eq!((failed, failed.status()), (Code::MediaFailed, 507));
     }
 }

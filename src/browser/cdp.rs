@@ -29,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 use super::Session;
 use crate::model::{Failure, FailureCode};
 use origins::Guard;
+use watch::Crashed;
 pub use watch::{Observed, without_query};
 
 /// For one call; a page that does not answer this long hangs.
@@ -74,6 +75,7 @@ pub struct Tab {
     /// Where the flow has origins.
     guard: Option<Guard>,
     lost: CancellationToken,
+    crashed: Crashed,
     pub observed: Observed,
     _tasks: JoinSet<()>,
 }
@@ -126,6 +128,8 @@ impl Tab {
         let browser = Arc::new(browser);
         let observed = Observed::default();
         watch::start(&page, &observed, &mut tasks).await?;
+        let crashed = Crashed::default();
+        watch::crashes(&page, &crashed, &lost, &mut tasks).await?;
         let guard = if origins.is_empty() {
             None
         } else {
@@ -133,12 +137,13 @@ impl Tab {
         };
         page.execute(BringToFrontParams::default()).await?;
         page.execute(SetFocusEmulationEnabledParams::new(true)).await?;
-        Ok(Self { page, _browser: browser, guard, lost, observed, _tasks: tasks })
+        Ok(Self { page, _browser: browser, guard, lost, crashed, observed, _tasks: tasks })
     }
 
-    /// Resolves when the browser is gone.
-    pub async fn lost(&self) {
+    /// Resolves when the browser or its page is gone, and says which.
+    pub async fn lost(&self) -> &'static str {
         self.lost.cancelled().await;
+        if self.crashed.has() { "its page crashed" } else { "its connection closed" }
     }
 
     /// Where the page was about to go, outside of the origins.
@@ -163,7 +168,7 @@ impl Tab {
         let answer = tokio::select! {
             biased;
             answer = timeout(CALL_DEADLINE, self.page.execute(command)) => answer,
-            () = self.lost() => return Err(Trouble::Lost("its connection closed".to_owned())),
+            why = self.lost() => return Err(Trouble::Lost(why.to_owned())),
         };
         match answer {
             Ok(Ok(response)) => Ok(response.result),

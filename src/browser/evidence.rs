@@ -17,6 +17,8 @@ use tokio::io::AsyncWriteExt;
 use super::AttemptName;
 use crate::model::{EvidenceFile, ItemId};
 
+/// With less than this free on the disk nothing is kept: what is left is for the ends of attempts.
+const LEAST_FREE_BYTES: u64 = 16 * 1024 * 1024;
 /// Shown in place of a secret's value.
 const MASK: &str = "***";
 /// Shorter values would mask half the page.
@@ -203,6 +205,10 @@ impl<'a> EvidenceWriter<'a> {
     }
 
     fn take_room(&mut self, bytes: usize) -> io::Result<()> {
+        let disk = rustix::fs::statvfs(&self.folder.dir)?;
+        if disk.f_bavail.saturating_mul(disk.f_frsize) < LEAST_FREE_BYTES {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         match self.left_bytes.checked_sub(bytes as u64) {
             Some(left) => {
                 self.left_bytes = left;

@@ -14,6 +14,8 @@ use super::error::ConfigError;
 const DAY_SECONDS: u64 = 24 * 60 * 60;
 const KIB: u64 = 1 << 10;
 const GIB: u64 = 1 << 30;
+/// Twice the ballast, which lies inside the reserve.
+const LEAST_RESERVE_MB: u64 = 32;
 
 /// What a key may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +71,7 @@ pub(super) static KEYS: &[Key] = &[
     key("engine", "catch_up_per_hour", Rule::Integer(0, 1_000_000)),
     key("retention", "task_days", Rule::Integer(1, 3_650)),
     key("retention", "tasks", Rule::Integer(0, 100_000_000)),
+    key("resources", "disk_reserve_mb", Rule::Integer(LEAST_RESERVE_MB, 1024 * 1024)),
     key("browser", "provider", Rule::Choice(&["chromium", "dolphin"])),
     key("browser", "chromium", Rule::Path),
     key("browser", "headless", Rule::Bool),
@@ -250,7 +253,7 @@ mod tests {
                 assert_eq!(error.value, Some(bad.to_string()));
             }
         }
-        assert_eq!(ranges, 24);
+        assert_eq!(ranges, 25);
     }
 
     #[test]

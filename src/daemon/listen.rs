@@ -4,10 +4,13 @@
 
 use std::io::Write;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use tokio::net::{TcpListener, UnixListener, UnixStream};
+
+use crate::store::ballast::Ballast;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
@@ -43,6 +46,15 @@ impl Listeners {
         let unix = bind_socket(socket).await?;
         Ok(Self { tcp, unix, address: bound, socket: socket.to_owned() })
     }
+
+    /// The same two for somebody who closes theirs before these are used.
+    pub fn again(&self) -> Result<(TcpListener, UnixListener), ListenError> {
+        let tcp = || TcpListener::from_std(self.tcp.as_fd().try_clone_to_owned()?.into());
+        let unix = || UnixListener::from_std(self.unix.as_fd().try_clone_to_owned()?.into());
+        let tcp = tcp().map_err(|error| ListenError::Tcp { address: self.address, error })?;
+        let unix = unix().map_err(|error| ListenError::Unix { path: self.socket.clone(), error })?;
+        Ok((tcp, unix))
+    }
 }
 
 async fn bind_socket(path: &Path) -> Result<UnixListener, ListenError> {
@@ -75,6 +87,7 @@ pub(super) struct ListenFile {
 impl ListenFile {
     pub fn write(state_dir: &Path, address: SocketAddr) -> Result<Self, ListenError> {
         let path = state_dir.join("listen");
+        let ballast = Ballast::of(state_dir);
         let write = || -> std::io::Result<()> {
             let mut file = tempfile::NamedTempFile::new_in(state_dir)?;
             writeln!(file, "{address}")?;
@@ -82,7 +95,7 @@ impl ListenFile {
             file.persist(&path)?;
             Ok(())
         };
-        write().map_err(|error| ListenError::File { path: path.clone(), error })?;
+        ballast.make_room(write).map_err(|error| ListenError::File { path: path.clone(), error })?;
         Ok(Self { path })
     }
 

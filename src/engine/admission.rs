@@ -140,6 +140,9 @@ pub fn why_ready_waits(
     if profile.parked {
         return (WaitReason::ProfileNeedsHuman, None);
     }
+    if view.no_disk.is_some() {
+        return (WaitReason::NoDisk, None);
+    }
     if let Some(until) = profile.rests_until.filter(|until| *until > now) {
         return (WaitReason::RateLimitedUntil, Some(until));
     }
@@ -205,6 +208,17 @@ mod tests {
         assert_eq!(why(parked, &view), Some((WaitReason::ProfileNeedsHuman, None)));
         view.running.insert(ProfileId::new("anna").unwrap(), None);
         assert_eq!(why(free, &view), Some((WaitReason::ProfileBusy, None)));
+    }
+
+    #[test]
+    fn without_disk_space_an_item_says_so() {
+        let view = View { no_disk: Some("full".to_owned()), provider_down: Some("gone".to_owned()), ..View::default() };
+        let (free, parked) = (ProfileFacts::default(), ProfileFacts { parked: true, ..ProfileFacts::default() });
+        let why = |facts, view: &View| why_waiting(&waiting(), &Intent::default(), facts, view, Timestamp::ZERO);
+        assert_eq!(why(free, &view), Some((WaitReason::NoDisk, None)));
+        assert_eq!(why(parked, &view), Some((WaitReason::ProfileNeedsHuman, None)));
+        let enough = View { no_disk: None, ..view };
+        assert_eq!(why(free, &enough), Some((WaitReason::ProviderDown, None)));
     }
 
     #[test]

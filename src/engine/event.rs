@@ -35,6 +35,10 @@ pub enum Event {
     Bell,
     /// A time came.
     Tick,
+    /// Why nothing new may be started for want of disk space; None: there is enough.
+    Disk {
+        short: Option<String>,
+    },
     /// The answer to [`Act::Look`].
     Outlook(Outlook),
 

@@ -118,6 +118,8 @@ pub struct State {
     ready: bool,
     draining: bool,
     pause: Option<Pause>,
+    /// Why nothing is started for want of disk space. What runs goes on to its end.
+    no_disk: Option<String>,
     provider: Option<ProviderTrouble>,
     /// Profiles that a person uses outside cove, and when to look again.
     in_use: BTreeMap<ProfileId, Timestamp>,
@@ -143,6 +145,7 @@ impl State {
             ready: false,
             draining: false,
             pause: None,
+            no_disk: None,
             provider: None,
             in_use: BTreeMap::new(),
             looking: false,
@@ -169,6 +172,7 @@ impl State {
                 self.go_on = false;
                 self.look()
             }
+            Event::Disk { short } => self.disk(short),
             Event::Promoted { more } => self.step_done(more),
             // Nothing to do; or the row moved on without us, and whoever moved it rings.
             Event::NotClaimed | Event::ClockSynchronised | Event::ClockMarked => Step::default(),
@@ -221,6 +225,7 @@ impl State {
             in_use: self.in_use.clone(),
             open_errors: self.open_errors.clone(),
             clock_suspect: self.clocks.suspect,
+            no_disk: self.no_disk.clone(),
             provider_down: self.provider.as_ref().map(|trouble| trouble.why.clone()),
             turned_at: now,
         };
@@ -277,6 +282,11 @@ impl State {
         Step::act(Act::Look)
     }
 
+    fn disk(&mut self, short: Option<String>) -> Step {
+        self.no_disk = short;
+        if self.no_disk.is_none() { self.look() } else { Step::default() }
+    }
+
     /// Decides what to do with what the store says could be done.
     fn plan(&mut self, outlook: Outlook, now: Timestamp) -> Step {
         self.looking = false;
@@ -295,6 +305,10 @@ impl State {
             step.commit.push(Commit::ExpireClaims);
         }
         self.note_clock(outlook.clock_suspect);
+        // Without space only what ends or frees is written.
+        if self.no_disk.is_some() {
+            return step;
+        }
         if outlook.overdue {
             step.commit.push(Commit::Promote);
         }

@@ -55,6 +55,9 @@ pub async fn run(engine: Engine, shared: Arc<Shared>) -> Result<(), EngineError>
         closing: HashMap::new(),
     };
     let mut failed = turning.shared.store.failed();
+    let mut no_disk = turning.shared.no_disk.clone();
+    let short = no_disk.borrow_and_update().clone();
+    turning.turn(Event::Disk { short }).await?;
     let leftovers = turning.shared.store.leftovers().await?;
     let mark = turning.shared.store.clock_mark().await?;
     turning.state.begin_time(mark, turning.shared.clock.moment());
@@ -79,6 +82,7 @@ pub async fn run(engine: Engine, shared: Arc<Shared>) -> Result<(), EngineError>
                 }
                 Event::Tick
             }
+            Ok(()) = no_disk.changed() => Event::Disk { short: no_disk.borrow_and_update().clone() },
             // An error means that the writer is gone without a reason.
             _ = failed.changed() => {
                 let why = failed.borrow().clone();

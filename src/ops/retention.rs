@@ -1,4 +1,5 @@
-//! Forgets finished tasks by age and by count: first the evidence on the disk, then the rows, in steps.
+//! Forgets finished tasks by age and by count: first the evidence on the disk, then the rows, in steps; and
+//! locks of outside programs whose lease is over.
 //!
 //! Spawned by the daemon; ends with the token. Invariant: a row goes only after the files that it names, so
 //! that a crash in between leaves a task without evidence and never evidence without a task. Keys stay
@@ -14,10 +15,10 @@ use crate::browser::evidence;
 use crate::config::Retention;
 use crate::engine::EngineHandle;
 use crate::model::{Clock, ItemId, Timestamp};
-use crate::store::{Store, StoreError};
+use crate::store::{Cleanup, Store, StoreError};
 
 /// Between two looks.
-const EVERY: Duration = Duration::from_secs(10 * 60);
+const EVERY: Duration = Duration::from_secs(15 * 60);
 /// Tasks looked up at a time.
 const BATCH: usize = 20;
 /// Between two tasks, so that a large clean-up leaves the disk to others.
@@ -36,6 +37,12 @@ pub struct Keeper {
 pub async fn run(keeper: Keeper, stop: CancellationToken) {
     keeper.engine.ready().await;
     loop {
+        // Leases run on a clock of their own, which nobody sets.
+        match keeper.store.clean_up_locks(Cleanup::default(), keeper.clock.moment()).await {
+            Ok(cleaned) if cleaned.removed > 0 => tracing::info!(locks = cleaned.removed, "expired locks were removed"),
+            Ok(_) => {}
+            Err(error) => tracing::warn!(%error, "expired locks could not be removed: trying again later"),
+        }
         // By a clock that jumped everything is old (fence.md rule 20).
         if keeper.engine.view().clock_suspect {
             tracing::warn!("nothing is forgotten while the clock is not believed");

@@ -63,8 +63,21 @@ impl Ballast {
         Ok(())
     }
 
+    /// Runs `write`, and again for as long as it finds no space and a slice can be given up for it.
+    ///
+    /// # Errors
+    /// What `write` says in the end.
+    pub fn make_room<T>(&self, mut write: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+        loop {
+            match write() {
+                Err(error) if is_full(&error) && self.give_up_a_slice() => {}
+                done => return done,
+            }
+        }
+    }
+
     /// Gives one slice back to the file system. False: nothing is left.
-    pub(super) fn give_up_a_slice(&self) -> bool {
+    fn give_up_a_slice(&self) -> bool {
         let bytes = std::fs::metadata(&self.path).map_or(0, |metadata| metadata.len());
         let shrink = || OpenOptions::new().write(true).open(&self.path)?.set_len(bytes.saturating_sub(SLICE_BYTES));
         if bytes == 0 {
@@ -84,7 +97,8 @@ impl Ballast {
 }
 
 /// Whether this error means that there is no space.
-pub(super) fn is_full(error: &io::Error) -> bool {
+#[must_use]
+pub fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 

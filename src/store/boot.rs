@@ -7,11 +7,12 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
-use redb::{Builder, Database, DatabaseError, ReadableDatabase, StorageBackend, StorageError, WriteTransaction};
+use redb::{Builder, Database, DatabaseError, ReadableDatabase, StorageBackend, StorageError};
 
 use super::ballast::{Ballast, is_full};
 use super::files::{LedgerFile, LedgerOnDisk, StateOnDisk, sync_folder_of};
 use super::ledger::{Ledger, Line};
+use super::migrate::MIGRATIONS;
 use super::queue::recover::Facts;
 use super::tables::{Closed, META, META_KEY, Meta, SCHEMA, Tx, create_all};
 use super::trial::Trial;
@@ -22,16 +23,12 @@ use crate::model::{BootId, ItemState, Moment, Timestamp};
 pub const STATE_FILE: &str = "state.redb";
 pub const LEDGER_FILE: &str = "publish.ledger";
 /// The schema that this version writes.
-pub const SCHEMA_VERSION: u32 = 1;
+pub const SCHEMA_VERSION: u32 = 2;
 const SCHEMA_KEY: &str = "version";
 /// redb's page cache; the file may be far larger.
 const CACHE_BYTES: usize = 16 * 1024 * 1024;
 /// Up to this size a file is read to its end at open, to see whether it was altered.
 const VERIFIED_BYTES: u64 = 256 * 1024 * 1024;
-
-/// Brings a file of schema n to n + 1; `MIGRATIONS[0]` is from 1 to 2.
-type Migration = fn(&WriteTransaction) -> Result<(), StoreError>;
-const MIGRATIONS: &[Migration] = &[];
 
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {

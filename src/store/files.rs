@@ -15,7 +15,7 @@ use std::path::Path;
 use redb::backends::FileBackend;
 use redb::{BackendError, DatabaseError, StorageBackend};
 
-use super::ballast::{Ballast, is_full};
+use super::ballast::Ballast;
 
 /// The publish ledger's file: read once, at open, and written at its end ever after.
 pub trait LedgerFile: Send + 'static {
@@ -31,16 +31,6 @@ pub trait LedgerFile: Send + 'static {
     fn set_len(&mut self, bytes: u64) -> io::Result<()>;
 }
 
-/// Runs `write` again for as long as the ballast makes room for it.
-fn with_ballast<T>(ballast: &Ballast, mut write: impl FnMut() -> io::Result<T>) -> io::Result<T> {
-    loop {
-        match write() {
-            Err(error) if is_full(&error) && ballast.give_up_a_slice() => {}
-            done => return done,
-        }
-    }
-}
-
 /// The ledger on a real disk.
 pub(super) struct LedgerOnDisk {
     file: File,
@@ -52,7 +42,7 @@ impl LedgerOnDisk {
     pub fn open(path: &Path, ballast: Ballast) -> io::Result<Self> {
         let existed = path.try_exists()?;
         let open = || OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
-        let file = with_ballast(&ballast, open)?;
+        let file = ballast.make_room(open)?;
         if !existed {
             sync_folder_of(path)?;
         }
@@ -67,7 +57,7 @@ impl LedgerFile for LedgerOnDisk {
     }
 
     fn write(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        with_ballast(&self.ballast, || self.file.write_all_at(bytes, offset))
+        self.ballast.make_room(|| self.file.write_all_at(bytes, offset))
     }
 
     fn sync(&mut self) -> io::Result<()> {
@@ -108,7 +98,7 @@ impl StateOnDisk {
     /// A new file, empty.
     pub fn create(path: &Path, ballast: Ballast) -> Result<Self, DatabaseError> {
         let options = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).clone();
-        Self::over(with_ballast(&ballast, || options.open(path))?, ballast)
+        Self::over(ballast.make_room(|| options.open(path))?, ballast)
     }
 
     fn over(file: File, ballast: Ballast) -> Result<Self, DatabaseError> {
@@ -126,7 +116,7 @@ impl StorageBackend for StateOnDisk {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        with_ballast(&self.ballast, || self.file.set_len(len))
+        self.ballast.make_room(|| self.file.set_len(len))
     }
 
     fn sync_data(&self) -> io::Result<()> {
@@ -134,7 +124,7 @@ impl StorageBackend for StateOnDisk {
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        with_ballast(&self.ballast, || self.file.write(offset, data))
+        self.ballast.make_room(|| self.file.write(offset, data))
     }
 
     fn close(&self) -> io::Result<()> {

@@ -45,7 +45,7 @@ pub(super) fn held(tx: &Tx<'_>, kind: &LockKind, key: &str, now: Moment) -> Resu
 }
 
 /// Writes a row and its indexes; `was` is the row as it stands in the table.
-fn put(tx: &mut Tx<'_>, was: Option<&Lock>, is: &Lock) -> Result<(), StoreError> {
+pub(super) fn put(tx: &mut Tx<'_>, was: Option<&Lock>, is: &Lock) -> Result<(), StoreError> {
     if let Some(was) = was {
         unindex(tx, was)?;
     }

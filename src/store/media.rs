@@ -137,6 +137,8 @@ struct Shared {
 #[derive(Clone)]
 pub struct MediaStore {
     shared: Arc<Shared>,
+    /// What an upload leaves free on the disk.
+    keep_free_bytes: u64,
 }
 
 impl MediaStore {
@@ -156,7 +158,14 @@ impl MediaStore {
         }
         let hashing = Semaphore::new(HASHING_AT_A_TIME);
         let remembered = Mutex::default();
-        Ok(Self { shared: Arc::new(Shared { folder, roots, max_bytes, hashing, remembered }) })
+        let shared = Arc::new(Shared { folder, roots, max_bytes, hashing, remembered });
+        Ok(Self { shared, keep_free_bytes: 0 })
+    }
+
+    /// The same, but an upload ends with [`PutError::NoDisk`] before it takes the last `bytes` of the disk.
+    #[must_use]
+    pub fn keeping_free(self, bytes: u64) -> Self {
+        Self { keep_free_bytes: bytes, ..self }
     }
 
     /// Largest file, in bytes.

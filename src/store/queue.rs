@@ -160,7 +160,8 @@ impl Tx<'_> {
         Ok(())
     }
 
-    fn index_state(&mut self, item: &Item) -> Result<(), StoreError> {
+    /// The indexes of an item's state and place, and their counters.
+    pub fn index_state(&mut self, item: &Item) -> Result<(), StoreError> {
         let id = item.id.raw();
         self.item_states.insert((item.state as u8, id), ())?;
         match item.place {

@@ -237,10 +237,11 @@ impl Writer {
                 }
                 return;
             }
+            // Before anyone is answered: a caller that is back at once has not been waiting.
+            expected = Expected::after(operations, inbox.len(), began.elapsed());
             for operation in batch {
                 operation.answer(Ok(()));
             }
-            expected = Expected::after(operations, inbox.len(), began.elapsed());
         }
     }
 

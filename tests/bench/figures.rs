@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, reason = "a bench fails by panicking")]
 
 mod locks;
+mod queue;
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -69,7 +70,7 @@ async fn boot(folder: &Path) -> (Child, String, Duration) {
     loop {
         if let Ok(address) = std::fs::read_to_string(&listen) {
             let base = format!("http://{}", address.trim());
-            let health = reqwest::get(format!("{base}/api/v1/health")).await;
+            let health = cove::outbound::local().build().unwrap().get(format!("{base}/api/v1/health")).send().await;
             if health.is_ok_and(|health| health.status() == 200) {
                 return (child, base, began.elapsed());
             }
@@ -235,7 +236,8 @@ async fn sessions() {
     let (mut most, mut busiest) = (0.0_f64, 0);
     let began = Instant::now();
     loop {
-        let status: Value = reqwest::get(format!("{}/api/v1/status", daemon.base)).await.unwrap().json().await.unwrap();
+        let status = cove::outbound::local().build().unwrap().get(format!("{}/api/v1/status", daemon.base)).send();
+        let status: Value = status.await.unwrap().json().await.unwrap();
         let busy = status["slots"]["busy"].as_u64().unwrap();
         most = most.max(pss_mb(daemon.child.id()));
         busiest = busiest.max(busy);
@@ -262,6 +264,53 @@ async fn lock_pairs() {
     daemon.stop();
 }
 
+/// With so many queued items; the browser is one that cannot start, so nothing of them runs.
+async fn recovery() {
+    const QUEUED: usize = 100_000;
+    let mut daemon = Daemon::start("[browser]\nchromium = \"/nonexistent/chromium\"").await;
+    daemon.stop();
+    let state = daemon.folder.path().join("state");
+    for file in [cove::store::STATE_FILE, cove::store::LEDGER_FILE] {
+        std::fs::remove_file(state.join(file)).unwrap();
+    }
+    queue::Queue::fill(&state, QUEUED).await.close().await;
+    let mut took = Vec::new();
+    for _ in 0..10 {
+        let (mut child, _, ready) = boot(daemon.folder.path()).await;
+        took.push(ready);
+        // It is at work when it dies.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        child.kill().unwrap();
+        child.wait().unwrap();
+        std::fs::remove_file(state.join("listen")).unwrap();
+    }
+    println!(
+        "ready after kill -9, {QUEUED} queued {:10.1} ms   median of 10; worst {:.1} (at most 2000)",
+        percentile(&mut took, 50),
+        percentile(&mut took, 100)
+    );
+}
+
+/// The same claims from a short and from a long queue, in one run.
+async fn claims() {
+    const LONG: usize = 1_000_000;
+    let mut medians = Vec::new();
+    for items in [1_000, LONG] {
+        let folder = tempfile::tempdir().unwrap();
+        let queue = queue::Queue::fill(folder.path(), items).await;
+        let mut took = queue.claims().await;
+        println!(
+            "claim from a queue of {items:9} {:13.2} ms   median of {}; p99 {:.2}",
+            percentile(&mut took, 50),
+            took.len(),
+            percentile(&mut took, 99)
+        );
+        medians.push(percentile(&mut took, 50));
+        queue.close().await;
+    }
+    println!("claim, long against short queue {:12.2} times   (at most 1.5)", medians[1] / medians[0]);
+}
+
 fn main() {
     // `cargo test` runs benches too; without `--bench` there is nothing to do.
     if !std::env::args().any(|argument| argument == "--bench") {
@@ -279,6 +328,12 @@ fn main() {
         }
         if wanted("submits") {
             submits().await;
+        }
+        if wanted("recovery") {
+            recovery().await;
+        }
+        if wanted("claims") {
+            claims().await;
         }
         if wanted("locks") {
             lock_pairs().await;

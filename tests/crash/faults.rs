@@ -90,7 +90,7 @@ fn plans(at: u64) -> impl Iterator<Item = Plan> {
 async fn an_operation_that_fails_is_never_answered_as_done() {
     let seed = seed();
     let every = number("EVERY", 7);
-    let mut dice = fastrand::Rng::with_seed(seed ^ 5);
+    let mut dice = fastrand::Rng::with_seed(seed + 5);
     let history = record(work::new_state(), BEGIN, GROUPS, &mut dice).await;
     let well = Disk::new(history.begin.clone());
     assert_eq!(work_on(&well, &history).await.unwrap(), history.answers.len());
@@ -118,7 +118,7 @@ async fn an_operation_that_fails_is_never_answered_as_done() {
 async fn a_recovery_that_fails_hurts_nothing() {
     let seed = seed();
     let every = number("EVERY", 7);
-    let mut dice = fastrand::Rng::with_seed(seed ^ 6);
+    let mut dice = fastrand::Rng::with_seed(seed + 6);
     let history = record(work::new_state(), BEGIN, 4 * GROUPS, &mut dice).await;
     let mut player = Player::new(history.begin.clone(), &history.log, &[]);
     let mut tried = 0;

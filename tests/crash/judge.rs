@@ -83,7 +83,8 @@ async fn fits_the_history(store: &Store, ledger: &Ledger, history: &History, ans
     let nearest = &possible[0];
     let only = |one: &str, other: &str, sign: &str| -> String {
         let others: BTreeSet<&str> = other.lines().collect();
-        one.lines().filter(|line| !others.contains(line)).map(|line| format!("  {sign} {line}\n")).collect()
+        let lines: Vec<_> = one.lines().filter(|line| !others.contains(line)).collect();
+        lines.iter().map(|line| ["  ", sign, " ", line, "\n"].concat()).collect()
     };
     Err(format!(
         "it is none of the states after operations {answered} to {last}:\n{}{}",

@@ -7,11 +7,18 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod client;
 mod damage;
 mod disk;
 mod faults;
+mod host;
 mod judge;
+mod kill;
 mod power;
+#[expect(dead_code, reason = "it is shared, and not all of it is used here")]
+#[path = "../it/rig.rs"]
+mod rig;
+mod syscalls;
 mod work;
 
 /// A knob of the environment.

@@ -7,6 +7,7 @@
 mod boot;
 mod claims;
 mod command_line;
+mod disk;
 mod fence;
 mod http;
 mod kept;

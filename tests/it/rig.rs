@@ -66,13 +66,18 @@ impl Daemon {
 
     /// `env` are further settings, as environment variables.
     pub async fn start_as(settings: &str, env: &[(&'static str, &'static str)]) -> Self {
+        let mut daemon = Self::prepare(settings, env);
+        daemon.boot().await;
+        daemon
+    }
+
+    /// Everything but the process.
+    pub fn prepare(settings: &str, env: &[(&'static str, &'static str)]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         write_config(folder.path(), settings);
         std::fs::create_dir(folder.path().join("media")).unwrap();
         let client = cove::outbound::local().timeout(PATIENCE).build().unwrap();
-        let mut daemon = Self { folder, child: None, base: String::new(), client, env: env.to_vec() };
-        daemon.boot().await;
-        daemon
+        Self { folder, child: None, base: String::new(), client, env: env.to_vec() }
     }
 
     pub fn state(&self) -> PathBuf {
@@ -81,6 +86,12 @@ impl Daemon {
 
     /// Starts the process and waits for its address.
     pub async fn boot(&mut self) {
+        self.spawn(cove());
+        self.listening().await;
+    }
+
+    /// Starts the process: `command` is the program, or what runs it.
+    pub fn spawn(&mut self, mut command: Command) {
         let listen = self.state().join("listen");
         // What a killed daemon left says nothing about this one.
         if listen.exists() {
@@ -88,7 +99,7 @@ impl Daemon {
         }
         let log = std::fs::File::options().create(true).append(true).open(self.log()).unwrap();
         let config = self.folder.path().join("cove.toml");
-        let child = cove()
+        let child = command
             .args(["serve", "--config"])
             .arg(config)
             .envs(self.env.iter().copied())
@@ -98,16 +109,27 @@ impl Daemon {
             .spawn()
             .unwrap();
         self.child = Some(child);
+    }
+
+    /// Waits for the address of a process that was started.
+    pub async fn listening(&mut self) {
+        assert!(self.listening_or_ended().await, "the daemon ended\n{}", self.logged());
+    }
+
+    /// False: it ended before it had an address.
+    pub async fn listening_or_ended(&mut self) -> bool {
+        let listen = self.state().join("listen");
         let began = Instant::now();
         loop {
             if let Ok(text) = std::fs::read_to_string(&listen)
                 && let Some(address) = text.strip_suffix('\n')
             {
                 self.base = format!("http://{address}");
-                return;
+                return true;
             }
-            let ended = self.child.as_mut().unwrap().try_wait().unwrap();
-            assert!(ended.is_none(), "the daemon ended: {ended:?}\n{}", self.logged());
+            if self.child.as_mut().unwrap().try_wait().unwrap().is_some() {
+                return false;
+            }
             assert!(began.elapsed() < PATIENCE, "the daemon is not ready\n{}", self.logged());
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -130,6 +152,23 @@ impl Daemon {
         let mut child = self.child.take().unwrap();
         child.kill().unwrap();
         child.wait().unwrap();
+    }
+
+    /// Waits for the end that the process comes to by itself; the exit code.
+    pub async fn ended(&mut self) -> Option<i32> {
+        let mut child = self.child.take().unwrap();
+        let began = Instant::now();
+        loop {
+            if let Some(status) = child.try_wait().unwrap() {
+                return status.code();
+            }
+            if began.elapsed() > PATIENCE {
+                child.kill().unwrap();
+                child.wait().unwrap();
+                panic!("the daemon goes on\n{}", self.logged());
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 
     /// SIGTERM; the exit code.

@@ -1,12 +1,14 @@
-//! What the page says beside the steps: console errors, failed requests, dialogs.
+//! What the page says beside the steps: console errors, failed requests, dialogs, and that it crashed.
 //!
 //! Kept bounded, for the evidence. A dialog is accepted (an alert has one answer; a confirm is what the
 //! recorded click asked for; a beforeunload would keep the page), and noted.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use chromiumoxide::Page;
+use chromiumoxide::cdp::browser_protocol::inspector::{EnableParams as EnableInspector, EventTargetCrashed};
 use chromiumoxide::cdp::browser_protocol::log::{EnableParams as EnableLog, EventEntryAdded, LogEntryLevel};
 use chromiumoxide::cdp::browser_protocol::network::{
     EnableParams as EnableNetwork, EventLoadingFailed, EventRequestWillBeSent, EventResponseReceived, ResourceType,
@@ -21,6 +23,7 @@ use chromiumoxide::error::CdpError;
 use futures_util::StreamExt;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 /// Lines kept of one attempt.
 const MAX_LINES: usize = 500;
@@ -60,6 +63,35 @@ impl Observed {
     pub fn take(&self) -> Vec<Value> {
         std::mem::take(&mut *self.lines.lock().unwrap_or_else(PoisonError::into_inner))
     }
+}
+
+/// Whether the page's process ended under it.
+#[derive(Clone, Default)]
+pub(super) struct Crashed(Arc<AtomicBool>);
+
+impl Crashed {
+    pub fn has(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+/// A page that crashed answers nothing any more, and the browser keeps the connection open: it is lost all the same.
+pub(super) async fn crashes(
+    page: &Page,
+    crashed: &Crashed,
+    lost: &CancellationToken,
+    tasks: &mut JoinSet<()>,
+) -> Result<(), CdpError> {
+    let mut crashes = page.event_listener::<EventTargetCrashed>().await?;
+    page.execute(EnableInspector::default()).await?;
+    let (crashed, lost) = (crashed.clone(), lost.clone());
+    tasks.spawn(async move {
+        if crashes.next().await.is_some() {
+            crashed.0.store(true, Ordering::Release);
+            lost.cancel();
+        }
+    });
+    Ok(())
 }
 
 /// An address without its query, which may hold secrets.

@@ -54,7 +54,7 @@ impl Run<'_> {
             let done = tokio::select! {
                 done = self.step(step) => done,
                 () = sleep_until(until) => Err(overdue()),
-                () = tab.lost() => Err(locate::lost("its connection closed")),
+                why = tab.lost() => Err(locate::lost(why)),
             };
             match done {
                 Ok(()) => confirmations += u32::from(step.action.is_wait() && !open_waits.contains(&step.number)),

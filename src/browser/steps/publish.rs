@@ -34,7 +34,7 @@ impl Run<'_> {
             prepared = self.prepare(mode, commit) => prepared,
             () = cancel.cancelled() => Err(canceled()),
             () = sleep_until(until) => Err(overdue()),
-            () = tab.lost() => Err(locate::lost("its connection closed")),
+            why = tab.lost() => Err(locate::lost(why)),
         };
         let aim = match prepared {
             Ok(aim) => aim,
@@ -121,7 +121,7 @@ impl Run<'_> {
         let fired = tokio::select! {
             fired = self.fire(&flow.steps[commit], aim) => fired,
             () = sleep_until(until) => Err(overdue()),
-            () = tab.lost() => Err(locate::lost("its connection closed")),
+            why = tab.lost() => Err(locate::lost(why)),
         };
         if let Err(failure) = fired {
             return self.unknown(&failure).await;
@@ -134,7 +134,7 @@ impl Run<'_> {
             let done = tokio::select! {
                 done = self.step(step) => done,
                 () = sleep_until(until) => Err(overdue()),
-                () = tab.lost() => Err(locate::lost("its connection closed")),
+                why = tab.lost() => Err(locate::lost(why)),
             };
             let Err(failure) = done else { continue };
             let ends = self.is_signal(&failure) || tab.is_lost();

@@ -62,14 +62,14 @@ pub async fn verify(session: &Session, verifying: Verifying<'_>) -> Verified {
     let seen = tokio::select! {
         seen = run.look_for_proof(steps) => seen,
         failure = interrupted(&cancel, until) => Seen::Unclear(failure),
-        () = tab.lost() => Seen::Unclear(locate::lost("its connection closed")),
+        why = tab.lost() => Seen::Unclear(locate::lost(why)),
     };
     let answer = match seen {
         Seen::There => {
             tokio::select! {
                 () = run.tell_of_proof(steps) => {}
                 _ = interrupted(&cancel, until) => {}
-                () = tab.lost() => {}
+                _ = tab.lost() => {}
             }
             VerifyAnswer::Found { url: run.named_url(), result: std::mem::take(&mut run.result) }
         }

@@ -8,8 +8,8 @@ use crate::model::{Fence, ProfileId, Timestamp};
 impl State {
     pub(super) fn open_asked(&mut self, profile: ProfileId, headless: bool, token: String, now: Timestamp) -> Step {
         let busy = self.running.values().any(|running| running.profile == profile);
-        let answer =
-            !busy && !self.draining && self.ready && self.in_use.get(&profile).is_none_or(|until| *until <= now);
+        let able = self.ready && !self.draining && self.no_disk.is_none();
+        let answer = !busy && able && self.in_use.get(&profile).is_none_or(|until| *until <= now);
         if !answer {
             return Step::act(Act::AnswerOpen { token, opened: false });
         }

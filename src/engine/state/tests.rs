@@ -398,3 +398,31 @@ fn rule_15_recovery_hands_back_the_unarmed_and_looks_at_the_armed_before_any_cla
     let step = end(&mut state, Fence::new(104), AttemptEnd::Unknown(failure(FailureCode::RestartedAfterCommit)));
     assert!(matches!(verdict(&step), Verdict::OutcomeUnknown(_)));
 }
+
+/// What runs goes on to its end, armed or not; cancels are carried out; nothing new begins.
+#[test]
+fn without_disk_space_nothing_new_begins_and_what_runs_is_not_cut() {
+    let mut state = engine();
+    let (unarmed, armed) = (claim(&mut state, 1, "anna"), claim(&mut state, 2, "boris"));
+    arm(&mut state, 2, armed);
+    let short = Event::Disk { short: Some("full".to_owned()) };
+    assert_eq!(state.apply(short, NOW), Step::default());
+    assert_eq!(state.view(NOW).no_disk.as_deref(), Some("full"));
+    let finished = end(&mut state, armed, confirmed());
+    assert!(matches!(verdict(&finished), Verdict::Succeeded { .. }));
+    arm(&mut state, 1, unarmed);
+    state.apply(Event::EndStored { fence: armed, refused: false }, NOW);
+    state.apply(Event::Closed { fence: armed }, NOW);
+    state.apply(Event::Released { fence: armed }, NOW);
+    let looked = Outlook { to_settle: vec![TaskId::new(9)], overdue: true, ..Outlook::default() };
+    let Event::Outlook(Outlook { heads, .. }) = outlook(&[("clara", 3)]) else { panic!() };
+    let step = state.apply(Event::Outlook(Outlook { heads, ..looked }), NOW);
+    assert_eq!(step.commit, [Commit::Settle { task: TaskId::new(9) }]);
+    let asked = Event::OpenAsked { profile: ProfileId::new("dora").unwrap(), headless: true, token: "t".to_owned() };
+    let answer = Act::AnswerOpen { token: "t".to_owned(), opened: false };
+    assert_eq!(state.apply(asked, NOW), Step::act(answer));
+
+    assert_eq!(state.apply(Event::Disk { short: None }, NOW), Step::act(Act::Look));
+    let step = state.apply(outlook(&[("clara", 3)]), NOW);
+    assert_eq!(step.commit, [Commit::Claim { item: ItemId::new(3) }]);
+}

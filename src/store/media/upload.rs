@@ -47,6 +47,7 @@ pub enum PutError<E> {
 /// One upload under way. Dropping it removes the file.
 struct Upload {
     file: NamedTempFile,
+    keep_free_bytes: u64,
     hasher: Sha256,
     bytes: u64,
     /// The first bytes, which say what it is.
@@ -64,8 +65,8 @@ impl MediaStore {
         E: Send,
     {
         let mut body = pin!(body);
-        let folder = self.shared.folder.clone();
-        let mut upload = blocking(move || Upload::begin(&folder)).await?;
+        let (folder, keep_free_bytes) = (self.shared.folder.clone(), self.keep_free_bytes);
+        let mut upload = blocking(move || Upload::begin(&folder, keep_free_bytes)).await?;
         let mut gathered: Vec<Bytes> = Vec::new();
         let (mut waiting, mut total) = (0_usize, 0_u64);
         while let Some(chunk) = body.next().await {
@@ -90,13 +91,30 @@ impl MediaStore {
     }
 }
 
+impl MediaStore {
+    /// Whether a body of this size leaves enough free. Blocking, and quick on a local disk.
+    ///
+    /// # Errors
+    /// When the file system cannot be asked.
+    pub fn has_room_for(&self, bytes: u64) -> io::Result<bool> {
+        let disk = rustix::fs::statvfs(&self.shared.folder)?;
+        let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+        Ok(free >= self.keep_free_bytes.saturating_add(bytes))
+    }
+}
+
 impl Upload {
-    fn begin(folder: &Path) -> io::Result<Self> {
+    fn begin(folder: &Path, keep_free_bytes: u64) -> io::Result<Self> {
         let file = tempfile::Builder::new().prefix(UPLOAD_PREFIX).tempfile_in(folder)?;
-        Ok(Self { file, hasher: Sha256::new(), bytes: 0, head: Vec::new() })
+        Ok(Self { file, keep_free_bytes, hasher: Sha256::new(), bytes: 0, head: Vec::new() })
     }
 
     fn append(mut self, chunks: &[Bytes]) -> io::Result<Self> {
+        let more: usize = chunks.iter().map(Bytes::len).sum();
+        let disk = rustix::fs::fstatvfs(self.file.as_file())?;
+        if disk.f_bavail.saturating_mul(disk.f_frsize) < self.keep_free_bytes.saturating_add(more as u64) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         for chunk in chunks {
             let missing = kind::HEAD_BYTES.saturating_sub(self.head.len()).min(chunk.len());
             self.head.extend_from_slice(&chunk[..missing]);
@@ -108,7 +126,7 @@ impl Upload {
     }
 
     fn finish(self, store: &MediaStore) -> io::Result<Stored> {
-        let Self { file, hasher, bytes, head } = self;
+        let Self { file, hasher, bytes, head, .. } = self;
         let sha256 = hex(&hasher.finalize());
         let path = store.path_for(&sha256, kind::of(&head));
         let folder = path.parent().expect("the path of a hash has a folder");

@@ -189,9 +189,10 @@ impl State {
                 let stale = self.alive(call).filter(|(_, held)| held.owner != call.owner || held.fence != Some(fence));
                 next.extend(stale.map(|(state, _)| state));
             }
-            (What::Refresh { .. } | What::Release { .. }, Answer::NotHeld) => next.extend(self.free(call)),
-            // Also one that is over: a cleanup may have come by.
-            (What::Look, Answer::Seen(None)) => next.extend(self.free(call)),
+            // Not in the list: also one that is over, since a cleanup may have come by.
+            (What::Refresh { .. } | What::Release { .. }, Answer::NotHeld) | (What::Look, Answer::Seen(None)) => {
+                next.extend(self.free(call));
+            }
             (What::Look, Answer::Seen(Some(row))) => {
                 let state = if row.expired { self.free(call) } else { self.alive(call).map(|(state, _)| state) };
                 next.extend(state.filter(|state| state.held.is_some_and(|held| held.is(row.owner, row.fence))));

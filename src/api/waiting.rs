@@ -1,0 +1,125 @@
+//! What is answered while the state file cannot be opened for want of space: health 503 with the reason,
+//! 507 to everything else.
+//!
+//! The daemon serves this in place of the API and ends it when the state is open. The guards are the
+//! API's own: another site's page learns nothing here either. Nothing is read and nothing is kept.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use hyper::body::Incoming;
+use hyper::header::HeaderValue;
+use hyper::http::request::Parts;
+use hyper::{Method, Request, Response, StatusCode, header};
+use serde_json::json;
+use tokio::net::{TcpListener, UnixListener};
+use tokio_util::sync::CancellationToken;
+
+use super::body::{self, Reply};
+use super::error::{ApiError, Code};
+use super::front::decorate;
+use super::guard::{OwnNames, request_id};
+use super::limit::Client;
+use super::server::{self, App};
+use crate::model::Clock;
+
+/// Whoever waits for the daemon asks again; a few at a time are enough.
+const MAX_CONNECTIONS: usize = 64;
+const RETRY_AFTER_SECONDS: &str = "30";
+
+struct Waiting {
+    names: OwnNames,
+    why: String,
+    clock: Arc<dyn Clock>,
+}
+
+/// Serves until `stop`.
+pub async fn serve(why: String, clock: Arc<dyn Clock>, tcp: TcpListener, unix: UnixListener, stop: CancellationToken) {
+    let port = tcp.local_addr().map_or(0, |address| address.port());
+    let waiting = Arc::new(Waiting { names: OwnNames::new(port), why, clock });
+    server::run(waiting, tcp, Some(unix), MAX_CONNECTIONS, stop).await;
+}
+
+impl Waiting {
+    fn pass(&self, head: &Parts, client: Client) -> Result<Response<Reply>, ApiError> {
+        if client != Client::Unix {
+            self.names.check_host(head)?;
+        }
+        self.names.check_site(head)?;
+        let reads = matches!(head.method, Method::GET | Method::HEAD);
+        match head.uri.path() {
+            "/api/v1/health/simple" if reads => {
+                Ok(body::json(StatusCode::SERVICE_UNAVAILABLE, &json!({"ok": false, "status": "unhealthy"})))
+            }
+            "/api/v1/health" if reads => Ok(body::json(
+                StatusCode::SERVICE_UNAVAILABLE,
+                &json!({
+                    "ok": false,
+                    "status": "unhealthy",
+                    "version": env!("CARGO_PKG_VERSION"),
+                    "timestamp": self.clock.now(),
+                    "parts": {
+                        "store": {"status": "unhealthy", "reason": self.why},
+                        "engine": {"status": "unhealthy", "reason": "the state file is not open yet"},
+                        "disk": {"status": "unhealthy", "reason": self.why},
+                    },
+                }),
+            )),
+            _ => Err(ApiError::new(Code::NoDisk, &self.why)
+                .with_header(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECONDS))),
+        }
+    }
+}
+
+impl App for Waiting {
+    async fn answer(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        client: Client,
+        _: Arc<AtomicBool>,
+    ) -> Response<Reply> {
+        let (head, _) = request.into_parts();
+        let id = request_id(&head.headers);
+        let mut response = self.pass(&head, client).unwrap_or_else(|error| error.into_response(&id));
+        decorate(response.headers_mut(), &id, None, self.clock.now());
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use hyper::Request;
+    use serde_json::Value;
+
+    use super::{Client, Waiting};
+    use crate::api::body::read_reply;
+    use crate::api::guard::OwnNames;
+    use crate::model::SystemClock;
+
+    async fn ask(method: &str, path: &str, client: Client) -> (u16, Value) {
+        let waiting =
+            Waiting { names: OwnNames::new(8088), why: "the disk is full".to_owned(), clock: Arc::new(SystemClock) };
+        let head = Request::builder().method(method).uri(path).header("host", "evil.com").body(()).unwrap();
+        let answer = waiting.pass(&head.into_parts().0, client);
+        let response = answer.unwrap_or_else(|error| error.into_response("r"));
+        let status = response.status().as_u16();
+        (status, serde_json::from_slice(&read_reply(response).await).unwrap())
+    }
+
+    #[tokio::test]
+    async fn health_tells_the_reason_and_the_rest_has_to_come_again() {
+        let (status, json) = ask("GET", "/api/v1/health", Client::Unix).await;
+        assert_eq!((status, json["parts"]["disk"]["reason"].as_str()), (503, Some("the disk is full")));
+        assert_eq!(ask("GET", "/api/v1/health/simple", Client::Unix).await.0, 503);
+        for (method, path) in
+            [("POST", "/api/v1/bulk-upload/start"), ("GET", "/api/v1/tasks"), ("POST", "/api/v1/health")]
+        {
+            let (status, json) = ask(method, path, Client::Unix).await;
+            assert_eq!((status, json["code"].as_str()), (507, Some("no_disk")), "{method} {path}");
+        }
+        let stranger = Client::Address(std::net::Ipv4Addr::LOCALHOST.into());
+        assert_eq!(ask("GET", "/api/v1/health", stranger).await.0, 421);
+    }
+}

@@ -1,0 +1,418 @@
+//! A client that remembers: what it sent, what was answered, and what must be there afterwards.
+//!
+//! Every request has something in it that no other has, so that whatever it made can be told: nothing that
+//! was answered is missing, nothing is there twice, nothing by halves. What had no answer may be there or
+//! not; sent again with its key it is there once.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::rig::{ATELIER, Daemon, PATIENCE, answer};
+
+pub const PROFILES: [&str; 3] = ["anna", "boris", "clara"];
+
+#[derive(Clone, Debug)]
+pub enum Kind {
+    /// Some items with one caption. The caption is the request's own.
+    Submit {
+        caption: String,
+        items: usize,
+        key: Option<String>,
+        idempotency: Option<String>,
+    },
+    /// The same Idempotency-Key and body once more; `task` is what it made.
+    Again {
+        caption: String,
+        items: usize,
+        key: Option<String>,
+        idempotency: String,
+        task: String,
+    },
+    Cancel {
+        task: String,
+    },
+    Pause,
+    Resume,
+    Profile {
+        name: String,
+    },
+    Flow {
+        name: String,
+        version: u64,
+    },
+    DeleteFlow {
+        name: String,
+    },
+    Upload {
+        content: String,
+    },
+    // Acquire, refresh and release of outside programs' locks belong here, with what they promise: into
+    // `Client::send` (the request), `Client::next` (the load) and `Client::compare` (the model).
+}
+
+#[derive(Clone, Debug)]
+struct Sent {
+    kind: Kind,
+    /// None: no answer came.
+    answer: Option<(u16, Value)>,
+}
+
+/// Everything that was sent, in the order in which it was sent.
+#[derive(Clone, Default)]
+pub struct Memory {
+    sent: Vec<Sent>,
+    serial: u64,
+}
+
+#[derive(Clone)]
+pub struct Client {
+    base: String,
+    http: reqwest::Client,
+    film: String,
+    memory: Arc<Mutex<Memory>>,
+}
+
+fn recording(version: u64) -> String {
+    ATELIER.replace("Atelier: publish a video", &format!("version {version}"))
+}
+
+impl Memory {
+    /// That had an answer.
+    pub fn requests(&self) -> u64 {
+        self.sent.iter().filter(|sent| sent.answer.is_some()).count() as u64
+    }
+}
+
+impl Client {
+    pub fn new(daemon: &Daemon, memory: &Arc<Mutex<Memory>>) -> Self {
+        let film = daemon.folder.path().join("media/1.mp4").display().to_string();
+        Self { base: daemon.base.clone(), http: daemon.client.clone(), film, memory: memory.clone() }
+    }
+
+    fn serial(&self) -> u64 {
+        let mut memory = self.memory.lock().unwrap();
+        memory.serial += 1;
+        memory.serial
+    }
+
+    /// Sends until the daemon is gone.
+    pub async fn load(self, worker: usize, mut dice: fastrand::Rng) {
+        loop {
+            let kind = self.next(worker, &mut dice);
+            if self.remember_and_send(kind).await.is_none() {
+                return;
+            }
+        }
+    }
+
+    /// The same requests in the same order each time. False: the daemon was gone before the last one.
+    pub async fn fixed_work(&self, name: &str) -> bool {
+        let mut tasks: Vec<String> = Vec::new();
+        for profile in PROFILES {
+            let profile = Kind::Profile { name: format!("{profile}-{name}") };
+            if self.remember_and_send(profile).await.is_none() {
+                return false;
+            }
+        }
+        for step in 0..16 {
+            let caption = format!("{name} {step}");
+            let of_step = [
+                Kind::Submit {
+                    caption: caption.clone(),
+                    items: 1 + step % 3,
+                    key: (step % 3 == 0).then(|| format!("key {caption}")),
+                    idempotency: (step % 2 == 0).then(|| format!("request-{name}-{step}")),
+                },
+                match step % 4 {
+                    0 => Kind::Flow { name: format!("flow-{name}"), version: step as u64 },
+                    1 => Kind::Pause,
+                    2 => Kind::Resume,
+                    _ => Kind::Upload { content: caption },
+                },
+            ];
+            let cancel = tasks.get(step / 2).filter(|_| step % 5 == 4).cloned().map(|task| Kind::Cancel { task });
+            for kind in of_step.into_iter().chain(cancel) {
+                let Some((_, body)) = self.remember_and_send(kind).await else { return false };
+                tasks.extend(body["task_id"].as_str().map(str::to_owned));
+            }
+        }
+        self.remember_and_send(Kind::DeleteFlow { name: format!("flow-{name}") }).await.is_some()
+    }
+
+    /// None: no answer.
+    async fn remember_and_send(&self, kind: Kind) -> Option<(u16, Value)> {
+        let place = {
+            let mut memory = self.memory.lock().unwrap();
+            memory.sent.push(Sent { kind: kind.clone(), answer: None });
+            memory.sent.len() - 1
+        };
+        let answered = self.send(&kind).await;
+        if let Some((status, body)) = &answered {
+            check_answer(&kind, *status, body);
+        }
+        self.memory.lock().unwrap().sent[place].answer.clone_from(&answered);
+        answered
+    }
+
+    fn next(&self, worker: usize, dice: &mut fastrand::Rng) -> Kind {
+        let serial = self.serial();
+        let memory = self.memory.lock().unwrap();
+        let accepted = |sent: &&Sent| sent.answer.as_ref().is_some_and(|(status, _)| *status == 202);
+        let task_of = |sent: &Sent| sent.answer.as_ref().unwrap().1["task_id"].as_str().unwrap().to_owned();
+        let recent: Vec<&Sent> = memory.sent.iter().rev().take(200).filter(accepted).collect();
+        let submits: Vec<&Sent> = recent.into_iter().filter(|sent| matches!(sent.kind, Kind::Submit { .. })).collect();
+        let one = (!submits.is_empty()).then(|| submits[dice.usize(..submits.len())]);
+        match (dice.u8(..100), one) {
+            (60..=69, Some(sent)) => Kind::Cancel { task: task_of(sent) },
+            (70..=76, Some(sent)) => match &sent.kind {
+                Kind::Submit { caption, items, key, idempotency: Some(idempotency) } => Kind::Again {
+                    caption: caption.clone(),
+                    items: *items,
+                    key: key.clone(),
+                    idempotency: idempotency.clone(),
+                    task: task_of(sent),
+                },
+                _ => Kind::Cancel { task: task_of(sent) },
+            },
+            // One worker alone, so that the last answer says how it stands.
+            (77..=80, _) if worker == 0 => Kind::Pause,
+            (81..=88, _) if worker == 0 => Kind::Resume,
+            (89..=90, _) => Kind::Profile { name: format!("p{serial}") },
+            (91..=94, _) => Kind::Flow { name: format!("flow-{worker}"), version: serial },
+            (95, _) => Kind::DeleteFlow { name: format!("flow-{worker}") },
+            (96..=98, _) => Kind::Upload { content: format!("upload {serial}") },
+            _ => Kind::Submit {
+                caption: format!("caption {serial}"),
+                items: dice.usize(1..4),
+                key: (dice.u8(..3) == 0).then(|| format!("key-{}", dice.u8(..30))),
+                idempotency: dice.bool().then(|| format!("request-{serial}")),
+            },
+        }
+    }
+
+    fn start(
+        &self,
+        caption: &str,
+        items: usize,
+        key: Option<&str>,
+        idempotency: Option<&str>,
+    ) -> reqwest::RequestBuilder {
+        let item = |n: usize| {
+            let profile = PROFILES[n % PROFILES.len()];
+            let inputs =
+                json!({"site": "http://127.0.0.1:9", "account": profile, "video": self.film, "caption": caption});
+            json!({"profile": profile, "inputs": inputs, "key": key.filter(|_| n == 0)})
+        };
+        let body = json!({"flow": "atelier", "items": (0..items).map(item).collect::<Vec<_>>(), "max_attempts": 2});
+        let request = self.http.post(format!("{}/api/v1/bulk-upload/start", self.base)).json(&body);
+        match idempotency {
+            Some(idempotency) => request.header("idempotency-key", idempotency),
+            None => request,
+        }
+    }
+
+    /// None: the daemon was gone before it answered in full.
+    async fn send(&self, kind: &Kind) -> Option<(u16, Value)> {
+        let url = |path: &str| format!("{}/api/v1/{path}", self.base);
+        let request = match kind {
+            Kind::Submit { caption, items, key, idempotency } => {
+                self.start(caption, *items, key.as_deref(), idempotency.as_deref())
+            }
+            Kind::Again { caption, items, key, idempotency, .. } => {
+                self.start(caption, *items, key.as_deref(), Some(idempotency))
+            }
+            Kind::Cancel { task } => self.http.post(url(&format!("tasks/{task}/cancel"))),
+            Kind::Pause => self.http.post(url("pause")),
+            Kind::Resume => self.http.post(url("resume")),
+            Kind::Profile { name } => self.http.post(url("profiles")).json(&json!({"name": name})),
+            Kind::Flow { name, version } => {
+                let put = self.http.put(url(&format!("flows/{name}"))).header("content-type", "application/json");
+                put.body(recording(*version))
+            }
+            Kind::DeleteFlow { name } => self.http.delete(url(&format!("flows/{name}"))),
+            Kind::Upload { content } => self.http.post(url("media")).body(content.clone()),
+        };
+        let answer = request.send().await.ok()?;
+        let status = answer.status().as_u16();
+        let bytes = answer.bytes().await.ok()?;
+        Some((status, serde_json::from_slice(&bytes).unwrap_or_default()))
+    }
+
+    /// Everything whose answer is missing and that may be sent again, is; then it is known.
+    pub async fn ask_again(&self) {
+        let unknown: Vec<(usize, Kind)> = {
+            let memory = self.memory.lock().unwrap();
+            let open = memory.sent.iter().enumerate().filter(|(_, sent)| sent.answer.is_none());
+            open.map(|(place, sent)| (place, sent.kind.clone())).collect()
+        };
+        for (place, kind) in unknown {
+            let repeatable =
+                matches!(kind, Kind::Submit { idempotency: Some(_), .. } | Kind::Again { .. } | Kind::Upload { .. });
+            if repeatable {
+                let answered = self.send(&kind).await;
+                let (status, body) = answered.clone().expect("the daemon runs");
+                check_answer(&kind, status, &body);
+                self.memory.lock().unwrap().sent[place].answer = answered;
+            }
+        }
+    }
+
+    /// What is there, against what was sent and answered.
+    pub async fn compare(&self, daemon: &Daemon) {
+        let sent = self.memory.lock().unwrap().sent.clone();
+        wait_for_cancels(daemon, &sent).await;
+        compare_tasks(daemon, &sent).await;
+        compare_pause(daemon, &sent).await;
+        compare_flows(daemon, &sent).await;
+        let listed = daemon.get("/api/v1/profiles").await.body;
+        let names: BTreeSet<&str> =
+            listed["profiles"].as_array().unwrap().iter().filter_map(|profile| profile["name"].as_str()).collect();
+        for one in &sent {
+            match (&one.kind, &one.answer) {
+                (Kind::Profile { name }, Some((201, _))) => assert!(names.contains(name.as_str()), "{name} is lost"),
+                (Kind::Upload { content }, Some((201, body))) => {
+                    let sha256 = body["media"].as_str().unwrap().strip_prefix("sha256:").unwrap().to_owned();
+                    let path = daemon.state().join("media").join(&sha256[..2]).join(&sha256);
+                    assert_eq!(&std::fs::read_to_string(path).unwrap(), content);
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+async fn compare_tasks(daemon: &Daemon, sent: &[Sent]) {
+    let mut there: BTreeMap<String, BTreeMap<String, Vec<Value>>> = BTreeMap::new();
+    let mut keys: BTreeMap<String, u32> = BTreeMap::new();
+    for item in every_item(daemon).await {
+        let caption = item["inputs"]["caption"].as_str().unwrap().to_owned();
+        let task = item["task_id"].as_str().unwrap().to_owned();
+        let ended = ["failed", "canceled"].contains(&item["state"].as_str().unwrap());
+        if let Some(key) = item["key"].as_str().filter(|_| !ended) {
+            *keys.entry(key.to_owned()).or_default() += 1;
+        }
+        there.entry(caption).or_default().entry(task).or_default().push(item);
+    }
+    let twice: Vec<_> = keys.iter().filter(|(_, holders)| **holders > 1).collect();
+    assert!(twice.is_empty(), "keys that two items hold: {twice:?}");
+    let canceled: BTreeSet<&str> = sent.iter().filter_map(canceled_task).collect();
+    for one in sent {
+        let Kind::Submit { caption, items, .. } = &one.kind else { continue };
+        let made = there.remove(caption).unwrap_or_default();
+        assert!(made.len() <= 1, "{caption} is there {} times", made.len());
+        let answered = one.answer.as_ref().filter(|(status, _)| *status == 202);
+        if let Some((_, body)) = answered {
+            let task = body["task_id"].as_str().unwrap();
+            assert!(made.contains_key(task), "{task} ({caption}) had its answer and is lost");
+        }
+        if matches!(&one.answer, Some((status, _)) if *status != 202) {
+            assert!(made.is_empty(), "{caption} was refused and is there");
+        }
+        for (task, rows) in &made {
+            assert_eq!(rows.len(), *items, "{task} is there by halves");
+            let may_run = rows.iter().any(|row| ["queued", "retry_wait"].contains(&row["state"].as_str().unwrap()));
+            assert!(!canceled.contains(task.as_str()) || !may_run, "{task} was canceled and may still run");
+        }
+    }
+    assert!(there.is_empty(), "nobody sent these: {:?}", there.keys());
+}
+
+fn canceled_task(sent: &Sent) -> Option<&str> {
+    match (&sent.kind, &sent.answer) {
+        (Kind::Cancel { task }, Some((202, _))) => Some(task),
+        _ => None,
+    }
+}
+
+/// The engine carries them out at its next look.
+async fn wait_for_cancels(daemon: &Daemon, sent: &[Sent]) {
+    let began = Instant::now();
+    for task in sent.iter().filter_map(canceled_task).collect::<BTreeSet<_>>() {
+        loop {
+            let task = daemon.get(&format!("/api/v1/tasks/{task}")).await;
+            assert_eq!(task.status, 200, "{}", task.body);
+            let counts = &task.body["counts"];
+            if ["queued", "retry_wait", "running"].iter().all(|state| counts[*state].as_u64().unwrap_or(0) == 0) {
+                break;
+            }
+            assert!(began.elapsed() < PATIENCE, "canceled, and: {}\n{}", task.body, daemon.logged());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+/// Answers that are wrong whatever happened before.
+fn check_answer(kind: &Kind, status: u16, body: &Value) {
+    let fits = match kind {
+        Kind::Submit { items, .. } => status == 409 || (status == 202 && body["items"] == json!(items)),
+        Kind::Again { task, .. } => status == 202 && body["task_id"] == json!(task),
+        Kind::Cancel { .. } | Kind::Pause | Kind::Resume => status == 202,
+        Kind::Profile { .. } | Kind::Upload { .. } => status == 201,
+        Kind::Flow { .. } => status == 201 || status == 200,
+        Kind::DeleteFlow { .. } => status == 204 || status == 404,
+    };
+    // A request that meets the end of the daemon may hear of it.
+    assert!(fits || status == 503, "{kind:?}: {status} {body}");
+}
+
+async fn every_item(daemon: &Daemon) -> Vec<Value> {
+    let mut items = Vec::new();
+    let mut path = "/api/v1/items?limit=1000".to_owned();
+    loop {
+        let page = daemon.get(&path).await.body;
+        items.extend(page["items"].as_array().unwrap().iter().cloned());
+        match page["next_cursor"].as_str() {
+            Some(cursor) => path = format!("/api/v1/items?limit=1000&cursor={cursor}"),
+            None => return items,
+        }
+    }
+}
+
+async fn compare_pause(daemon: &Daemon, sent: &[Sent]) {
+    let mut possible = BTreeSet::from(["running"]);
+    for one in sent {
+        let to = match one.kind {
+            Kind::Pause => "paused",
+            Kind::Resume => "running",
+            _ => continue,
+        };
+        match &one.answer {
+            Some((202, _)) => possible = BTreeSet::from([to]),
+            Some(_) => {}
+            None => drop(possible.insert(to)),
+        }
+    }
+    let status = daemon.get("/api/v1/status").await.body;
+    assert!(possible.contains(status["state"].as_str().unwrap()), "{possible:?}: {status}");
+}
+
+async fn compare_flows(daemon: &Daemon, sent: &[Sent]) {
+    let mut possible: BTreeMap<&str, BTreeSet<Option<u64>>> = BTreeMap::new();
+    for one in sent {
+        let (name, is) = match &one.kind {
+            Kind::Flow { name, version } => (name.as_str(), Some(*version)),
+            Kind::DeleteFlow { name } => (name.as_str(), None),
+            _ => continue,
+        };
+        let entry = possible.entry(name).or_insert_with(|| BTreeSet::from([None]));
+        match &one.answer {
+            Some((200 | 201 | 204 | 404, _)) => *entry = BTreeSet::from([is]),
+            Some(_) => {}
+            None => drop(entry.insert(is)),
+        }
+    }
+    for (name, versions) in possible {
+        let got = daemon.client.get(format!("{}/api/v1/flows/{name}", daemon.base));
+        let found = answer(got).await;
+        let fits = versions.iter().any(|version| match version {
+            Some(version) => {
+                found.status == 200 && found.body == serde_json::from_str::<Value>(&recording(*version)).unwrap()
+            }
+            None => found.status == 404,
+        });
+        assert!(fits, "{name}: one of {versions:?} expected, found {} {}", found.status, found.body["title"]);
+    }
+}
