@@ -39,6 +39,8 @@ const SHORT_DEADLINE: Duration = Duration::from_secs(2);
 const ATTACH_DEADLINE: Duration = Duration::from_secs(20);
 /// chromiumoxide's own limit; ours is shorter.
 const REQUEST_TIMEOUT: Duration = Duration::from_mins(2);
+/// Chromium's word for it.
+const TARGET_CRASHED: &str = "Target crashed";
 const BLANK: &str = "about:blank";
 
 /// Why a call did not give what it should.
@@ -143,7 +145,7 @@ impl Tab {
     /// Resolves when the browser or its page is gone, and says which.
     pub async fn lost(&self) -> &'static str {
         self.lost.cancelled().await;
-        if self.crashed.has() { "its page crashed" } else { "its connection closed" }
+        if self.crashed.has() { watch::PAGE_CRASHED } else { "its connection closed" }
     }
 
     /// Where the page was about to go, outside of the origins.
@@ -176,6 +178,10 @@ impl Tab {
             Ok(Err(CdpError::Ws(error))) => Err(Trouble::Lost(error.to_string())),
             Ok(Err(error @ (CdpError::NoResponse | CdpError::ChannelSendError(_) | CdpError::Io(_)))) => {
                 Err(Trouble::Lost(error.to_string()))
+            }
+            // What was under way when the page crashed is answered before the crash is told.
+            Ok(Err(CdpError::Chrome(error))) if error.message == TARGET_CRASHED => {
+                Err(Trouble::Lost(watch::PAGE_CRASHED.to_owned()))
             }
             Ok(Err(error)) => Err(Trouble::Refused(error.to_string())),
         }

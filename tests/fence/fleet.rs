@@ -55,7 +55,7 @@ async fn a_daemon_killed_under_many_browsers_leaves_no_process_and_publishes_not
         assert_eq!(practice.posts().len(), items.len() * (usize::try_from(round).unwrap() + 1));
     }
     println!(
-        "fleet: SEED={seed} N={rounds} size={size}, at most {most} browsers at the kill, {} posts",
+        "fleet: SEED={seed}, {rounds} kills under {size} profiles, at most {most} browsers ran at one, {} posts",
         practice.posts().len()
     );
     assert!(most > 0, "no browser ran at any kill");

@@ -288,7 +288,7 @@ async fn whatever_is_killed_at_whatever_moment_nothing_is_published_twice() {
         all.round(round, whom, round.is_multiple_of(2)).await;
     }
     let Rounds { mut daemon, practice, tally, items, .. } = all;
-    println!("rounds: SEED={seed} N={rounds} {tally:#?}");
+    println!("rounds: SEED={seed}, {rounds} kills: {tally:?}");
     // Once more over all of them: nothing was published after its round either.
     for id in &items {
         let item = item(&daemon, id).await;
@@ -308,7 +308,7 @@ async fn a_browser_frozen_around_the_click_publishes_nothing_twice_when_it_goes_
     for round in 0..number("ROUNDS", 1).min(20) {
         all.round(round, Whom::Frozen, true).await;
     }
-    println!("frozen: SEED={seed} {:#?}", all.tally);
+    println!("frozen: SEED={seed}: {:?}", all.tally);
 }
 
 /// The same judge, and a fence that a person climbed: a lie about what was published is a second post.

@@ -31,6 +31,7 @@ const MAX_TEXT_BYTES: usize = 1_000;
 /// Requests whose addresses are remembered until they fail.
 const MAX_REQUESTS: usize = 500;
 const FIRST_BAD_STATUS: i64 = 400;
+pub(super) const PAGE_CRASHED: &str = "its page crashed";
 
 /// Lines for `console.jsonl`, and why the last document did not load.
 #[derive(Clone, Default)]
