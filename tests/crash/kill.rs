@@ -63,12 +63,19 @@ pub async fn check_indexes(daemon: &Daemon) {
     tokio::task::spawn_blocking(|| thread.join()).await.unwrap();
 }
 
-async fn load_and_kill(daemon: &mut Daemon, memory: &Arc<Mutex<Memory>>, dice: &mut fastrand::Rng) {
+/// `before` is what happens to the machine at the moment of the kill.
+pub async fn load_and_kill(
+    daemon: &mut Daemon,
+    memory: &Arc<Mutex<Memory>>,
+    dice: &mut fastrand::Rng,
+    before: impl FnOnce(),
+) {
     let mut load = JoinSet::new();
     for worker in 0..WORKERS {
         load.spawn(Client::new(daemon, memory).load(worker, dice.fork()));
     }
     tokio::time::sleep(Duration::from_millis(dice.u64(LOAD_MS))).await;
+    before();
     daemon.kill();
     while let Some(ended) = load.join_next().await {
         ended.unwrap();
@@ -93,7 +100,7 @@ async fn kill_9_under_load_loses_nothing_that_had_its_answer() {
         let (mut daemon, _host) = furnished(&folder).await;
         let memory = Arc::new(Mutex::new(Memory::default()));
         for _ in 0..ROUNDS_OF_ONE_STATE.min(rounds - round) {
-            load_and_kill(&mut daemon, &memory, &mut dice).await;
+            load_and_kill(&mut daemon, &memory, &mut dice, || ()).await;
             if dice.u8(..4) == 0 {
                 check_indexes(&daemon).await;
             }

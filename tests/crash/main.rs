@@ -15,6 +15,7 @@ mod host;
 mod judge;
 mod kill;
 mod power;
+mod powercut;
 #[expect(dead_code, reason = "it is shared, and not all of it is used here")]
 #[path = "../it/rig.rs"]
 mod rig;
