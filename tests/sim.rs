@@ -1,7 +1,7 @@
 //! A seeded simulation: the real state machine over the real store, with a made-up world around them.
 //!
 //! Random submits, cancels, pauses, crashes (also between a commit and the act that it allows), lost
-//! browsers, provider failures, clock steps and restores of an older state file. After every step all
+//! browsers, provider failures, full disks, clock steps and restores of an older state file. After every step all
 //! indexes are checked; a site that counts clicks is the judge: no item is ever clicked twice, and what was
 //! clicked is never queued again. `SEED=n` runs one seed, `ROUNDS=n` more of them; a failing seed is printed.
 //!
@@ -124,6 +124,8 @@ impl World {
     fn act(&mut self, act: Act) {
         match act {
             Act::Start { fence, work } => {
+                let begins = !matches!(work, Work::Reattach { .. });
+                assert!(!begins || self.state.view(self.now).no_disk.is_none(), "{work:?} began without disk space");
                 let (item, profile, clicked) = match work {
                     Work::Attempt { item, .. } => (Some(item.id), item.profile, None),
                     // Armed before the restart; whether the click went out, only the site knows.
@@ -305,6 +307,10 @@ impl World {
                 self.turn(Event::Bell).await
             }
             41 => Err(Crash),
+            42..=43 => {
+                let short = self.dice.bool().then(|| "made up".to_owned());
+                self.turn(Event::Disk { short }).await
+            }
             _ => self.move_a_browser().await,
         }
     }

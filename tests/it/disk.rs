@@ -274,6 +274,19 @@ async fn a_media_folder_that_fails_answers_507_and_keeps_nothing() {
     assert_eq!(daemon.get("/api/v1/tasks").await.status, 200);
 }
 
+/// Evidence that has no place ends the attempt before its browser is started: nothing is clicked without it.
+#[tokio::test(flavor = "multi_thread")]
+async fn rule_7_an_attempt_whose_evidence_cannot_be_kept_ends_unarmed() {
+    let daemon = Daemon::start_with("max_attempts = 1").await;
+    let practice = PracticeSite::start(json!({})).await;
+    daemon.furnish(&["anna"]).await;
+    std::fs::write(daemon.state().join("evidence"), "not a folder").unwrap();
+    let task = daemon.submit(&practice.site, &[("anna", "without evidence")]).await;
+    let items = daemon.settled(&task).await;
+    assert_eq!((&items[0]["state"], &items[0]["error"]["code"]), (&json!("failed"), &json!("evidence_failed")));
+    assert_eq!(practice.posts().len(), 0);
+}
+
 /// Nothing is restarted over and over: the process waits, says why, and goes on.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_start_without_space_waits_and_says_so() {
