@@ -8,7 +8,7 @@ use std::process::{Command, Output};
 use std::sync::{Arc, Mutex};
 
 use super::client::{Memory, PROFILES};
-use super::kill::{check_indexes, compare, load_and_kill, prepared, settled};
+use super::kill::{ask_again_and_compare, check_indexes, load_and_kill, prepared, settled};
 use super::{number, seed};
 
 const CUTS_OF_ONE_STATE: u64 = 10;
@@ -77,7 +77,7 @@ async fn a_power_cut_of_a_real_file_system_loses_nothing_that_had_its_answer() {
         return;
     }
     let seed = seed();
-    let cuts = number("POWERCUTS", 20);
+    let cuts = number("POWERCUTS", 50);
     let mut dice = fastrand::Rng::with_seed(seed + 40);
     let mut requests = 0;
     let mut done = 0;
@@ -99,7 +99,7 @@ async fn a_power_cut_of_a_real_file_system_loses_nothing_that_had_its_answer() {
             disk.replay();
             daemon.boot().await;
             settled(&daemon).await;
-            compare(&daemon, &memory).await;
+            ask_again_and_compare(&daemon, &memory).await;
             done += 1;
         }
         requests += memory.lock().unwrap().requests();
