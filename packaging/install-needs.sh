@@ -65,6 +65,14 @@ need_compiler() {
   install_packages "gcc libc6-dev" "gcc glibc-devel"
 }
 
+# The tests kill the daemon at its system calls with it; without it they say so and pass.
+need_strace() {
+  if ! command -v strace >/dev/null; then
+    say "installing strace"
+    install_packages "strace" "strace"
+  fi
+}
+
 # A link into a snap, or the script that Ubuntu installs in a browser's place: a snap cannot use the
 # daemon's folders.
 is_snap() {

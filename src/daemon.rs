@@ -72,14 +72,17 @@ pub enum ServeError {
 
 impl ServeError {
     #[must_use]
-    pub const fn exit_code(&self) -> u8 {
+    pub fn exit_code(&self) -> u8 {
         match self {
             Self::Open(
                 OpenError::NewerSchema { .. }
                 | OpenError::NotAStateFile { .. }
                 | OpenError::Store(StoreError::Corrupt(_)),
             ) => EXIT_CONFIG,
-            Self::Open(OpenError::Io { .. } | OpenError::Store(StoreError::Failed(_) | StoreError::Full(_)))
+            Self::Open(OpenError::Io { error, .. }) if error.kind() != std::io::ErrorKind::PermissionDenied => {
+                EXIT_DISK
+            }
+            Self::Open(OpenError::Store(StoreError::Failed(_) | StoreError::Full(_)))
             | Self::Engine(EngineError::Store(StoreError::Failed(_) | StoreError::Full(_) | StoreError::Corrupt(_))) => {
                 EXIT_DISK
             }

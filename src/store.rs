@@ -104,7 +104,7 @@ impl Store {
         ledger: impl LedgerFile,
         now: Moment,
     ) -> Result<(Self, WriterThread, BootReport), OpenError> {
-        boot::open_over(|| Ok(state()), Box::new(ledger), Path::new(""), now).map(Self::start)
+        boot::open_over(|| Ok(state()), || Ok(ledger), Path::new(""), now).map(Self::start)
     }
 
     /// Makes an empty state over empty storage, as [`Self::open`] does before it gives the file its name.

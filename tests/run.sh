@@ -9,6 +9,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 need_compiler
 need_browser
+need_strace
 need_cargo
 need_playwright
 

@@ -504,6 +504,7 @@ async fn a_file_that_is_no_state_file_is_refused_and_left_alone() {
         let error = Store::open(folder.path(), MOMENT).err().unwrap();
         assert!(matches!(error, OpenError::NotAStateFile { .. }), "{error}");
         assert_eq!(std::fs::read(&path).unwrap(), content);
+        assert!(!folder.path().join(LEDGER_FILE).exists(), "a refusal makes no file");
     }
     // A redb file of another program.
     std::fs::remove_file(&path).unwrap();

@@ -43,7 +43,9 @@ struct Findings {
 }
 
 async fn look(context: &Context) -> Findings {
+    let failed = context.store.failed().borrow().is_some();
     let store = match timeout(PART_DEADLINE, context.store.stats()).await {
+        _ if failed => Err("the state file failed; see the daemon's log".to_owned()),
         Ok(Ok(stats)) => Ok(stats),
         Ok(Err(error)) => {
             tracing::error!("health: {error}");

@@ -87,17 +87,19 @@ pub(super) fn open(folder: &Path, now: Moment) -> Result<(Database, Ledger, Boot
     }
     let state = || StateOnDisk::open(&path, ballast.clone());
     let ledger_path = folder.join(LEDGER_FILE);
-    let ledger =
-        LedgerOnDisk::open(&ledger_path, ballast.clone()).map_err(|error| StoreError::from_io(&ledger_path, &error))?;
-    let (db, ledger, report) = open_over(state, Box::new(ledger), folder, now)?;
+    let ledger = || {
+        let file = LedgerOnDisk::open(&ledger_path, ballast.clone());
+        file.map_err(|error| StoreError::from_io(&ledger_path, &error))
+    };
+    let (db, ledger, report) = open_over(state, ledger, folder, now)?;
     Ok((db, ledger, BootReport { created, ..report }))
 }
 
-/// The same over any storage; `folder` is for messages. A damaged file may make redb panic: that is a
-/// refusal like any other.
-pub(super) fn open_over<B: StorageBackend>(
+/// The same over any storage; `folder` is for messages. The ledger is asked for when the state is open: a
+/// refusal makes no file. A damaged file may make redb panic: that is a refusal like any other.
+pub(super) fn open_over<B: StorageBackend, L: LedgerFile>(
     state: impl Fn() -> Result<B, DatabaseError>,
-    ledger: Box<dyn LedgerFile>,
+    ledger: impl FnOnce() -> Result<L, StoreError>,
     folder: &Path,
     now: Moment,
 ) -> Result<(Database, Ledger, BootReport), OpenError> {
@@ -105,7 +107,7 @@ pub(super) fn open_over<B: StorageBackend>(
     let opened = catch_unwind(AssertUnwindSafe(|| {
         let db = open_database(state, &path)?;
         migrate(&db)?;
-        let opened = Ledger::open(ledger, &folder.join(LEDGER_FILE))?;
+        let opened = Ledger::open(Box::new(ledger()?), &folder.join(LEDGER_FILE))?;
         let mut report = BootReport {
             ledger_cut_bytes: opened.cut_bytes,
             ledger_damage: opened.damage.as_ref().map(ToString::to_string),

@@ -186,7 +186,8 @@ async fn a_damaged_ledger_holds_everything_or_has_lost_its_last_line() {
     let content = whole.file(Name::Ledger);
     let last_line = content[..content.len() - 1].iter().rposition(|byte| *byte == b'\n').unwrap() + 1;
     let first_line = content.iter().position(|byte| *byte == b'\n').unwrap() + 1;
-    for _ in 0..number("FLIPS", 500) / 5 {
+    let (flips, cuts) = (number("FLIPS", 500) / 5, number("CUTS", 100));
+    for _ in 0..flips {
         let at = dice.usize(..content.len());
         let outcome = open(&flipped(whole, Name::Ledger, at, dice.u8(1..)), files.dump());
         match outcome {
@@ -196,7 +197,7 @@ async fn a_damaged_ledger_holds_everything_or_has_lost_its_last_line() {
             Err(wrong) => panic!("SEED={seed}, byte {at}: {wrong}"),
         }
     }
-    for _ in 0..number("CUTS", 100) {
+    for _ in 0..cuts {
         let at = dice.usize(..content.len());
         let mut image = whole.clone();
         image.file_mut(Name::Ledger).truncate(at);
@@ -208,6 +209,7 @@ async fn a_damaged_ledger_holds_everything_or_has_lost_its_last_line() {
             Err(wrong) => panic!("SEED={seed}, cut at {at}: {wrong}"),
         }
     }
+    println!("{flips} flips and {cuts} cuts of the ledger, all noticed where they are not its last line");
 }
 
 #[tokio::test]

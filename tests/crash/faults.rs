@@ -5,6 +5,8 @@
 //! After a sync that failed the kernel may take what it could not write for clean: it can be read by the
 //! next process and is never written. `EVERY=n` tries every n-th operation, `SEED=` says which history.
 
+use std::time::Duration;
+
 use cove::store::OpenError;
 use futures_util::future::join_all;
 
@@ -150,6 +152,35 @@ async fn a_recovery_that_fails_hurts_nothing() {
         }
     }
     println!("{tried} failures over {RECOVERIES} recoveries, 0 answers lost");
+}
+
+/// Whoever asks while the writer ends hears of it, also who came a moment too late to be looked at.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failing_disk_leaves_nobody_waiting() {
+    let begin = work::new_state();
+    let well = Disk::new(begin.clone());
+    let opened = Opened::over(&well, BEGIN).unwrap();
+    let of_the_open = well.operations();
+    opened.close().await;
+    for round in 0..200 {
+        let plan = Plan { at: of_the_open + 10 + round % 60, fault: Fault::Io, from_then_on: true };
+        let disk = Disk::failing(begin.clone(), plan);
+        let opened = Opened::over(&disk, BEGIN).unwrap();
+        let mut callers = tokio::task::JoinSet::new();
+        for _ in 0..32 {
+            let store = opened.store.clone();
+            // Errors and all: somebody comes at the very moment when the writer leaves.
+            callers.spawn(async move {
+                for _ in 0..60 {
+                    drop(ask(&store, Ask::Pause, BEGIN).await);
+                    drop(ask(&store, Ask::Resume, BEGIN).await);
+                }
+            });
+        }
+        let all = async { while callers.join_next().await.is_some() {} };
+        tokio::time::timeout(Duration::from_secs(20), all).await.expect("somebody waits for ever");
+        opened.close().await;
+    }
 }
 
 /// A disk that says that it did what it did not is noticed.

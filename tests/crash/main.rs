@@ -8,6 +8,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod client;
+mod compare;
 mod damage;
 mod disk;
 mod faults;
@@ -15,6 +16,7 @@ mod host;
 mod judge;
 mod kill;
 mod power;
+mod powercut;
 #[expect(dead_code, reason = "it is shared, and not all of it is used here")]
 #[path = "../it/rig.rs"]
 mod rig;

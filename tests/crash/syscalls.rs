@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 
 use super::client::{Client, Memory};
 use super::host::Host;
-use super::kill::{check_indexes, compare, prepared, settled};
+use super::kill::{ask_again_and_compare, check_indexes, prepared, settled};
 use super::rig::{ATELIER, Daemon, cove, signal};
 use super::{number, seed};
 
@@ -108,7 +108,7 @@ impl Run {
         self.daemon.boot().await;
         settled(&self.daemon).await;
         self.furnish().await;
-        compare(&self.daemon, &self.memory).await;
+        ask_again_and_compare(&self.daemon, &self.memory).await;
         assert_eq!(self.daemon.stop(), Some(0), "{}", self.daemon.logged());
         check_indexes(&self.daemon).await;
     }

@@ -3,80 +3,22 @@
 //!
 //! The state lies on a small tmpfs; where mounts are not permitted these tests say so and pass.
 
-use std::path::{Path, PathBuf};
+mod small;
+
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use small::SmallDisk;
+
 use super::rig::{Answer, Daemon, PATIENCE, PracticeSite, answer, cove, processes_with, signal};
 
-const DISK_MB: u64 = 96;
 const MIB: u64 = 1024 * 1024;
 /// The least reserve that can be configured, so that the disk can be small.
 const RESERVE: (&str, &str) = ("COVE_RESOURCES__DISK_RESERVE_MB", "32");
 
-/// A disk of its own under a folder, as long as this lives.
-struct SmallDisk {
-    at: PathBuf,
-}
-
-impl SmallDisk {
-    /// None: not permitted here; said.
-    fn mount(at: &Path) -> Option<Self> {
-        std::fs::create_dir_all(at).unwrap();
-        let size = format!("size={DISK_MB}m,mode=700");
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "cove-test"]).arg(at).output();
-        match mounted {
-            Ok(output) if output.status.success() => Some(Self { at: at.to_owned() }),
-            Ok(output) => {
-                println!("skipped: no mount here: {}", String::from_utf8_lossy(&output.stderr).trim());
-                None
-            }
-            Err(error) => {
-                println!("skipped: no mount here: {error}");
-                None
-            }
-        }
-    }
-
-    fn free_bytes(&self) -> u64 {
-        let disk = rustix::fs::statvfs(&self.at).unwrap();
-        disk.f_bavail * disk.f_frsize
-    }
-
-    fn filler(&self) -> PathBuf {
-        self.at.join("filler")
-    }
-
-    /// Fills it until so much is free.
-    fn fill_to(&self, free_bytes: u64) {
-        let file = std::fs::File::options().create(true).append(true).open(self.filler()).unwrap();
-        let have = file.metadata().unwrap().len();
-        let more = self.free_bytes().saturating_sub(free_bytes);
-        rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), have, more.max(1)).unwrap();
-    }
-
-    /// Not one page is left.
-    fn fill(&self) {
-        use std::io::Write;
-        let mut file = std::fs::File::options().create(true).append(true).open(self.filler()).unwrap();
-        while file.write_all(&[1; 4_096]).is_ok() {}
-    }
-
-    fn free(&self) {
-        std::fs::remove_file(self.filler()).unwrap();
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let unmounted = Command::new("umount").arg("-l").arg(&self.at).status();
-        assert!(unmounted.is_ok_and(|status| status.success()) || std::thread::panicking());
-    }
-}
-
-/// A daemon whose state lies on a disk of its own; declared before the daemon, the disk outlives it.
+/// A daemon whose state lies on a disk of its own; each test stops it before the disk goes.
 fn daemon_on_a_small_disk(env: &[(&'static str, &'static str)]) -> Option<(Daemon, SmallDisk)> {
     let daemon = Daemon::prepare("", &[&[RESERVE], env].concat());
     let disk = SmallDisk::mount(&daemon.state())?;
@@ -272,6 +214,19 @@ async fn a_media_folder_that_fails_answers_507_and_keeps_nothing() {
     let refused = upload(&daemon, 1_000).await;
     assert_eq!((refused.status, refused.code()), (507, "media_failed"), "{}", refused.body);
     assert_eq!(daemon.get("/api/v1/tasks").await.status, 200);
+}
+
+/// Evidence that has no place ends the attempt before its browser is started: nothing is clicked without it.
+#[tokio::test(flavor = "multi_thread")]
+async fn rule_7_an_attempt_whose_evidence_cannot_be_kept_ends_unarmed() {
+    let daemon = Daemon::start_with("max_attempts = 1").await;
+    let practice = PracticeSite::start(json!({})).await;
+    daemon.furnish(&["anna"]).await;
+    std::fs::write(daemon.state().join("evidence"), "not a folder").unwrap();
+    let task = daemon.submit(&practice.site, &[("anna", "without evidence")]).await;
+    let items = daemon.settled(&task).await;
+    assert_eq!((&items[0]["state"], &items[0]["error"]["code"]), (&json!("failed"), &json!("evidence_failed")));
+    assert_eq!(practice.posts().len(), 0);
 }
 
 /// Nothing is restarted over and over: the process waits, says why, and goes on.

@@ -116,6 +116,8 @@ pub struct World {
     /// How far the wall clock was set ahead, and nobody has said yet that this is right.
     skew: Duration,
     asked_clock: bool,
+    /// Nothing may start.
+    full_disk: bool,
     /// What outside programs believe to hold: under which fence, and until when.
     outside: BTreeMap<ProfileId, (Fence, Timestamp)>,
     workers: BTreeMap<Fence, Worker>,
@@ -167,6 +169,7 @@ impl World {
             booted,
             skew: Duration::ZERO,
             asked_clock: false,
+            full_disk: false,
             outside: BTreeMap::new(),
             workers: BTreeMap::new(),
         }
@@ -241,6 +244,7 @@ impl World {
                 let started = match work {
                     Work::Attempt { item, .. } => {
                         self.tally.starts += 1;
+                        assert!(!self.full_disk, "{} starts on a full disk", item.id);
                         self.judge.starts(&item, item.started_at.unwrap(), self.skew);
                         browser(Some(item.id), item.profile)
                     }
@@ -539,6 +543,11 @@ impl World {
             53..=57 if self.skew.is_zero() => self.program().await,
             58..=70 if self.skew.is_zero() => self.worker().await,
             71 => self.set_the_clock().await,
+            72..=73 => {
+                self.full_disk = !self.full_disk;
+                let short = self.full_disk.then(|| "full".to_owned());
+                self.turn(Event::Disk { short }).await
+            }
             _ => self.move_a_browser().await,
         }
     }
@@ -591,6 +600,7 @@ impl World {
             self.state = State::new(limits());
             let mark = self.store().clock_mark().await.unwrap();
             self.state.begin_time(mark, self.moment());
+            self.full_disk = false;
             self.browsers.clear();
             self.note_parked().await;
             let leftovers = self.store().leftovers().await.unwrap();
