@@ -179,8 +179,14 @@ async fn rule_14_a_resolve_stops_the_verify_and_the_item_starts_when_its_browser
 #[tokio::test(flavor = "multi_thread")]
 async fn rule_12_a_page_that_crashes_while_it_is_looked_at_is_inconclusive() {
     let Looking { daemon, practice, id, browser } = Looking::begin().await;
-    let pages = renderers(browser.pid);
-    assert!(!pages.is_empty(), "no page to break");
+    // The browser is there before its page is.
+    let began = Instant::now();
+    let mut pages = renderers(browser.pid);
+    while pages.is_empty() {
+        assert!(began.elapsed() < PATIENCE, "no page to break");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        pages = renderers(browser.pid);
+    }
     for page in pages {
         send(page, Signal::KILL);
     }
