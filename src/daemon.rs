@@ -117,12 +117,16 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
         Err(error) => return Err(error),
     };
     log_boot(&state_dir, &report);
+    // The state file is ours now, so an address that lies here is that of a daemon that was killed.
+    listen::remove_old(&state_dir);
     let provider = Arc::new(start_provider(&config, &state_dir)?);
     let running = Running::start(&config, &state_dir, store, provider, clock, listeners)?;
-    let listen_file = ListenFile::write(&state_dir, running.address)?;
+    // Whoever waits for the file finds a daemon that is ready; meanwhile a stop is heard.
+    let mut listen_file = None;
     let stopping = tokio::select! {
         () = running.engine_handle.ready() => {
             if running.engine_handle.view().ready {
+                listen_file = Some(ListenFile::write(&state_dir, running.address)?);
                 println!("cove is ready: http://{}", running.address);
             }
             None
@@ -130,7 +134,9 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
         name = signals.next() => Some(name),
     };
     let result = running.run(&config, &mut signals, writer, stopping).await;
-    listen_file.remove();
+    if let Some(file) = listen_file {
+        file.remove();
+    }
     result
 }
 

@@ -84,6 +84,14 @@ pub(super) struct ListenFile {
     path: PathBuf,
 }
 
+/// What a daemon that was killed left behind.
+pub(super) fn remove_old(state_dir: &Path) {
+    let path = state_dir.join("listen");
+    if path.exists() {
+        ListenFile { path }.remove();
+    }
+}
+
 impl ListenFile {
     pub fn write(state_dir: &Path, address: SocketAddr) -> Result<Self, ListenError> {
         let path = state_dir.join("listen");
