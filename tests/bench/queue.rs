@@ -10,7 +10,8 @@ use cove::store::{AttemptEnded, Claim, NewItem, NewTask, Store, WriterThread};
 /// Items of one submit.
 const A_TASK: usize = 10_000;
 const PROFILES: usize = 50;
-const CLAIMS: usize = 400;
+/// Claims at a time, so that both queues are tried in the same minute of the machine.
+pub const CLAIMS: usize = 20;
 
 pub struct Queue {
     pub store: Store,
