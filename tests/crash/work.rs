@@ -359,9 +359,24 @@ fn text_input(dice: &mut fastrand::Rng) -> cove::model::InputValue {
     cove::model::InputValue::Text("c".repeat(dice.usize(..400)))
 }
 
-/// For the assertions that want to see a history of any worth.
-pub fn is_rich(history: &History) -> bool {
-    let count = |wanted: fn(&Fact) -> bool| history.facts.iter().flatten().filter(|fact| wanted(fact)).count();
-    let ended = history.dumps.last().is_some_and(|dump| dump.contains(&format!("state={}", TaskState::Canceled)));
-    count(|fact| matches!(fact, Fact::Armed(..))) > 2 && count(|fact| matches!(fact, Fact::Published(..))) > 1 && ended
+/// What a history holds that is worth losing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Worth {
+    pub armed: usize,
+    pub published: usize,
+    pub canceled: usize,
+}
+
+impl Worth {
+    pub fn add(&mut self, history: &History) {
+        let count = |wanted: fn(&Fact) -> bool| history.facts.iter().flatten().filter(|fact| wanted(fact)).count();
+        let canceled = format!("state={}", TaskState::Canceled);
+        self.armed += count(|fact| matches!(fact, Fact::Armed(..)));
+        self.published += count(|fact| matches!(fact, Fact::Published(..)));
+        self.canceled += history.dumps.last().map_or(0, |dump| dump.matches(&canceled).count());
+    }
+
+    pub fn is_rich(self) -> bool {
+        self.armed > 2 && self.published > 1
+    }
 }
