@@ -48,10 +48,10 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::breaker::board::Board;
 use crate::browser::Provider;
 use crate::config::Config;
 use crate::engine::EngineHandle;
-use crate::engine::breaker::board::Board;
 use crate::model::Clock;
 use crate::model::flow::{Flow, Problem};
 use crate::store::Store;

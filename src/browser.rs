@@ -60,6 +60,14 @@ pub struct SessionStats {
     pub pids: Vec<u32>,
 }
 
+/// A profile as its provider lists it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListedProfile {
+    pub id: ProfileId,
+    /// What people call it; not necessarily unique.
+    pub name: String,
+}
+
 /// Where profiles live. Every call has its own deadline inside and returns a [`Failure`] that says
 /// what to do; none is repeated here.
 #[async_trait]
@@ -67,14 +75,21 @@ pub trait Provider: Send + Sync + 'static {
     /// Starts the profile's browser; answers when its DevTools port accepts connections.
     async fn start(&self, profile: &ProfileId, options: StartOptions) -> Result<Session, Failure>;
     /// Stops it; answers when its whole process tree is verified dead. Stopping what does not run is
-    /// a success.
+    /// a success. What a person opened is not ours to stop (fence.md rule 16): that is
+    /// [`FailureCode::ProfileInUse`](crate::model::FailureCode::ProfileInUse), and nothing of ours is left.
     async fn stop(&self, profile: &ProfileId) -> Result<(), Failure>;
-    /// Every browser that runs now.
+    /// Every browser that runs now and is ours.
     async fn running(&self) -> Result<Vec<Session>, Failure>;
     /// Whether the browser's user can read this file.
     async fn can_read(&self, path: &Path) -> Result<bool, Failure>;
     /// What the profile's session uses now; None where it does not run.
     async fn stats(&self, profile: &ProfileId) -> Result<Option<SessionStats>, Failure>;
+    /// The profiles that the provider knows; None where they are made in cove and the store knows them.
+    async fn profiles(&self) -> Result<Option<Vec<ListedProfile>>, Failure> {
+        Ok(None)
+    }
+    /// Ends what belongs to this process; what runs elsewhere goes on.
+    async fn shutdown(&self) {}
 }
 
 /// Asked once by a replay, when the element of the commit step is found and actionable and the

@@ -132,7 +132,17 @@ pub struct Browser {
     pub host_socket: Option<PathBuf>,
 }
 
-/// Read and checked, and not used by this version, which drives chromium only.
+/// What to do with a profile that runs already, and not for cove.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnDuplicate {
+    /// It is the operator's: its items wait.
+    Wait,
+    /// Stop it, and start it again for cove.
+    StopAndStart,
+}
+
+/// A Dolphin Anty on this machine.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Dolphin {
@@ -143,8 +153,13 @@ pub struct Dolphin {
     pub api_token_file: Option<PathBuf>,
     /// Base address of the vendor's API.
     pub cloud_host: String,
-    /// Ids of the profiles that may be used; empty: all that the token can see.
+    /// Profiles that may be used, each an id or `id=name`; empty: all that the token can see.
     pub profiles: Vec<String>,
+    pub on_duplicate: OnDuplicate,
+    /// Starts at a time.
+    pub parallel_starts: u32,
+    /// Between the begin of one start and that of the next.
+    pub start_stagger_ms: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -263,6 +278,9 @@ impl Default for Dolphin {
             api_token_file: None,
             cloud_host: "https://dolphin-anty-api.com".to_owned(),
             profiles: Vec::new(),
+            on_duplicate: OnDuplicate::Wait,
+            parallel_starts: 3,
+            start_stagger_ms: 1_000,
         }
     }
 }

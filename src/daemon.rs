@@ -20,12 +20,12 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, Context};
+use crate::breaker::BreakerLimits;
+use crate::breaker::board::Board;
 use crate::browser::Provider;
 use crate::browser::chromium::ChromiumProvider;
 use crate::browser::host::HostOptions;
 use crate::config::Config;
-use crate::engine::breaker::BreakerLimits;
-use crate::engine::breaker::board::Board;
 use crate::engine::{self, EngineError, EngineHandle, Limits, Shared};
 use crate::model::{Clock, SystemClock};
 use crate::ops::disk;
@@ -119,7 +119,7 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     log_boot(&state_dir, &report);
     // The state file is ours now, so an address that lies here is that of a daemon that was killed.
     listen::remove_old(&state_dir);
-    let provider = Arc::new(start_provider(&config, &state_dir)?);
+    let provider: Arc<dyn Provider> = Arc::new(start_provider(&config, &state_dir)?);
     let running = Running::start(&config, &state_dir, store, provider, clock, listeners)?;
     // Whoever waits for the file finds a daemon that is ready; meanwhile a stop is heard.
     let mut listen_file = None;
@@ -152,7 +152,7 @@ struct Running {
     /// What keeps the house clean; nobody waits for it.
     keeping: JoinHandle<()>,
     stop_api: CancellationToken,
-    provider: Arc<ChromiumProvider>,
+    provider: Arc<dyn Provider>,
     socket: PathBuf,
 }
 
@@ -162,7 +162,7 @@ impl Running {
         config: &Arc<Config>,
         state_dir: &Path,
         store: Store,
-        provider: Arc<ChromiumProvider>,
+        provider: Arc<dyn Provider>,
         clock: Arc<dyn Clock>,
         listeners: Listeners,
     ) -> Result<Self, ServeError> {
@@ -175,7 +175,7 @@ impl Running {
             state_dir.to_owned(),
             store.clone(),
             engine_handle.clone(),
-            provider.clone() as Arc<dyn Provider>,
+            provider.clone(),
             breakers,
             clock.clone(),
         );

@@ -6,7 +6,6 @@
 
 pub mod admission;
 mod attempt;
-pub mod breaker;
 mod clock;
 pub mod event;
 mod operator;

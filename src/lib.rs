@@ -8,6 +8,7 @@
 //! | rank | room | what it owns |
 //! |---|---|---|
 //! | 0 | [`model`] | pure words: tasks, items, locks, profiles, flows, failures, time |
+//! | 1 | [`breaker`] | what keeps failing is left alone for a while; pure, with a board that all rooms share |
 //! | 1 | [`config`] | the settings of one process |
 //! | 1 | [`outbound`] | HTTP clients and the one TLS stack of this process |
 //! | 2 | [`store`] | the state file, the ledger, the media folder: the only place that knows redb and bincode |
@@ -36,12 +37,13 @@
 //! 4. Boot is recovery, then the ordinary loop. There is no second path.
 //! 5. Every index can be rebuilt from its primary table, and a check compares them.
 //! 6. Every queue, body, page, file and wait has a bound from the configuration.
-//! 7. Time and ids enter as arguments; `engine::state`, `admission` and `breaker` are synchronous and pure.
+//! 7. Time and ids enter as arguments; `engine::state`, `engine::admission` and `breaker` are synchronous and pure.
 //! 8. An HTTP handler never waits for a browser.
 //! 9. Nothing secret has `Debug`, and nothing secret is logged.
 //! 10. The store speaks operations, never tables.
 
 pub mod api;
+pub mod breaker;
 pub mod browser;
 pub mod cli;
 pub mod config;

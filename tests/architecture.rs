@@ -7,8 +7,9 @@
 use std::path::{Path, PathBuf};
 
 /// A room, and what it may name: every room of a lower rank.
-const RANKS: [(&str, u8); 11] = [
+const RANKS: [(&str, u8); 12] = [
     ("model", 0),
+    ("breaker", 1),
     ("config", 1),
     ("outbound", 1),
     ("telemetry", 2),
@@ -134,10 +135,9 @@ fn names(path: &str, text: &str) -> Vec<String> {
     wrong
 }
 
-/// `engine::state`, `engine::admission` and `engine::breaker` are synchronous and pure: time and ids enter as
-/// arguments.
+/// `engine::state`, `engine::admission` and `breaker` are synchronous and pure: time and ids enter as arguments.
 fn pure_decisions(path: &str, text: &str) -> Vec<String> {
-    let decides = path.starts_with("engine/state") || is_in(path, &["engine/admission", "engine/breaker"]);
+    let decides = path.starts_with("engine/state") || is_in(path, &["engine/admission", "breaker"]);
     if !decides {
         return Vec::new();
     }
@@ -458,7 +458,7 @@ fn pure_decisions_finds_waiting_in_what_decides() {
         ("engine/state.rs", "let a = b.await;"),
         ("engine/state/apply.rs", "use tokio::sync::Notify;"),
         ("engine/admission.rs", "fn now() { std::time::Instant::now(); }"),
-        ("engine/breaker/board.rs", "use tokio::sync::Mutex;"),
+        ("breaker/board.rs", "use tokio::sync::Mutex;"),
     ] {
         assert!(!pure_decisions(path, text).is_empty(), "{path}: {text}");
     }

@@ -16,10 +16,10 @@ use super::error::ApiError;
 use super::front::Call;
 use super::waits::Waits;
 use super::{Context, usage};
+use crate::breaker::BreakerState;
+use crate::breaker::board::BreakerView;
 use crate::config::ProviderKind;
 use crate::engine::View;
-use crate::engine::breaker::BreakerState;
-use crate::engine::breaker::board::BreakerView;
 use crate::model::{ItemState, Timestamp};
 use crate::store::{Pause, StoreStats};
 

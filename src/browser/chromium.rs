@@ -76,14 +76,6 @@ impl ChromiumProvider {
         }
     }
 
-    /// Ends the child (if there is one) and waits for it: it closes its browsers first.
-    pub async fn shutdown(&self) {
-        *self.connection.lock().await = None;
-        if let Some(child) = &self.child {
-            child.shutdown().await;
-        }
-    }
-
     async fn connected(&self, deadline: Instant) -> Result<Arc<Connection>, Failure> {
         if let Some(trouble) = self.child.as_ref().and_then(Child::trouble) {
             return Err(down(trouble));
@@ -141,5 +133,13 @@ impl Provider for ChromiumProvider {
 
     async fn stats(&self, profile: &ProfileId) -> Result<Option<SessionStats>, Failure> {
         self.call(Call::Stats { profile: profile.clone() }, QUICK_DEADLINE).await
+    }
+
+    /// Ends the child (if there is one) and waits for it: it closes its browsers first.
+    async fn shutdown(&self) {
+        *self.connection.lock().await = None;
+        if let Some(child) = &self.child {
+            child.shutdown().await;
+        }
     }
 }

@@ -81,6 +81,9 @@ pub(super) static KEYS: &[Key] = &[
     Key { secret: true, ..key("dolphin", "api_token_file", Rule::Path) },
     key("dolphin", "cloud_host", Rule::Url),
     key("dolphin", "profiles", Rule::Texts),
+    key("dolphin", "on_duplicate", Rule::Choice(&["wait", "stop_and_start"])),
+    key("dolphin", "parallel_starts", Rule::Integer(1, 32)),
+    key("dolphin", "start_stagger_ms", Rule::Integer(0, 60_000)),
     key("auth", "required", Rule::Bool),
     key("auth", "open_on_loopback", Rule::Words(OPEN_ON_LOOPBACK)),
     key("limits", "window_seconds", Rule::Integer(1, DAY_SECONDS)),
@@ -253,7 +256,7 @@ mod tests {
                 assert_eq!(error.value, Some(bad.to_string()));
             }
         }
-        assert_eq!(ranges, 25);
+        assert_eq!(ranges, 27);
     }
 
     #[test]

@@ -87,6 +87,10 @@ codes! {
     BrowserLost "browser_lost" Provider Backoff "The browser closed or crashed during the attempt; check memory and the browser's log.";
     AttachFailed "attach_failed" Provider Backoff "The browser started but its DevTools port did not answer.";
     ProviderDown "provider_down" Provider Uncounted "Start the browser host or Dolphin Anty; the item waits and loses no attempt.";
+    ProviderSignedOut "provider_signed_out" Provider Uncounted "Sign in to Dolphin Anty on this machine, or give cove its token in `[dolphin] api_token_file`; the items wait and lose no attempt.";
+    ProviderRefused "provider_refused" Provider Uncounted "Dolphin Anty's plan or limits do not allow it: see the message; the items wait and lose no attempt.";
+    BreakerOpen "breaker_open" Provider Uncounted "It failed too often in a row and is left alone for a while: see the message; the items wait and lose no attempt.";
+    ProfileUnknown "profile_unknown" Profile Never "The provider has no such profile, or this account may not use it: check it in Dolphin Anty.";
     ProfileInUse "profile_in_use" Profile Uncounted "Close the profile's window; the item waits and loses no attempt.";
     // What the site said, told by a `stopIf` or by an outside worker.
     NeedsHuman "needs_human" Profile Uncounted "The site asks for a person (a login, a verification): open the profile with `cove profiles open`, do what it asks, then `cove profiles unpark`.";

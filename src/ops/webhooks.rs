@@ -19,7 +19,7 @@ use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use crate::engine::breaker::board::Board;
+use crate::breaker::board::Board;
 use crate::model::{Clock, Delivery, Timestamp, Tried, Webhook};
 use crate::store::{DueDelivery, DueLook, Store, StoreError, TryEnd};
 use post::Reply;
