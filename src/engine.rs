@@ -231,7 +231,7 @@ impl EngineHandle {
             self.mailbox.send(Message::Lend { asked, reply }).await.ok()?;
             answer.await.ok()
         };
-        tokio::time::timeout(ANSWER_WITHIN, lent).await.ok().flatten().unwrap_or(Err(LendRefused::NoAnswer))
+        tokio::time::timeout(ANSWER_WITHIN, lent).await.ok().flatten().unwrap_or(Err(LendRefused::NotReady))
     }
 
     /// The way into a lent browser, or to one that was until lately.

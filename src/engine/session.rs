@@ -71,10 +71,12 @@ pub enum LendRefused {
     Busy,
     #[error("there is no such profile")]
     UnknownProfile,
+    #[error("the item was moved out of the way: another may be next")]
+    Moved,
     #[error("the item cannot be taken now")]
     NotTaken,
-    #[error("the engine did not answer in time")]
-    NoAnswer,
+    #[error("the engine is not ready, or did not answer in time")]
+    NotReady,
 }
 
 /// Takes the lock, of a worker with its item.
@@ -99,8 +101,9 @@ pub(super) async fn lend(
                     let expires_at = Some(now.wall.plus(ttl));
                     Ok(Lent { fence: claimed.fence, expires_at, claimed: Some(claimed) })
                 }
-                // It was moved out of the way, or another worker was quicker.
-                Ok(Claim::Moved) | Err(_) => Err(LendRefused::NotTaken),
+                Ok(Claim::Moved) => Err(LendRefused::Moved),
+                // Another worker was quicker.
+                Err(_) => Err(LendRefused::NotTaken),
             })
         }
     }

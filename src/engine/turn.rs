@@ -183,7 +183,7 @@ impl Loop {
     fn answer_lend(&mut self, ticket: u64, answer: Result<Lent, LendRefused>) {
         let Some(reply) = self.lending.remove(&ticket) else { return };
         let answer = answer.and_then(|lent| {
-            let door = self.doors.get(lent.fence).ok_or(LendRefused::NoAnswer)?;
+            let door = self.doors.get(lent.fence).ok_or(LendRefused::NotReady)?;
             Ok(LentBrowser { lent, door })
         });
         if let Err(Ok(LentBrowser { lent, .. })) = reply.send(answer)

@@ -39,7 +39,9 @@ impl State {
     pub(super) fn lend_asked(&mut self, ticket: u64, asked: LendAsked, now: Timestamp) -> Step {
         let taken = self.running.values().any(|running| running.profile == asked.profile);
         let lent = self.running.values().filter(|running| matches!(running.owner, Owner::Lent(_))).count();
-        let refused = if self.draining || !self.ready {
+        let refused = if !self.ready {
+            LendRefused::NotReady
+        } else if self.draining {
             LendRefused::Draining
         } else if self.no_disk.is_some() {
             LendRefused::NoDisk
