@@ -12,6 +12,7 @@ need_browser
 need_strace
 need_cargo
 need_playwright
+need_node
 
 say "formatter"
 cargo fmt --check

@@ -5,6 +5,8 @@
 
 #[path = "store/claims.rs"]
 mod claims;
+#[path = "store/lent.rs"]
+mod lent;
 #[path = "store/outbox.rs"]
 mod outbox;
 #[path = "store/verify.rs"]
