@@ -306,19 +306,8 @@ pub async fn carry(store: &Store, commit: Commit, moment: Moment) -> Result<Even
             Event::VerifyStored { fence }
         }
         Commit::ExpireClaims => Event::ClaimsExpired(store.expire_claims(moment).await?),
-        Commit::Release { profile, fence } => {
-            if !store.release(profile.clone(), fence).await? {
-                tracing::warn!(%profile, %fence, "the lock was not held any more");
-            }
-            Event::Released { fence }
-        }
-        Commit::ReleaseSession(name) => {
-            let fence = name.fence;
-            if !store.release_session(name, moment).await? {
-                tracing::warn!(%fence, "the lock of a session was not held any more");
-            }
-            Event::Released { fence }
-        }
+        Commit::Release { profile, fence } => released(fence, store.release(profile, fence).await?),
+        Commit::ReleaseSession(name) => released(name.fence, store.release_session(name, moment).await?),
         Commit::Lend { ticket, asked } => {
             Event::Lent { ticket, answer: session::lend(store, &asked, moment).await?, asked }
         }
@@ -328,4 +317,11 @@ pub async fn carry(store: &Store, commit: Commit, moment: Moment) -> Result<Even
             Event::OperatorLocked { fence, profile, headless, token }
         }
     })
+}
+
+fn released(fence: Fence, held: bool) -> Event {
+    if !held {
+        tracing::warn!(%fence, "the lock was not held any more");
+    }
+    Event::Released { fence }
 }

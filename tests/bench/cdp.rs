@@ -66,11 +66,11 @@ impl Cdp {
         match u16::try_from(text.len()) {
             Ok(length @ 0..=125) => self.frame.push(0x80 | u8::try_from(length).unwrap()),
             Ok(length) => {
-                self.frame.push(0x80 | 126);
+                self.frame.push(0xfe);
                 self.frame.extend(length.to_be_bytes());
             }
             Err(_) => {
-                self.frame.push(0x80 | 127);
+                self.frame.push(0xff);
                 self.frame.extend((text.len() as u64).to_be_bytes());
             }
         }
