@@ -162,8 +162,11 @@ fn unknown(tx: &mut Tx<'_>, item: &Item, fact: &Fact, now: Timestamp) -> Result<
 /// A human or a verify said since that what was armed did not publish: it waits like the rest.
 fn cleared(tx: &mut Tx<'_>, item: &Item, fact: &Fact, now: Timestamp) -> Result<(), StoreError> {
     let state = if item.state.is_terminal() { item.state } else { ItemState::Queued };
+    // Whoever said so let it be tried anew; what this state had counted before is not held against it.
+    let attempts_before = if item.cleared_fence < fact.cleared { item.attempts } else { item.attempts_before };
     let waits = Item {
         state,
+        attempts_before,
         armed_fence: item.armed_fence.max(fact.armed),
         cleared_fence: item.cleared_fence.max(fact.cleared),
         verify: None,
