@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cove::browser::Session;
-use cove::engine::event::{Act, AttemptEnd, Event, Work};
+use cove::engine::event::{Act, AttemptEnd, Commit, Event, Work};
 use cove::engine::state::{Limits, State};
 use cove::model::{
     BootId, BootTime, Failure, FailureCode, Fence, ItemId, ItemState, Moment, OnUnknown, ProfileId, Proofs, Resolution,
@@ -116,6 +116,8 @@ pub struct World {
     /// How far the wall clock was set ahead, and nobody has said yet that this is right.
     skew: Duration,
     asked_clock: bool,
+    /// When each arming was handed to the store.
+    arm_asked: BTreeMap<Fence, Timestamp>,
     /// Nothing may start.
     full_disk: bool,
     /// What outside programs believe to hold: under which fence, and until when.
@@ -169,6 +171,7 @@ impl World {
             booted,
             skew: Duration::ZERO,
             asked_clock: false,
+            arm_asked: BTreeMap::new(),
             full_disk: false,
             outside: BTreeMap::new(),
             workers: BTreeMap::new(),
@@ -204,6 +207,9 @@ impl World {
             for commit in step.commit {
                 if self.chance(1) {
                     return Err(Crash);
+                }
+                if let Commit::Arm { fence, .. } = &commit {
+                    self.arm_asked.insert(*fence, self.now);
                 }
                 events.push_back(cove::engine::carry(&self.store(), commit, self.moment()).await.unwrap());
                 if self.chance(1) {
@@ -284,7 +290,8 @@ impl World {
         if allowed && !browser.ended {
             browser.clicked = true;
             let (item, profile) = (browser.item.unwrap(), browser.profile.clone());
-            self.judge.armed(&profile, self.now);
+            // Spacing counts from what is persisted: the time of the commit, however long the disk took.
+            self.judge.armed(&profile, self.arm_asked[&fence]);
             self.judge.clicked(item, posts);
         }
     }
