@@ -435,6 +435,32 @@ async fn rule_17_a_store_behind_its_ledger_is_a_restored_one() {
     assert!(!open(folder.path()).report.restored);
 }
 
+#[tokio::test]
+async fn rule_18_an_attempt_that_ran_when_the_state_was_saved_costs_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let opened = furnished(folder.path()).await;
+    let once = NewTask { max_attempts: 1, ..task(vec![item("anna")]) };
+    let made = opened.store.enqueue(once, NOW).await.unwrap();
+    let id = only_item(&opened.store, made.task).await;
+    let claimed = claim(&opened.store, id).await;
+    opened.close().await;
+    std::fs::copy(folder.path().join(STATE_FILE), folder.path().join("snapshot")).unwrap();
+
+    let opened = open(folder.path());
+    let again = Verdict::TryAgain { failure: failure(), due_at: NOW, counted: false };
+    opened.store.finish(ended(id, claimed.fence, again), NOW).await.unwrap().unwrap();
+    let newer = opened.store.enqueue(task(vec![item("boris")]), NOW).await.unwrap();
+    publish(&opened.store, only_item(&opened.store, newer.task).await, succeeded()).await;
+    opened.close().await;
+
+    std::fs::rename(folder.path().join("snapshot"), folder.path().join(STATE_FILE)).unwrap();
+    let opened = open(folder.path());
+    assert!(opened.report.restored);
+    opened.store.resume(false, NOW).await.unwrap();
+    assert_eq!(claim(&opened.store, id).await.item.attempts_spent(), 1);
+    opened.close().await;
+}
+
 /// A human lets an item be tried anew, whatever it had spent: after a restore as well.
 #[tokio::test]
 async fn rule_18_what_a_human_said_was_not_published_has_all_its_attempts_after_a_restore_too() {

@@ -201,7 +201,9 @@ fn hold_the_rest(tx: &mut Tx<'_>, blind: bool, now: Timestamp) -> Result<(), Sto
                 let failure = Failure::new(FailureCode::RestartedAfterCommit, "armed when this state was saved");
                 Item { state: ItemState::OutcomeUnknown, failure: Some(failure), verify, ..item.clone() }
             } else {
-                Item { state: ItemState::Held, held_for: Some(HeldFor::Restore), verify, ..item.clone() }
+                // The restore ended whatever ran when this state was saved: that costs no attempt.
+                let attempts = item.attempts.saturating_sub(u32::from(item.state == ItemState::Running));
+                Item { state: ItemState::Held, held_for: Some(HeldFor::Restore), attempts, verify, ..item.clone() }
             };
             let kind = held.state.name();
             tx.change_item(&item, held, kind, "restored", now)?;
