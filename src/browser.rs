@@ -55,6 +55,10 @@ pub struct StartOptions {
 pub struct SessionStats {
     /// Proportional set size of the whole process tree.
     pub pss_bytes: u64,
+    /// False: `pss_bytes` is an estimate, since the processes are another user's. A browser host of an
+    /// older version does not say.
+    #[serde(default)]
+    pub exact: bool,
     /// Processor seconds used by the tree since its start.
     pub cpu_seconds: f64,
     pub pids: Vec<u32>,

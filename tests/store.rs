@@ -5,6 +5,8 @@
 
 #[path = "store/claims.rs"]
 mod claims;
+#[path = "store/inspect.rs"]
+mod inspect;
 #[path = "store/outbox.rs"]
 mod outbox;
 #[path = "store/verify.rs"]
