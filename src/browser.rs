@@ -127,6 +127,8 @@ pub struct Replay<'a> {
     pub deadline: Duration,
     /// Honoured between and within steps before the commit point; ignored once armed.
     pub cancel: CancellationToken,
+    /// Cancelled here when the session's `DevTools` has answered and the flow begins.
+    pub attached: CancellationToken,
     /// For [`Mode::ConfirmOnly`]: [`Proofs::open_waits`] of the arming. Otherwise empty.
     pub open_waits: &'a [usize],
 }
@@ -166,6 +168,8 @@ pub struct Verifying<'a> {
     pub deadline: Duration,
     /// Interrupts at once.
     pub cancel: CancellationToken,
+    /// Cancelled here when the session's `DevTools` has answered.
+    pub attached: CancellationToken,
     pub armed_at: Timestamp,
 }
 

@@ -1,5 +1,7 @@
 //! The state machine, fed by hand: one test a rule, each with what must not happen.
 
+mod breakers;
+
 use std::time::Duration;
 
 use super::super::event::{Act, AttemptEnd, Commit, Event, Step, Work};
