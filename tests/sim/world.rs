@@ -141,6 +141,7 @@ fn limits() -> Limits {
         retry_max: Duration::from_secs(600),
         rest: REST,
         catch_up_per_hour: 0,
+        sessions: 2,
     }
 }
 
@@ -260,7 +261,7 @@ impl World {
                         Browser { asked: true, clicked, ..browser(Some(item.id), item.profile) }
                     }
                     Work::Verify { item, .. } => Browser { verifies: true, ..browser(Some(item.id), item.profile) },
-                    Work::Operator { profile, .. } => browser(None, profile),
+                    Work::Operator { profile, .. } | Work::Lend { profile, .. } => browser(None, profile),
                 };
                 let held = self.outside.get(&started.profile).filter(|(_, until)| *until > self.now);
                 assert!(held.is_none(), "{} is started and a program holds it: {held:?}", started.profile);
@@ -279,7 +280,7 @@ impl World {
                 self.browsers.entry(fence).or_insert(gone).closing = true;
             }
             Act::AskClock => self.asked_clock = true,
-            Act::Look | Act::AnswerOpen { .. } | Act::AnswerClose { .. } => {}
+            Act::Look | Act::AnswerOpen { .. } | Act::AnswerClose { .. } | Act::AnswerLend { .. } => {}
         }
     }
 
