@@ -257,7 +257,7 @@ mod tests {
                 assert_eq!(error.value, Some(bad.to_string()));
             }
         }
-        assert_eq!(ranges, 27);
+        assert_eq!(ranges, 28);
     }
 
     #[test]
