@@ -55,6 +55,10 @@ pub struct StartOptions {
 pub struct SessionStats {
     /// Proportional set size of the whole process tree.
     pub pss_bytes: u64,
+    /// False: `pss_bytes` is an estimate, since the processes are another user's. A browser host of an
+    /// older version does not say.
+    #[serde(default)]
+    pub exact: bool,
     /// Processor seconds used by the tree since its start.
     pub cpu_seconds: f64,
     pub pids: Vec<u32>,
@@ -123,6 +127,8 @@ pub struct Replay<'a> {
     pub deadline: Duration,
     /// Honoured between and within steps before the commit point; ignored once armed.
     pub cancel: CancellationToken,
+    /// Cancelled here when the session's `DevTools` has answered and the flow begins.
+    pub attached: CancellationToken,
     /// For [`Mode::ConfirmOnly`]: [`Proofs::open_waits`] of the arming. Otherwise empty.
     pub open_waits: &'a [usize],
 }
@@ -162,6 +168,8 @@ pub struct Verifying<'a> {
     pub deadline: Duration,
     /// Interrupts at once.
     pub cancel: CancellationToken,
+    /// Cancelled here when the session's `DevTools` has answered.
+    pub attached: CancellationToken,
     pub armed_at: Timestamp,
 }
 

@@ -176,7 +176,7 @@ impl Running {
             store.clone(),
             engine_handle.clone(),
             provider.clone(),
-            breakers,
+            breakers.clone(),
             clock.clone(),
         );
         let context = Arc::new(context.map_err(ServeError::Media)?);
@@ -190,6 +190,7 @@ impl Running {
         let shared = Arc::new(Shared {
             store,
             provider: provider.clone(),
+            breakers,
             media: context.media.clone(),
             clock,
             state_dir: state_dir.to_owned(),

@@ -1,9 +1,17 @@
-//! What /proc says about browser processes: which belong to one tree, what they use, and an end for them.
+//! What /proc says about browser processes: which belong to one tree, and an end for them.
 //!
-//! Called by the browser host alone. A process is named by pid *and* start time, so that a pid that
-//! was given away again is never signaled in its place; signals go through a pidfd for the same
-//! reason. Everything here is synchronous and quick (a few milliseconds for a few hundred processes):
-//! callers run it off the runtime's threads. Nothing here waits, and nothing decides whose browser it is.
+//! Called by the browser host for its own, and by the providers and `cove doctor` for browsers that others
+//! started; `ports` leads from a `DevTools` port to a process and back, `usage` says what a tree uses. A
+//! process is named by pid *and* start time, so that a pid that was given away again is never signaled in
+//! its place; signals go through a pidfd for the same reason. Everything here is synchronous and quick (a few
+//! milliseconds for a few hundred processes): callers run it off the runtime's threads. Nothing here waits,
+//! and nothing decides whose browser it is.
+
+mod ports;
+mod usage;
+
+pub use ports::{Holder, Listener, listener, ports_of};
+pub use usage::stats;
 
 use std::collections::BTreeSet;
 use std::os::unix::ffi::OsStrExt;
@@ -105,16 +113,44 @@ impl Tree {
                 members.insert(process.identity);
             }
         }
-        loop {
-            let parents: BTreeSet<u32> = members.iter().map(|member| member.pid).collect();
-            let before = members.len();
-            members
-                .extend(processes.iter().filter(|child| parents.contains(&child.parent)).map(|child| child.identity));
-            if members.len() == before {
-                return members;
-            }
+        with_descendants(members, processes)
+    }
+}
+
+fn with_descendants(mut members: BTreeSet<Identity>, processes: &[Process]) -> BTreeSet<Identity> {
+    loop {
+        let parents: BTreeSet<u32> = members.iter().map(|member| member.pid).collect();
+        let before = members.len();
+        members.extend(processes.iter().filter(|child| parents.contains(&child.parent)).map(|child| child.identity));
+        if members.len() == before {
+            return members;
         }
     }
+}
+
+/// The tree of a browser that somebody else started, of whichever user: the main process, its descendants,
+/// and what works on the same data directory (Chromium's crash handler leaves its parent on purpose).
+/// Empty where the main process is gone.
+#[must_use]
+pub fn tree_of(main: Identity) -> BTreeSet<Identity> {
+    let processes = all();
+    if !processes.iter().any(|process| process.identity == main && !process.zombie) {
+        return BTreeSet::new();
+    }
+    let line = command_line(main.pid);
+    let data_dir = value_of(&line, DATA_DIR_SWITCH).map(|value| PathBuf::from(std::ffi::OsStr::from_bytes(value)));
+    let mut members = BTreeSet::from([main]);
+    // A folder that is not absolute means another one for every working directory.
+    if let Some(data_dir) = data_dir.filter(|data_dir| data_dir.is_absolute()) {
+        let same = |process: &&Process| !process.zombie && carries(&command_line(process.identity.pid), &data_dir);
+        members.extend(processes.iter().filter(same).map(|process| process.identity));
+    }
+    with_descendants(members, &processes)
+}
+
+/// What follows `switch` (which ends with `=`) among the arguments.
+fn value_of<'a>(command_line: &'a [u8], switch: &str) -> Option<&'a [u8]> {
+    command_line.split(|byte| *byte == 0).skip(1).find_map(|argument| argument.strip_prefix(switch.as_bytes()))
 }
 
 /// The raw command line; empty for a zombie.
@@ -174,7 +210,7 @@ pub fn browsers(processes: &[Process]) -> Vec<Browser> {
 
 fn browser(identity: Identity, command_line: &[u8]) -> Option<Browser> {
     let arguments: Vec<&[u8]> = command_line.split(|byte| *byte == 0).collect();
-    let value = arguments.iter().skip(1).find_map(|argument| argument.strip_prefix(DATA_DIR_SWITCH.as_bytes()))?;
+    let value = value_of(command_line, DATA_DIR_SWITCH)?;
     if arguments.iter().any(|argument| argument.starts_with(b"--type=")) {
         return None;
     }
@@ -219,45 +255,13 @@ pub fn signal(identity: Identity, signal: Signal) -> Result<bool, Errno> {
     if sent == Err(Errno::SRCH) { Ok(false) } else { sent }
 }
 
-/// What the living processes among `members` use now: PSS in bytes and processor seconds.
-#[must_use]
-pub fn usage(members: &BTreeSet<Identity>) -> (u64, f64) {
-    let mut bytes = 0;
-    let mut ticks = 0;
-    for member in members {
-        if let Some(now) = read(member.pid).filter(|now| now.identity == *member) {
-            bytes += proportional_bytes(member.pid);
-            ticks += now.cpu_ticks;
-        }
-    }
-    #[expect(clippy::cast_precision_loss, reason = "52 bits of clock ticks are millions of years")]
-    let seconds = ticks as f64 / rustix::param::clock_ticks_per_second() as f64;
-    (bytes, seconds)
-}
-
-/// The proportional set size; where that is not readable (a sandboxed helper), the resident size, which
-/// counts shared pages whole and so errs on the safe side.
-fn proportional_bytes(pid: u32) -> u64 {
-    let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
-    if let Some(kilobytes) = parse_pss(&rollup) {
-        return kilobytes * 1024;
-    }
-    let statm = std::fs::read_to_string(format!("/proc/{pid}/statm")).unwrap_or_default();
-    let pages: u64 = statm.split_ascii_whitespace().nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0);
-    pages * rustix::param::page_size() as u64
-}
-
-fn parse_pss(rollup: &str) -> Option<u64> {
-    rollup.lines().find_map(|line| line.strip_prefix("Pss:"))?.trim().strip_suffix("kB")?.trim().parse().ok()
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
     use std::path::Path;
     use std::process::{Command, Stdio};
 
-    use super::{Identity, Tree, all, browser, carries, parse_pss, parse_stat, read, signal, usage};
+    use super::{Identity, Tree, all, browser, carries, parse_stat, read, signal, stats, tree_of};
 
     #[test]
     fn a_stat_line_with_a_hostile_name_is_read() {
@@ -291,12 +295,6 @@ mod tests {
     }
 
     #[test]
-    fn pss_is_the_first_line_of_that_name() {
-        assert_eq!(parse_pss("Rss: 9 kB\nPss:    4123 kB\nPss_Dirty: 1 kB\n"), Some(4_123));
-        assert_eq!(parse_pss(""), None);
-    }
-
-    #[test]
     fn a_tree_holds_grandchildren_and_a_signal_hits_only_the_process_meant() {
         let mut child = Command::new("sh").args(["-c", "sleep 60 & wait"]).stdin(Stdio::null()).spawn().unwrap();
         let main = read(child.id()).unwrap().identity;
@@ -309,8 +307,10 @@ mod tests {
             }
             std::thread::yield_now();
         };
-        assert!(usage(&members).0 > 0);
+        assert!(stats(&members).pss_bytes > 0);
+        assert_eq!(tree_of(main), members);
         let stranger = Identity { started: main.started + 1, ..main };
+        assert_eq!(tree_of(stranger), BTreeSet::new());
         assert_eq!(signal(stranger, rustix::process::Signal::KILL), Ok(false));
         assert!(child.try_wait().unwrap().is_none());
         for member in &members {

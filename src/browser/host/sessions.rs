@@ -174,8 +174,7 @@ impl Sessions {
         };
         let look = tokio::task::spawn_blocking(move || {
             let members = tree.members(&processes::all(), &std::collections::BTreeSet::new());
-            let (pss_bytes, cpu_seconds) = processes::usage(&members);
-            SessionStats { pss_bytes, cpu_seconds, pids: members.iter().map(|member| member.pid).collect() }
+            processes::stats(&members)
         });
         match timeout(QUICK_DEADLINE, look).await {
             Ok(Ok(stats)) => Ok(Some(stats)),
