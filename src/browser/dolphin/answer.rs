@@ -220,7 +220,8 @@ pub fn refusal(status: u16, body: &[u8]) -> Refusal {
 
 /// Code and text out of every shape that was seen: beside each other, nested, or only one of them.
 fn said(json: &Map<String, Value>) -> (Option<String>, String) {
-    let places = [json.get("errorObject"), json.get("error").and_then(|error| error.get("errorObject")), json.get("error")];
+    let places =
+        [json.get("errorObject"), json.get("error").and_then(|error| error.get("errorObject")), json.get("error")];
     let objects = || places.iter().copied().flatten().filter_map(Value::as_object).chain([json]);
     let find = |names: &[&str]| objects().find_map(|place| names.iter().find_map(|name| words(place.get(*name)?)));
     let code = find(&["code"]).or_else(|| find(&["type"]).filter(|word| word.starts_with("E_")));
@@ -268,7 +269,9 @@ fn by_status(status: u16, json: Option<&Map<String, Value>>) -> Meaning {
             Meaning::Failed
         }
         (200..=299, _) => Meaning::Unreadable,
-        (_, Some(json)) if json.contains_key("success") || json.contains_key("error") || json.contains_key("message") => {
+        (_, Some(json))
+            if json.contains_key("success") || json.contains_key("error") || json.contains_key("message") =>
+        {
             Meaning::Failed
         }
         _ => Meaning::Unreadable,

@@ -5,6 +5,7 @@
 //! Nothing is sent twice here. What an answer means is the caller's, who also says whether it speaks for a
 //! peer that works.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use reqwest::{Client, RequestBuilder, Response};
 use tokio::time::timeout;
 
 use crate::breaker::board::Board;
+use crate::config::dolphin::Token;
 use crate::model::{Clock, Failure, FailureCode, Timestamp};
 
 /// For a connection; what is on this machine answers at once or not at all.
@@ -30,6 +32,19 @@ pub struct Answer {
     /// Calls that the peer still takes in this minute.
     pub minute_left: Option<u64>,
     pub body: Vec<u8>,
+}
+
+impl Answer {
+    /// Whatever answers there may say back what it was given, and it goes into messages.
+    pub fn body_without(&self, token: &Token) -> Cow<'_, [u8]> {
+        let secret = token.reveal().as_bytes();
+        let holds = self.body.windows(secret.len()).any(|window| window == secret);
+        if !holds {
+            return Cow::Borrowed(&self.body);
+        }
+        let text = String::from_utf8_lossy(&self.body);
+        Cow::Owned(text.replace(token.reveal(), "[token]").into_bytes())
+    }
 }
 
 /// Why there is no answer.
@@ -76,20 +91,50 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// `is_sound`: whether the answer is that of a peer that works.
+    /// `objection`: why the answer is not that of a peer that works.
     pub async fn exchange(
         &self,
         request: RequestBuilder,
         within: Duration,
-        is_sound: impl FnOnce(&Answer) -> bool,
+        objection: impl FnOnce(&Answer) -> Option<String>,
     ) -> Result<Answer, Trouble> {
-        self.breakers.admit(self.breaker, self.clock.now()).map_err(|until| Trouble::Shut { until })?;
+        let call = Admitted::new(self)?;
         let result = plain(request, within).await;
-        match &result {
-            Ok(answer) if is_sound(answer) => self.breakers.succeeded(self.breaker),
-            Ok(_) | Err(_) => self.breakers.failed(self.breaker, self.clock.now()),
-        }
+        call.ended(match &result {
+            Ok(answer) => objection(answer),
+            Err(trouble) => Some(trouble.to_string()),
+        });
         result
+    }
+}
+
+/// A call that the breaker let through. One that is given up says nothing of the peer.
+struct Admitted<'a> {
+    peer: &'a Peer,
+    told: bool,
+}
+
+impl<'a> Admitted<'a> {
+    fn new(peer: &'a Peer) -> Result<Self, Trouble> {
+        peer.breakers.admit(peer.breaker, peer.clock.now()).map_err(|until| Trouble::Shut { until })?;
+        Ok(Self { peer, told: false })
+    }
+
+    fn ended(mut self, objection: Option<String>) {
+        self.told = true;
+        let Peer { breakers, breaker, clock, .. } = self.peer;
+        match objection {
+            None => breakers.succeeded(breaker, clock.now()),
+            Some(why) => breakers.failed(breaker, clock.now(), &why),
+        }
+    }
+}
+
+impl Drop for Admitted<'_> {
+    fn drop(&mut self) {
+        if !self.told {
+            self.peer.breakers.withdrawn(self.peer.breaker, self.peer.clock.now());
+        }
     }
 }
 
@@ -102,7 +147,8 @@ pub async fn plain(request: RequestBuilder, within: Duration) -> Result<Answer, 
 async fn whole(mut response: Response) -> Result<Answer, Trouble> {
     let status = response.status().as_u16();
     let seconds = |name: &str| number(response.headers(), name);
-    let retry_after = seconds(RETRY_AFTER.as_str()).map(|seconds| Duration::from_secs(seconds).min(LONGEST_RETRY_AFTER));
+    let retry_after =
+        seconds(RETRY_AFTER.as_str()).map(|seconds| Duration::from_secs(seconds).min(LONGEST_RETRY_AFTER));
     let minute_left = seconds("x-ratelimiter-rpm-left");
     let mut body = Vec::new();
     while let Some(piece) = response.chunk().await.map_err(why)? {

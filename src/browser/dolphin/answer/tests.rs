@@ -44,7 +44,9 @@ fn a_part_of_an_endpoint_that_is_not_one_is_missing() {
     assert_eq!(endpoint(json!({"port": 0, "wsEndpoint": PATH})), (None, true));
     assert_eq!(endpoint(json!({"port": 70000, "wsEndpoint": ""})), (None, false));
     assert_eq!(endpoint(json!({"port": -1})), (None, false));
-    for bad in ["/devtools/page/1", "/devtools/browser/", "/devtools/browser/a/../b", "/devtools/browser/a?b", "x", "ws://"] {
+    for bad in
+        ["/devtools/page/1", "/devtools/browser/", "/devtools/browser/a/../b", "/devtools/browser/a?b", "x", "ws://"]
+    {
         assert_eq!(endpoint(json!({"port": 9222, "wsEndpoint": bad})), (Some(9_222), false), "{bad}");
     }
     for body in [r#"{"success":true}"#, r#"{"success":true,"automation":null}"#] {
@@ -64,7 +66,10 @@ fn an_endpoint_of_an_answer_that_says_no_is_not_used() {
 fn every_row_of_the_error_table_has_its_meaning() {
     let duplicate = "E_BROWSER_RUN_DUPLICATE";
     for (status, body) in [
-        (500, json!({"success": false, "error": "x", "errorObject": {"code": duplicate, "text": "Profile is already running"}})),
+        (
+            500,
+            json!({"success": false, "error": "x", "errorObject": {"code": duplicate, "text": "Profile is already running"}}),
+        ),
         (500, json!({"error": {"errorObject": {"code": duplicate}}})),
         (500, json!({"error": {"code": duplicate, "text": "no"}})),
         (500, json!({"success": false, "error": "Browser profile is ALREADY RUNNING"})),
@@ -112,7 +117,9 @@ fn only_a_map_by_ids_says_what_runs() {
     let pids: Vec<_> = map.iter().map(|(id, running)| (*id, running.pid)).collect();
     assert_eq!(pids, [(7, Some(99)), (8, None), (9, None), (10, None), (43_499_381, Some(1_234))]);
     assert_eq!(running(200, b"{}"), Ok(RunningMap::new()));
-    for bad in [r#"{"success":false,"error":"x"}"#, r#"{"success":true}"#, "[]", "", r#"{"0":{}}"#, r#"{"-1":{}}"#, "null"] {
+    for bad in
+        [r#"{"success":false,"error":"x"}"#, r#"{"success":true}"#, "[]", "", r#"{"0":{}}"#, r#"{"-1":{}}"#, "null"]
+    {
         assert!(running(200, bad.as_bytes()).is_err(), "{bad}");
     }
     assert!(running(500, b"{}").is_err());
@@ -166,8 +173,25 @@ fn what_a_person_reads_is_one_short_line() {
 
 fn any_json() -> impl Strategy<Value = Value> {
     let word = prop::sample::select(vec![
-        "success", "automation", "port", "wsEndpoint", "error", "errorObject", "code", "text", "message", "data", "id",
-        "last_page", "next_page_url", "pid", "1", "webSocketDebuggerUrl", PATH, "ws://h:1/devtools/browser/a", "true",
+        "success",
+        "automation",
+        "port",
+        "wsEndpoint",
+        "error",
+        "errorObject",
+        "code",
+        "text",
+        "message",
+        "data",
+        "id",
+        "last_page",
+        "next_page_url",
+        "pid",
+        "1",
+        "webSocketDebuggerUrl",
+        PATH,
+        "ws://h:1/devtools/browser/a",
+        "true",
     ]);
     let leaf = prop_oneof![
         Just(Value::Null),
