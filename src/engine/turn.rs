@@ -260,6 +260,11 @@ impl Shared {
 async fn close(shared: Arc<Shared>, mailbox: mpsc::Sender<Message>, fence: Fence, profile: ProfileId) {
     let mut wait = CLOSE_FIRST_WAIT;
     while let Err(failure) = shared.provider.stop(&profile).await {
+        if failure.code == FailureCode::ProfileInUse {
+            // What runs there is somebody else's: nothing of ours is left.
+            tracing::info!(%profile, %failure, "nothing to stop");
+            break;
+        }
         if failure.code == FailureCode::BreakerOpen {
             // Nothing was asked. Others may close the breaker before its time, and to look costs nothing.
             let rest = shared.passage().shut_until().map(|until| until.since(shared.clock.now()));

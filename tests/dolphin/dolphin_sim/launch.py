@@ -57,6 +57,7 @@ class Browser:
         self.port = None
         self.uuid = order.uuid
         self.gate = None
+        self.more_pages = []
 
     @property
     def pid(self):
@@ -148,7 +149,7 @@ class PipeControl:
             if waiting is not None and not waiting.done():
                 waiting.set_result(value.get("result", {}))
 
-    def call(self, method):
+    def call(self, method, **params):
         self.made += 1
         waiting = asyncio.get_running_loop().create_future()
         if self.reads is None:
@@ -156,7 +157,7 @@ class PipeControl:
             return waiting
         self.waiting[self.made] = waiting
         with contextlib.suppress(OSError):
-            os.write(self.writes, json.dumps({"id": self.made, "method": method}).encode() + b"\0")
+            os.write(self.writes, json.dumps({"id": self.made, "method": method, "params": params}).encode() + b"\0")
         return waiting
 
     async def close(self):
@@ -250,7 +251,8 @@ def launch_chromium(order, chromium):
     if order.proxy_port is not None:
         # Without the bypass rule Chromium goes to loopback addresses without the proxy.
         command += [f"--proxy-server=http://127.0.0.1:{order.proxy_port}", "--proxy-bypass-list=<-loopback>"]
-    command += ["--no-startup-window"] if order.tabs == "none" else restored(pages_file, order.tabs)
+    pages = [] if order.tabs == "none" else kept_pages(pages_file, order.tabs)
+    command.append(pages[0] if pages else "--no-startup-window")
     theirs_in, ours_out = os.pipe()
     ours_in, theirs_out = os.pipe()
 
@@ -271,10 +273,13 @@ def launch_chromium(order, chromium):
     finally:
         os.close(theirs_in)
         os.close(theirs_out)
-    return Browser(order, process, PipeControl(ours_in, ours_out, pages_file))
+    browser = Browser(order, process, PipeControl(ours_in, ours_out, pages_file))
+    browser.more_pages = pages[1:]
+    return browser
 
 
-def restored(pages_file, tabs):
+def kept_pages(pages_file, tabs):
+    """The pages to open, at least one."""
     if tabs == "restored":
         with contextlib.suppress(OSError, ValueError):
             with open(pages_file) as file:
@@ -285,6 +290,9 @@ def restored(pages_file, tabs):
 async def chromium_ready(browser):
     if not await browser.control.call("Browser.getVersion") or not browser.alive():
         raise LaunchFailed("Chromium ended before it was ready; see browser.log beside its data dir")
+    for page in browser.more_pages:
+        # A headless Chromium takes one address on its command line.
+        await browser.control.call("Target.createTarget", url=page)
     if not browser.order.automation:
         return
     file_name = os.path.join(browser.order.data_dir, "DevToolsActivePort")
