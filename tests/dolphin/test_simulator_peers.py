@@ -4,6 +4,7 @@ Each peer is looked at byte by byte with a raw socket, so that a fault that sile
 be seen. That the call was carried out all the same is seen in `running`.
 """
 
+import concurrent.futures
 import gzip
 import json
 import time
@@ -11,8 +12,9 @@ import unittest
 
 from rig import SimCase, call, port_of, raw_call
 
-PATH = "/v1.0/browser_profiles/running"
-HONEST = b"{}"
+HONEST = b'{"success":true}'
+HALF = b'{"succes'
+AT_ONCE = 12
 
 
 def split(data):
@@ -24,25 +26,25 @@ def split(data):
 PEERS = {
     "close_before_answer": ({}, "closed", lambda head, body: head == "" and body == b""),
     "reset_before_answer": ({}, "reset", lambda head, body: head == "" and body == b""),
-    "reset_mid_answer": ({}, "reset", lambda head, body: body == b"{" and "length: 2" in head),
+    "reset_mid_answer": ({}, "reset", lambda head, body: body == HALF and "length: 16" in head),
     "half_head": ({}, "closed", lambda head, body: head.startswith("http/1.1 200") and "connection" not in head),
-    "truncated_body": ({}, "closed", lambda head, body: body == b"{" and "length: 2" in head),
-    "chunked_cut": ({}, "closed", lambda head, body: body == b"1\r\n{\r\n"),
+    "truncated_body": ({}, "closed", lambda head, body: body == HALF and "length: 16" in head),
+    "chunked_cut": ({}, "closed", lambda head, body: body == b"8\r\n" + HALF + b"\r\n"),
     "keep_alive_lie": ({}, "closed", lambda head, body: body == HONEST and "keep-alive" in head),
     "drip": ({"every_ms": 1, "bytes": 2}, "silent", lambda head, body: body == HONEST),
     "half_head_hang": ({}, "silent", lambda head, body: "connection" not in head),
-    "half_body_hang": ({}, "silent", lambda head, body: body == b"{"),
+    "half_body_hang": ({}, "silent", lambda head, body: body == HALF),
     "pause_mid_answer": ({"ms": 20}, "silent", lambda head, body: body == HONEST),
     "no_content_length": ({}, "closed", lambda head, body: body == HONEST and "length" not in head),
-    "chunked": ({}, "silent", lambda head, body: body == b"2\r\n{}\r\n0\r\n\r\n"),
+    "chunked": ({}, "silent", lambda head, body: body.startswith(b'3\r\n{"s\r\n3\r\nucc\r\n') and body.endswith(b"1\r\n}\r\n0\r\n\r\n")),
     "chunked_garbage": ({}, "closed", lambda head, body: "chunked" in head and body.startswith(b"zz\r\n")),
     "chunked_and_length": ({}, "closed", lambda head, body: "chunked" in head and "content-length" in head),
-    "extra_bytes": ({"bytes": 16}, "silent", lambda head, body: body.startswith(b"{}\x00garbage")),
+    "extra_bytes": ({"bytes": 16}, "silent", lambda head, body: body.startswith(HONEST + b"\x00garbage")),
     "answer_twice": ({}, "silent", lambda head, body: body.count(b"HTTP/1.1 200") == 1 and body.endswith(HONEST)),
     "length_twice": ({}, "closed", lambda head, body: head.count("content-length") == 2),
     "length_not_a_number": ({}, "closed", lambda head, body: "content-length: many" in head),
-    "length_too_short": ({}, "silent", lambda head, body: "length: 1" in head and body == HONEST),
-    "length_too_long": ({}, "silent", lambda head, body: "length: 11" in head and body == HONEST),
+    "length_too_short": ({}, "silent", lambda head, body: "length: 8" in head and body == HONEST),
+    "length_too_long": ({}, "silent", lambda head, body: "length: 25" in head and body == HONEST),
     "bad_status_line": ({"line": "HTTP/1.1 OK"}, "closed", lambda head, body: head.startswith("http/1.1 ok\r\n")),
     "bad_header": ({}, "closed", lambda head, body: "no colon here" in head and "x\x00y" in head),
     "not_http": ({}, "closed", lambda head, body: head.startswith("ssh-2.0")),
@@ -55,15 +57,15 @@ PEERS = {
     "endless_body": ({"bytes": 2**21}, "full", lambda head, body: "chunked" in head and b" " * 1000 in body),
     "gzip_bomb": ({"bytes": 300_000}, "silent", lambda head, body: len(body) < 5000 < 300_000 < len(gzip.decompress(body))),
     "deep_json": ({"depth": 1000}, "silent", lambda head, body: body == b"[" * 1000 + b"]" * 1000),
-    "truncated_json": ({}, "silent", lambda head, body: body == b"{" and "length: 1" in head),
+    "truncated_json": ({}, "silent", lambda head, body: body == HALF and "length: 8" in head),
     "empty_body": ({"status": 502}, "silent", lambda head, body: body == b"" and head.startswith("http/1.1 502")),
     "status_204": ({}, "silent", lambda head, body: head.startswith("http/1.1 204")),
     "wrong_json": ({"kind": "string"}, "silent", lambda head, body: body == b'"ok"'),
     "duplicate_keys": ({}, "silent", lambda head, body: body.count(b"success") == 2),
     "nan_json": ({}, "silent", lambda head, body: b"NaN" in body),
     "huge_number": ({}, "silent", lambda head, body: b"1e400" in body),
-    "bom_json": ({}, "silent", lambda head, body: body == b"\xef\xbb\xbf{}"),
-    "utf16_json": ({}, "silent", lambda head, body: body.decode("utf-16") == "{}"),
+    "bom_json": ({}, "silent", lambda head, body: body == b"\xef\xbb\xbf" + HONEST),
+    "utf16_json": ({}, "silent", lambda head, body: body.decode("utf-16").encode() == HONEST),
     "invalid_utf8": ({}, "silent", lambda head, body: b"\xff\xfe" in body),
     "gzip_lie": ({}, "silent", lambda head, body: "gzip" in head and body == HONEST),
     "wrong_content_type": ({"type": "image/png"}, "silent", lambda head, body: "image/png" in head and body == HONEST),
@@ -78,14 +80,22 @@ class Peers(SimCase):
         self.assertEqual(table, set(PEERS))
 
     def test_16_24_every_peer_byte_by_byte(self):
-        for name, (params, end, holds) in PEERS.items():
+        profiles = {name: number for number, name in enumerate(PEERS, 1)}
+        self.sim.ask("/profiles", [{"id": number} for number in profiles.values()])
+        for name, number in profiles.items():
+            self.sim.fault(name, on="stop", profile=number, **PEERS[name][0])
+
+        def look(name):
+            return raw_call(self.sim.api, f"/v1.0/browser_profiles/{profiles[name]}/stop", timeout=1.0)
+
+        with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
+            seen = dict(zip(PEERS, pool.map(look, PEERS), strict=True))
+        for name, (_, end, holds) in PEERS.items():
             with self.subTest(peer=name):
-                self.sim.fault(name, on="running", **params)
-                data, seen = raw_call(self.sim.api, PATH, timeout=0.4)
-                head, body = split(data)
-                self.assertEqual(seen, end, data[:200])
-                self.assertTrue(holds(head, body), data[:300])
-        self.assertEqual(self.sim.running(), {}, "and it is honest afterwards")
+                data, how = seen[name]
+                self.assertEqual(how, end, data[:200])
+                self.assertTrue(holds(*split(data)), data[:300])
+                self.assert_stopped(self.sim.stop(profiles[name]))
 
     def test_16_truncated_json_empty_body_and_wrong_shapes_of_a_start(self):
         self.sim.profile(101)
