@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import unittest
 import urllib.parse
@@ -51,6 +52,11 @@ def alive(pid):
             return file.read().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+def stopped(pid):
+    with open(f"/proc/{pid}/stat") as file:
+        return file.read().rpartition(")")[2].split()[0] == "T"
 
 
 def command_line(pid):
@@ -212,8 +218,38 @@ class SimCase(unittest.TestCase):
         self.assertEqual(reply.json["errorObject"]["code"], "E_BROWSER_RUN_DUPLICATE")
         self.assertIn("already running", reply.json["error"])
 
+    def assert_ebusy(self, reply):
+        self.assertEqual(reply.status, 500)
+        self.assertIn("EBUSY: resource busy or locked", reply.json["error"])
+        self.assertIn("Cookies", reply.json["error"])
+
     def assert_stopped(self, reply):
         self.assertEqual((reply.status, reply.json), (200, {"success": True}))
+
+
+class Calls:
+    """Calls made at once, each in a thread; `replies` holds their replies or errors when the block is left."""
+
+    def __init__(self, *calls):
+        self.calls = calls
+        self.replies = []
+
+    def __enter__(self):
+        self.replies = [None] * len(self.calls)
+        self.threads = [threading.Thread(target=self.one, args=(at,)) for at in range(len(self.calls))]
+        for thread in self.threads:
+            thread.start()
+        return self
+
+    def one(self, at):
+        try:
+            self.replies[at] = self.calls[at]()
+        except OSError as reason:
+            self.replies[at] = reason
+
+    def __exit__(self, *reason):
+        for thread in self.threads:
+            thread.join(30)
 
 
 def version(port):

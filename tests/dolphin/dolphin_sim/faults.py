@@ -138,7 +138,7 @@ def checked_param(pointer, rule, value):
         raise BadField(pointer, f"must be 0 or more, and at most {MOST_MS} where it is a time")
     elif pointer.endswith("/status") and not 200 <= value <= 599:
         raise BadField(pointer, "must be a status from 200 to 599")
-    elif pointer.endswith(("/bytes", "/times", "/depth")) and value == 0:
+    elif pointer.endswith(("/bytes", "/count", "/depth")) and value == 0:
         raise BadField(pointer, "must be 1 or more")
     return value
 
