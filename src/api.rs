@@ -54,6 +54,7 @@ use crate::config::Config;
 use crate::engine::EngineHandle;
 use crate::model::Clock;
 use crate::model::flow::{Flow, Problem};
+use crate::ops::roster::RosterHandle;
 use crate::store::Store;
 use crate::store::media::MediaStore;
 use cache::Cache;
@@ -75,6 +76,7 @@ pub struct Context {
     pub breakers: Board,
     pub clock: Arc<dyn Clock>,
     pub media: MediaStore,
+    roster: RosterHandle,
     flows: Cache<String, Arc<Flow>>,
     usage: Usage,
     tunnels: Tunnels,
@@ -98,8 +100,29 @@ impl Context {
         let media = MediaStore::new(&state_dir, config.media.roots.clone(), config.media.max_bytes)?
             .keeping_free(crate::ops::disk::least_free_bytes(config.resources.disk_reserve_mb));
         let (flows, usage, started) = (Cache::new(CACHED_FLOWS), Usage::default(), Instant::now());
-        let tunnels = Tunnels::default();
-        Ok(Self { config, state_dir, store, engine, provider, breakers, clock, media, flows, usage, tunnels, started })
+        let (tunnels, roster) = (Tunnels::default(), RosterHandle::default());
+        Ok(Self {
+            config,
+            state_dir,
+            store,
+            engine,
+            provider,
+            breakers,
+            clock,
+            media,
+            roster,
+            flows,
+            usage,
+            tunnels,
+            started,
+        })
+    }
+
+    /// Rings this one for profiles that nobody knows.
+    #[must_use]
+    pub fn with_roster(mut self, roster: RosterHandle) -> Self {
+        self.roster = roster;
+        self
     }
 
     /// 507 while the disk is short of space: for whatever stores more or starts something. What ends, frees
