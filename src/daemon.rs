@@ -1,8 +1,8 @@
 //! `cove serve`: composes the rooms, spawns the long-lived tasks, and drains them.
 //!
 //! The only place that spawns tasks which live as long as the process: the engine's loop, the sender of
-//! webhooks, the disk guard and the API. The end of any of them ends the daemon; retention
-//! runs beside them and is only aborted. The order of a stop: nothing new starts,
+//! webhooks, the disk guard and the API. The end of any of them ends the daemon; retention and the list of
+//! the provider's profiles run beside them and are only aborted. The order of a stop: nothing new starts,
 //! what is not armed is handed back, what is armed is waited for up to the drain limit, the sender ends at
 //! once (what it did not deliver stays in the outbox), the API closes its connections, the browser host
 //! ends, the last commits return. A second signal exits at once; the fence holds all the same, since
@@ -29,6 +29,7 @@ use crate::engine::{self, EngineError, EngineHandle, Limits, Shared};
 use crate::model::{Clock, SystemClock};
 use crate::ops::disk;
 use crate::ops::retention::{self, Keeper};
+use crate::ops::roster::{self, Roster, RosterHandle};
 use crate::ops::webhooks;
 use crate::store::ballast::is_full;
 use crate::store::{BootReport, OpenError, Store, StoreError, WriterThread};
@@ -151,6 +152,8 @@ struct Running {
     api: JoinHandle<()>,
     /// What keeps the house clean; nobody waits for it.
     keeping: JoinHandle<()>,
+    /// Ends by itself where profiles are made in cove.
+    listing: JoinHandle<()>,
     stop_api: CancellationToken,
     provider: Arc<dyn Provider>,
     socket: PathBuf,
@@ -179,7 +182,9 @@ impl Running {
             breakers.clone(),
             clock.clone(),
         );
-        let context = Arc::new(context.map_err(ServeError::Media)?);
+        let handle = RosterHandle::default();
+        let context = Arc::new(context.map_err(ServeError::Media)?.with_roster(handle.clone()));
+        let roster = Roster { store: store.clone(), provider: provider.clone(), clock: clock.clone(), handle };
         let keeper = Keeper {
             store: store.clone(),
             engine: engine_handle.clone(),
@@ -210,6 +215,7 @@ impl Running {
             disk: tokio::spawn(disk.run()),
             api: tokio::spawn(api::serve(context, tcp, Some(unix), stop_api.clone())),
             keeping: tokio::spawn(retention::run(keeper, stop_api.clone())),
+            listing: tokio::spawn(roster::run(roster, stop_api.clone())),
             stop_api,
             provider,
             socket,
@@ -255,6 +261,7 @@ impl Running {
         }
         self.engine.abort();
         self.keeping.abort();
+        self.listing.abort();
         self.webhooks.abort();
         self.disk.abort();
         self.provider.shutdown().await;

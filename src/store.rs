@@ -208,6 +208,15 @@ impl Store {
         self.writer.submit(move |tx| profiles::create(tx, &id, &name, now)).await?
     }
 
+    /// Adds what is new, and takes the names over. Nothing else of a profile is touched, and none is removed.
+    pub async fn put_profiles(
+        &self,
+        listed: Vec<(ProfileId, String)>,
+        now: Timestamp,
+    ) -> Result<PutProfiles, StoreError> {
+        sure(self.writer.submit(move |tx| profiles::put_listed(tx, &listed, now)).await)
+    }
+
     /// Stops claims until a resume.
     pub async fn pause(&self, now: Timestamp) -> Result<(), StoreError> {
         sure(self.writer.submit(move |tx| recover::pause(tx, now)).await)

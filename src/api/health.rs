@@ -40,6 +40,8 @@ struct Findings {
     free_mb: Option<u64>,
     view: Arc<View>,
     breakers: Vec<BreakerView>,
+    /// Why the provider's profiles are not known.
+    no_list: Option<String>,
 }
 
 async fn look(context: &Context) -> Findings {
@@ -55,15 +57,16 @@ async fn look(context: &Context) -> Findings {
     };
     let free_mb = timeout(PART_DEADLINE, usage::disk_free_mb(context.state_dir.clone())).await.ok().flatten();
     let breakers = context.breakers.view(context.clock.now());
-    Findings { store, free_mb, view: context.engine.view(), breakers }
+    Findings { store, free_mb, view: context.engine.view(), breakers, no_list: context.roster.trouble() }
 }
 
 impl Findings {
-    /// Why browsers cannot be started, or only one at a time.
+    /// Why browsers cannot be started, or only one at a time, or whose nobody knows.
     fn provider_trouble(&self) -> Option<String> {
         let on_the_way = |breaker: &&BreakerView| START_BREAKERS.contains(&breaker.name.as_str());
         let breaker = self.breakers.iter().filter(on_the_way).find(|breaker| breaker.state != BreakerState::Closed);
-        self.view.provider_down.clone().or_else(|| breaker.map(breaker_told))
+        let list = || self.no_list.as_ref().map(|why| format!("its profiles cannot be listed: {why}"));
+        self.view.provider_down.clone().or_else(|| breaker.map(breaker_told)).or_else(list)
     }
 }
 
@@ -214,7 +217,13 @@ mod tests {
     fn findings(change: impl FnOnce(&mut View)) -> Findings {
         let mut view = View { ready: true, ..View::default() };
         change(&mut view);
-        Findings { store: Ok(StoreStats::default()), free_mb: Some(1_000), view: Arc::new(view), breakers: Vec::new() }
+        Findings {
+            store: Ok(StoreStats::default()),
+            free_mb: Some(1_000),
+            view: Arc::new(view),
+            breakers: Vec::new(),
+            no_list: None,
+        }
     }
 
     #[test]

@@ -138,6 +138,13 @@ pub enum CreateProfileError {
     Store(#[from] StoreError),
 }
 
+/// What a provider's list changed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PutProfiles {
+    pub added: u32,
+    pub renamed: u32,
+}
+
 /// A keyset page, newest first.
 #[derive(Clone, Debug)]
 pub struct Page<T> {
