@@ -6,10 +6,12 @@
 
 pub mod cdp;
 pub mod chromium;
+pub mod dolphin;
 pub mod evidence;
 pub mod host;
 pub mod locate;
 pub mod processes;
+pub mod readable;
 pub mod steps;
 
 use std::collections::BTreeMap;
@@ -88,8 +90,10 @@ pub trait Provider: Send + Sync + 'static {
     async fn can_read(&self, path: &Path) -> Result<bool, Failure>;
     /// What the profile's session uses now; None where it does not run.
     async fn stats(&self, profile: &ProfileId) -> Result<Option<SessionStats>, Failure>;
-    /// The profiles that the provider knows; None where they are made in cove and the store knows them.
-    async fn profiles(&self) -> Result<Option<Vec<ListedProfile>>, Failure> {
+    /// The profiles that the provider knows, by a list at most so old, or by the last one that it could get;
+    /// None where profiles are made in cove and the store knows them.
+    async fn profiles(&self, max_age: Duration) -> Result<Option<Vec<ListedProfile>>, Failure> {
+        let _ = max_age;
         Ok(None)
     }
     /// Ends what belongs to this process; what runs elsewhere goes on.
@@ -127,6 +131,8 @@ pub struct Replay<'a> {
     pub deadline: Duration,
     /// Honoured between and within steps before the commit point; ignored once armed.
     pub cancel: CancellationToken,
+    /// Cancelled here when the session's `DevTools` has answered and the flow begins.
+    pub attached: CancellationToken,
     /// For [`Mode::ConfirmOnly`]: [`Proofs::open_waits`] of the arming. Otherwise empty.
     pub open_waits: &'a [usize],
 }
@@ -166,6 +172,8 @@ pub struct Verifying<'a> {
     pub deadline: Duration,
     /// Interrupts at once.
     pub cancel: CancellationToken,
+    /// Cancelled here when the session's `DevTools` has answered.
+    pub attached: CancellationToken,
     pub armed_at: Timestamp,
 }
 

@@ -5,7 +5,7 @@
 //! no browser inherits; and a host that ends in order leaves no process behind. What a host that was
 //! killed leaves is closed by the next one before it serves. Queue, flows and the store are not known here.
 
-mod close;
+pub(super) mod close;
 mod command;
 mod find;
 mod folder;

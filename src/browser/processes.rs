@@ -19,6 +19,9 @@ use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal};
+use serde::{Deserialize, Serialize};
+
+use crate::model::BootTime;
 
 /// The switch on the command line of every browser that a host starts; Chromium ignores it. It tells
 /// our browsers from those that a person opened in the same folder.
@@ -27,15 +30,26 @@ pub const OUR_SWITCH: &str = "--cove-browser-host";
 pub const PROFILE_VARIABLE: &str = "COVE_PROFILE_DIR";
 
 const DATA_DIR_SWITCH: &str = "--user-data-dir=";
+const PORT_SWITCH: &str = "--remote-debugging-port=";
 /// Largest part of a command line or environment that is looked at.
 const MAX_PROC_FILE_BYTES: u64 = 128 * 1024;
 
 /// One process for as long as it lives: the pid alone may be given away again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Identity {
     pub pid: u32,
     /// Clock ticks from boot to its start.
     started: u64,
+}
+
+impl Identity {
+    /// When the process began.
+    #[must_use]
+    pub fn began(self) -> BootTime {
+        let milliseconds =
+            u128::from(self.started) * 1_000 / u128::from(rustix::param::clock_ticks_per_second().max(1));
+        BootTime::from_millis(u64::try_from(milliseconds).unwrap_or(u64::MAX))
+    }
 }
 
 /// What `/proc/PID/stat` says.
@@ -146,6 +160,12 @@ pub fn tree_of(main: Identity) -> BTreeSet<Identity> {
         members.extend(processes.iter().filter(same).map(|process| process.identity));
     }
     with_descendants(members, &processes)
+}
+
+/// Whether one of these was told to let itself be driven, by whichever port it chose.
+#[must_use]
+pub fn is_debuggable(members: &BTreeSet<Identity>) -> bool {
+    members.iter().any(|member| value_of(&command_line(member.pid), PORT_SWITCH).is_some())
 }
 
 /// What follows `switch` (which ends with `=`) among the arguments.

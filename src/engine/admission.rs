@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::View;
 use super::state::Limits;
+use crate::breaker::Passage;
 use crate::model::{
     Failure, FailureCode, HeldFor, Intent, Item, ItemState, Place, Profile, ProfileEffect, ProfileId, Retry, Timestamp,
     Verdict, WaitReason,
@@ -152,8 +153,15 @@ pub fn why_ready_waits(
     if let Some(until) = view.in_use.get(id) {
         return (WaitReason::ProfileInUseByOperator, Some(*until));
     }
-    if view.provider_down.is_some() && !external {
-        return (WaitReason::ProviderDown, None);
+    if !external {
+        match view.breakers {
+            // Half open, a few are tried and the others wait for what comes of them.
+            Passage::Shut { .. } | Passage::Trial => {
+                return (WaitReason::BreakerOpenUntil, view.breakers.shut_until().filter(|until| *until > now));
+            }
+            Passage::Free if view.provider_down.is_some() => return (WaitReason::ProviderDown, None),
+            Passage::Free => {}
+        }
     }
     if view.running.contains_key(id) {
         return (WaitReason::ProfileBusy, None);

@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::FutureExt;
+use tokio_util::sync::CancellationToken;
 
+use super::attach::Attach;
 use super::event::{AttemptEnd, Event};
 use super::turn::Child;
 use crate::browser::evidence::EvidenceFolder;
@@ -83,6 +85,10 @@ async fn attempt(child: &Child, item: &Item, task: &Task) -> Outcome {
         Ok(folder) => folder,
         Err(failure) => return Outcome::before_the_browser(failure),
     };
+    let attach = match Attach::begin(child) {
+        Ok(attach) => attach,
+        Err(failure) => return Outcome::before_the_browser(failure),
+    };
     let options = StartOptions { headless: child.shared.headless };
     let started = tokio::select! {
         started = child.shared.provider.start(&item.profile, options) => started,
@@ -92,22 +98,28 @@ async fn attempt(child: &Child, item: &Item, task: &Task) -> Outcome {
     let session = match started {
         Ok(session) => session,
         Err(failure) => {
+            attach.failed(&failure);
             // In use means that somebody else's browser runs there: it is not ours to stop.
             let browser = failure.code != FailureCode::ProfileInUse;
             return Outcome::unarmed(failure, browser);
         }
     };
     child.tell(Event::Opened { fence: child.fence, session: session.clone() }).await;
-    let attempt = Replay {
+    let publish = Replay {
         flow: &flow,
         inputs: &inputs,
         mode: if task.rehearsal { Mode::StopBeforeCommit } else { Mode::Publish },
         evidence: &evidence,
         deadline: flow.max_duration,
         cancel: child.interrupt.clone(),
+        attached: attach.attached(),
         open_waits: &[],
     };
-    replay(child, &session, attempt).await
+    let outcome = attach.during(replay(child, &session, publish)).await;
+    if let AttemptEnd::Unarmed(failure) | AttemptEnd::Unknown(failure) = &outcome.end {
+        attach.failed(failure);
+    }
+    outcome
 }
 
 async fn confirm(child: &Child, item: &Item, task: &Task) -> Outcome {
@@ -139,6 +151,7 @@ async fn confirm(child: &Child, item: &Item, task: &Task) -> Outcome {
         evidence: &evidence,
         deadline: flow.max_duration,
         cancel: child.interrupt.clone(),
+        attached: CancellationToken::new(),
         open_waits: item.proofs.as_ref().map_or(&[][..], |proofs| &proofs.open_waits),
     };
     let mut outcome = replay(child, &session, confirmation).await;

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::breaker::Passage;
 use crate::browser::Session;
 use crate::model::{EvidenceFile, Failure, Fence, Item, ItemId, Moment, ProfileId, Proofs, Task, TaskId};
 use crate::store::{
@@ -31,6 +32,9 @@ pub enum Event {
     Recovered(Vec<Leftover>),
     /// What time it is, on both clocks; told before every other event of the loop.
     Time(Moment),
+    /// What a start would meet at the breakers that it goes through; told with the time, and before every
+    /// [`Event::Outlook`].
+    Breakers(Passage),
     /// Something in the store changed.
     Bell,
     /// A time came.
@@ -90,6 +94,10 @@ pub enum Event {
     Opened {
         fence: Fence,
         session: Session,
+    },
+    /// The browser answers: its start is over.
+    Attached {
+        fence: Fence,
     },
     ArmAsked {
         fence: Fence,

@@ -15,7 +15,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::event::{Act, Commit, Event, Step, Work};
 use super::state::State;
-use super::{Engine, HEARTBEAT, Message, Shared, attempt, clock, operator, verify};
+use super::{Engine, HEARTBEAT, Message, START_BREAKERS, Shared, attempt, clock, operator, verify};
+use crate::breaker::Passage;
 use crate::model::{Failure, FailureCode, Fence, Moment, ProfileId, Proofs};
 use crate::store::{Store, StoreError};
 
@@ -64,6 +65,7 @@ pub async fn run(engine: Engine, shared: Arc<Shared>) -> Result<(), EngineError>
     let mut event = Event::Recovered(leftovers);
     loop {
         turning.turn(Event::Time(turning.shared.clock.moment())).await?;
+        turning.turn(Event::Breakers(turning.shared.passage())).await?;
         turning.turn(event).await?;
         let now = turning.shared.clock.now();
         view.send_replace(Arc::new(turning.state.view(now)));
@@ -131,6 +133,7 @@ impl Loop {
             for act in then {
                 if matches!(act, Act::Look) {
                     let outlook = self.shared.store.outlook(self.shared.clock.moment()).await?;
+                    events.push_back(Event::Breakers(self.shared.passage()));
                     events.push_back(Event::Outlook(outlook));
                 } else {
                     self.act(act);
@@ -212,10 +215,28 @@ impl Child {
     }
 }
 
+impl Shared {
+    /// What a start would meet at its breakers now.
+    fn passage(&self) -> Passage {
+        self.breakers.passage(&START_BREAKERS, self.clock.now())
+    }
+}
+
 /// Stops a browser until it is verified dead.
 async fn close(shared: Arc<Shared>, mailbox: mpsc::Sender<Message>, fence: Fence, profile: ProfileId) {
     let mut wait = CLOSE_FIRST_WAIT;
     while let Err(failure) = shared.provider.stop(&profile).await {
+        if failure.code == FailureCode::ProfileInUse {
+            // What runs there is somebody else's: nothing of ours is left.
+            tracing::info!(%profile, %failure, "nothing to stop");
+            break;
+        }
+        if failure.code == FailureCode::BreakerOpen {
+            // Nothing was asked. Others may close the breaker before its time, and to look costs nothing.
+            let rest = shared.passage().shut_until().map(|until| until.since(shared.clock.now()));
+            tokio::time::sleep(rest.unwrap_or_default().clamp(CLOSE_FIRST_WAIT, CLOSE_LONGEST_WAIT)).await;
+            continue;
+        }
         tracing::warn!(%profile, %failure, wait_ms = wait.as_millis(), "the browser could not be stopped: trying again");
         tokio::time::sleep(wait).await;
         wait = (wait * 2).min(CLOSE_LONGEST_WAIT);

@@ -168,7 +168,7 @@ impl Round {
             Err(error) => {
                 tracing::error!(target, %error, "a delivery ended by a defect; its target rests");
                 let now = self.sender.clock.now();
-                self.sender.breakers.failed(&breaker_name(&target), now);
+                self.sender.breakers.failed(&breaker_name(&target), now, "a defect of cove: see the daemon's log");
                 self.resting.insert(target, now.plus(REST_AFTER_DEFECT));
             }
         }
@@ -199,8 +199,8 @@ async fn deliver(sender: Arc<Sender>, due: DueDelivery) -> Result<Done, StoreErr
     let Verdict { end, error, health, rest_until } = verdict::judge(&reply, &delivery, now, fastrand::f64());
     let breaker = breaker_name(&delivery.target);
     match health {
-        Health::Works => sender.breakers.succeeded(&breaker),
-        Health::Fails => sender.breakers.failed(&breaker, now),
+        Health::Works => sender.breakers.succeeded(&breaker, now),
+        Health::Fails => sender.breakers.failed(&breaker, now, error.as_deref().unwrap_or_default()),
     }
     let (id, task, event, target) = (delivery.id, delivery.task, delivery.event, delivery.target.as_str());
     let attempt = delivery.attempts + 1;

@@ -482,6 +482,7 @@ impl Rig {
             evidence: &folder,
             deadline: case.deadline,
             cancel: case.cancel,
+            attached: CancellationToken::new(),
             open_waits: &case.open_waits,
         };
         let began = Instant::now();
@@ -503,6 +504,7 @@ impl Rig {
             evidence: &folder,
             deadline: case.deadline,
             cancel: case.cancel,
+            attached: CancellationToken::new(),
             armed_at,
         };
         let began = Instant::now();

@@ -12,7 +12,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::{Identity, Process, all, command_line, read, value_of};
+use super::{Identity, PORT_SWITCH, Process, all, command_line, read, value_of};
 
 const TABLES: [&str; 2] = ["/proc/net/tcp", "/proc/net/tcp6"];
 /// Of one table; a socket takes 150 bytes.
@@ -20,7 +20,6 @@ const MAX_TABLE_BYTES: u64 = 64 * 1024 * 1024;
 /// Of one process.
 const MAX_DESCRIPTORS: usize = 65_536;
 const LISTENING: &str = "0A";
-const PORT_SWITCH: &str = "--remote-debugging-port=";
 
 /// Who listens on a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,14 +1,13 @@
-//! The end of an attempt: what it is worth, what it says of its provider and its profile, and how its lock
-//! is freed.
+//! The end of an attempt: what it is worth, what it says of its profile, and how its lock is freed.
 //!
 //! The phase is the truth about the click, whatever the attempt believes of itself (fence.md rules 7 and 8).
 //! The lock stays until the browser is verified dead.
 
-use super::{IN_USE_WAIT, Owner, PROVIDER_FIRST_WAIT, PROVIDER_LONGEST_WAIT, Phase, ProviderTrouble, Running, State};
+use super::{Owner, Phase, Running, State};
 use crate::engine::admission::{self, effect};
 use crate::engine::event::{Act, AttemptEnd, Commit, Step};
 use crate::engine::state::Limits;
-use crate::model::{Blame, EvidenceFile, Failure, FailureCode, Fence, Retry, Timestamp, Verdict};
+use crate::model::{EvidenceFile, Failure, FailureCode, Fence, Timestamp, Verdict};
 use crate::store::AttemptEnded;
 
 /// How an attempt says that it ended.
@@ -23,7 +22,7 @@ impl State {
     pub(super) fn ended(&mut self, fence: Fence, told: Told, roll: f64, now: Timestamp) -> Step {
         let Told { end, evidence, stopped, browser } = told;
         let Some(running) = self.running.get_mut(&fence) else { return Step::default() };
-        running.browser = browser;
+        (running.browser, running.starting) = (browser, false);
         let stopped = stopped.as_ref().or(match &end {
             AttemptEnd::Unarmed(failure) => Some(failure),
             _ => None,
@@ -45,29 +44,6 @@ impl State {
             running.phase = Phase::Ending;
         }
         Step::commit(Commit::Finish(AttemptEnded { item, fence, verdict, evidence, effect }))
-    }
-
-    /// An end that is not the item's fault says something about the provider or the profile.
-    pub(super) fn note_trouble(&mut self, fence: Fence, failure: &Failure, now: Timestamp) {
-        if failure.retry() != Retry::Uncounted {
-            return;
-        }
-        match failure.blame() {
-            Blame::Provider => {
-                let wait = self
-                    .provider
-                    .take()
-                    .map_or(PROVIDER_FIRST_WAIT, |trouble| (trouble.wait * 2).min(PROVIDER_LONGEST_WAIT));
-                self.provider = Some(ProviderTrouble { why: failure.detail.clone(), until: now.plus(wait), wait });
-            }
-            // What a site says of a profile is kept with the profile.
-            Blame::Profile if failure.code == FailureCode::ProfileInUse => {
-                if let Some(running) = self.running.get(&fence) {
-                    self.in_use.insert(running.profile.clone(), now.plus(IN_USE_WAIT));
-                }
-            }
-            _ => {}
-        }
     }
 
     pub(super) fn end_stored(&mut self, fence: Fence, refused: bool) -> Step {
