@@ -8,6 +8,7 @@ mod boot;
 mod claims;
 mod command_line;
 mod disk;
+mod doctor;
 mod fence;
 mod http;
 mod kept;

@@ -4,7 +4,7 @@
 //! the line says whose it is.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::line::Line;
 use crate::config::ProviderKind;
@@ -45,7 +45,7 @@ fn parse(environ: &[u8]) -> BTreeMap<String, String> {
 }
 
 /// `is_there`: whether a socket of this path is open (also one that has no file).
-pub fn find(variables: &BTreeMap<String, String>, is_there: &dyn Fn(&PathBuf) -> bool) -> Display {
+pub fn find(variables: &BTreeMap<String, String>, is_there: &dyn Fn(&Path) -> bool) -> Display {
     let set = |name: &str| variables.get(name).filter(|value| !value.is_empty());
     let mut named = Vec::new();
     if let Some(wayland) = set("WAYLAND_DISPLAY") {
@@ -61,7 +61,7 @@ pub fn find(variables: &BTreeMap<String, String>, is_there: &dyn Fn(&PathBuf) ->
         });
         named.push((format!("DISPLAY={display}"), socket));
     }
-    let usable = |(_, socket): &&(String, Option<PathBuf>)| socket.as_ref().is_none_or(is_there);
+    let usable = |(_, socket): &&(String, Option<PathBuf>)| socket.as_deref().is_none_or(is_there);
     match (named.iter().find(usable), named.first()) {
         (Some((name, _)), _) => Display::There(name.clone()),
         (None, Some((name, _))) => Display::Gone(name.clone()),
@@ -70,7 +70,7 @@ pub fn find(variables: &BTreeMap<String, String>, is_there: &dyn Fn(&PathBuf) ->
 }
 
 /// A socket file, or one of the abstract names that X also listens on.
-pub fn socket_is_there(path: &PathBuf) -> bool {
+pub fn socket_is_there(path: &Path) -> bool {
     let abstract_name = format!("@{}", path.display());
     let listed = || std::fs::read_to_string("/proc/net/unix").unwrap_or_default();
     path.exists() || listed().lines().any(|line| line.ends_with(&abstract_name))
@@ -127,7 +127,7 @@ mod tests {
         assert_eq!(find(&wayland, "/run/user/5/wayland-0"), Display::There("WAYLAND_DISPLAY=wayland-0".to_owned()));
         let both = [wayland[0], wayland[1], ("DISPLAY", ":0")];
         assert_eq!(find(&both, "/tmp/.X11-unix/X0"), Display::There("DISPLAY=:0".to_owned()));
-        assert!(!socket_is_there(&"/nonexistent/X0".into()));
+        assert!(!socket_is_there(Path::new("/nonexistent/X0")));
     }
 
     #[test]

@@ -61,11 +61,11 @@ impl Line {
 
     /// As a person reads it.
     pub fn text(&self) -> String {
-        let mut text = format!("{:<8} {:<16} {}", self.status.name(), self.name, self.found.replace('\n', " "));
-        if let Some(help) = &self.help {
-            text.push_str(&format!("\n{:<25} -> {}", "", help.replace('\n', " ")));
+        let first = format!("{:<8} {:<16} {}", self.status.name(), self.name, self.found.replace('\n', " "));
+        match &self.help {
+            Some(help) => format!("{first}\n{:<25} -> {}", "", help.replace('\n', " ")),
+            None => first,
         }
-        text
     }
 
     pub fn json(&self) -> Value {

@@ -56,10 +56,10 @@ impl Person {
     }
 }
 
-/// The name, or the number of a user without one.
+/// The name, or the number of a user without one, which commands take as well.
 pub async fn name_of(uid: u32) -> String {
     let entry = command::output("getent", &["passwd", &uid.to_string()], ANSWER_WITHIN).await.unwrap_or_default();
-    entry.split(':').next().filter(|name| !name.is_empty()).map_or_else(|| format!("uid {uid}"), str::to_owned)
+    entry.split(':').next().filter(|name| !name.is_empty()).map_or_else(|| uid.to_string(), str::to_owned)
 }
 
 /// Effective user and group, and all groups, of `/proc/PID/status`.

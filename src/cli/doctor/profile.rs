@@ -45,7 +45,11 @@ pub async fn through_daemon(client: &Client, name: &str) -> [Line; 2] {
                 format!("`{name}` is in use: it was left alone"),
                 "try again when `cove profiles list` shows it idle",
             ),
-            error => lines(START, CDP, name, &Err(Failure::new(FailureCode::BrowserStartFailed, error.to_string()))),
+            error => {
+                let why = format!("`{name}` was not opened: {error}");
+                let help = "`cove profiles list` shows the profiles and what they do";
+                [Line::error(START, why, help), Line::error(CDP, "nothing to connect to: it was not opened", help)]
+            }
         };
     }
     let opened = wait(client, &path, begun).await;

@@ -42,7 +42,7 @@ pub enum Folder {
         can_be_made: bool,
     },
     Unreadable(String),
-    NotAFolder,
+    Occupied,
     There {
         uid: u32,
         owner: String,
@@ -53,7 +53,7 @@ pub enum Folder {
 impl Folder {
     pub async fn look(path: &Path, cove: &Person) -> Self {
         match std::fs::metadata(path) {
-            Ok(found) if !found.is_dir() => Self::NotAFolder,
+            Ok(found) if !found.is_dir() => Self::Occupied,
             Ok(found) => {
                 let uid = found.uid();
                 Self::There { uid, owner: super::person::name_of(uid).await, mode: found.mode() & 0o7777 }
@@ -88,7 +88,7 @@ pub fn state_directory(path: &Path, folder: &Folder, own: &Person, daemon: Optio
         Folder::Unreadable(why) => {
             Line::error(NAME, format!("{shown}: {why}"), "run `cove doctor` as the daemon's user, or with sudo")
         }
-        Folder::NotAFolder => {
+        Folder::Occupied => {
             Line::error(NAME, format!("{shown} is not a folder"), "move it away, or name another in [state] dir")
         }
         Folder::There { mode, .. } if mode & FORBIDDEN_IN_STATE != 0 => Line::error(
@@ -104,7 +104,10 @@ pub fn state_directory(path: &Path, folder: &Folder, own: &Person, daemon: Optio
         Folder::There { uid, owner, .. } if own.uid != 0 && own.uid != *uid => Line::warning(
             NAME,
             format!("{shown} belongs to {owner}, and {} may not look into it", own.name),
-            format!("`sudo -u {owner} cove doctor`"),
+            format!(
+                "`sudo -u {} cove doctor`",
+                if *owner == uid.to_string() { format!("'#{uid}'") } else { owner.clone() }
+            ),
         ),
         Folder::There { owner, mode, .. } => Line::ok(NAME, format!("{shown}, mode {mode:04o}, of {owner}")),
     }
@@ -261,7 +264,7 @@ pub fn permissions(files: &[Private], cove: &Person) -> Line {
         })
         .collect();
     let there = files.iter().filter(|private| private.path.exists()).count();
-    Line::together(PERMISSIONS, &lines, || format!("{} that must be private are", counted(there, "file")))
+    Line::together(PERMISSIONS, &lines, || format!("what must be private is ({})", counted(there, "file")))
 }
 
 #[cfg(test)]
@@ -277,19 +280,19 @@ mod tests {
         Person { name: name.to_owned(), uid, gid: uid, groups: [uid].into() }
     }
 
-    fn loaded(config: Config, warnings: &[&str]) -> Result<Loaded, Vec<ConfigError>> {
+    fn loaded(config: Config, warnings: &[&str]) -> Loaded {
         let warnings = warnings.iter().map(ToString::to_string).collect();
-        Ok(Loaded { config, warnings, origins: std::collections::BTreeMap::new(), file: Some("/c.toml".into()) })
+        Loaded { config, warnings, origins: std::collections::BTreeMap::new(), file: Some("/c.toml".into()) }
     }
 
     #[test]
     fn a_configuration_is_right_or_says_every_mistake() {
         let mut open = Config::default();
         open.auth.required = false;
-        assert_eq!(configuration(&loaded(open.clone(), &[])), Line::ok("configuration", "/c.toml"));
-        assert_eq!(configuration(&loaded(open.clone(), &["odd"])).status, Status::Warning);
+        assert_eq!(configuration(&Ok(loaded(open.clone(), &[]))), Line::ok("configuration", "/c.toml"));
+        assert_eq!(configuration(&Ok(loaded(open.clone(), &["odd"]))).status, Status::Warning);
         open.server.listen = ([192, 168, 0, 1], 1).into();
-        let refused = configuration(&loaded(open, &[]));
+        let refused = configuration(&Ok(loaded(open, &[])));
         assert_eq!(refused.status, Status::Error);
         assert!(refused.found.contains("server.listen"), "{refused:?}");
         let sources = crate::config::Sources {
@@ -315,12 +318,14 @@ mod tests {
         }
         let foreign = judge(&there(5, 0o700), &anna, None);
         assert_eq!((foreign.status, foreign.help.as_deref()), (Status::Warning, Some("`sudo -u cove cove doctor`")));
+        let nameless = Folder::There { uid: 5, owner: "5".to_owned(), mode: 0o700 };
+        assert_eq!(judge(&nameless, &anna, None).help.as_deref(), Some("`sudo -u '#5' cove doctor`"));
         assert_eq!(judge(&there(5, 0o700), &root, Some(6)).status, Status::Error);
         assert_eq!(judge(&there(5, 0o700), &root, Some(5)).status, Status::Ok);
         let missing = |can_be_made| Folder::Missing { above: "/".into(), can_be_made };
         assert_eq!(judge(&missing(true), &anna, None).status, Status::Ok);
         assert_eq!(judge(&missing(false), &anna, None).status, Status::Error);
-        assert_eq!(judge(&Folder::NotAFolder, &anna, None).status, Status::Error);
+        assert_eq!(judge(&Folder::Occupied, &anna, None).status, Status::Error);
         assert_eq!(judge(&Folder::Unreadable("no".to_owned()), &anna, None).status, Status::Error);
     }
 

@@ -10,14 +10,14 @@ use crate::browser::SessionStats;
 /// Whether a mount of /proc keeps the processes of others from an ordinary user; `mounts` is the text of
 /// `/proc/PID/mounts`. The last mount on the place is the one that is seen.
 fn hides(mounts: &str) -> bool {
-    let options = mounts.lines().filter_map(|line| {
+    let mut options = mounts.lines().rev().filter_map(|line| {
         let mut fields = line.split(' ').skip(1);
         match (fields.next(), fields.next(), fields.next()) {
             (Some("/proc"), Some("proc"), Some(options)) => Some(options),
             _ => None,
         }
     });
-    let hide = options.last().and_then(|options| options.split(',').find_map(|one| one.strip_prefix("hidepid=")));
+    let hide = options.next().and_then(|options| options.split(',').find_map(|one| one.strip_prefix("hidepid=")));
     hide.is_some_and(|how| !matches!(how, "0" | "off"))
 }
 
