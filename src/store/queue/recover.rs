@@ -152,6 +152,7 @@ fn unknown(tx: &mut Tx<'_>, item: &Item, fact: &Fact, now: Timestamp) -> Result<
         armed_fence: fact.armed,
         armed_at: Some(fact.at),
         failure: Some(failure),
+        held_for: None,
         verify: plan(tx, item, now)?,
         finished_at: None,
         ..item.clone()
@@ -166,6 +167,9 @@ fn cleared(tx: &mut Tx<'_>, item: &Item, fact: &Fact, now: Timestamp) -> Result<
         state,
         armed_fence: item.armed_fence.max(fact.armed),
         cleared_fence: item.cleared_fence.max(fact.cleared),
+        // Whoever cleared it wanted it tried again.
+        attempts_before: item.attempts,
+        held_for: None,
         verify: None,
         ..item.clone()
     };
@@ -176,6 +180,7 @@ fn given_up(tx: &mut Tx<'_>, item: &Item, fact: &Fact, now: Timestamp) -> Result
     let failed = Item {
         state: ItemState::Failed,
         armed_fence: item.armed_fence.max(fact.armed),
+        held_for: None,
         verify: None,
         finished_at: Some(now),
         ..item.clone()
@@ -198,7 +203,9 @@ fn hold_the_rest(tx: &mut Tx<'_>, blind: bool, now: Timestamp) -> Result<(), Sto
                 let failure = Failure::new(FailureCode::RestartedAfterCommit, "armed when this state was saved");
                 Item { state: ItemState::OutcomeUnknown, failure: Some(failure), verify, ..item.clone() }
             } else {
-                Item { state: ItemState::Held, held_for: Some(HeldFor::Restore), verify, ..item.clone() }
+                // What the daemon's own end cut short costs no attempt, here as little as at any other boot.
+                let attempts = item.attempts - u32::from(state == ItemState::Running && item.attempts > 0);
+                Item { state: ItemState::Held, held_for: Some(HeldFor::Restore), attempts, verify, ..item.clone() }
             };
             let kind = held.state.name();
             tx.change_item(&item, held, kind, "restored", now)?;
