@@ -152,6 +152,7 @@ fn unknown(tx: &mut Tx<'_>, item: &Item, fact: &Fact, now: Timestamp) -> Result<
         armed_fence: fact.armed,
         armed_at: Some(fact.at),
         failure: Some(failure),
+        held_for: None,
         verify: plan(tx, item, now)?,
         finished_at: None,
         ..item.clone()
@@ -169,6 +170,7 @@ fn cleared(tx: &mut Tx<'_>, item: &Item, fact: &Fact, now: Timestamp) -> Result<
         attempts_before,
         armed_fence: item.armed_fence.max(fact.armed),
         cleared_fence: item.cleared_fence.max(fact.cleared),
+        held_for: None,
         verify: None,
         ..item.clone()
     };
@@ -179,6 +181,7 @@ fn given_up(tx: &mut Tx<'_>, item: &Item, fact: &Fact, now: Timestamp) -> Result
     let failed = Item {
         state: ItemState::Failed,
         armed_fence: item.armed_fence.max(fact.armed),
+        held_for: None,
         verify: None,
         finished_at: Some(now),
         ..item.clone()
