@@ -73,7 +73,8 @@ class Normal(SimCase):
         self.assertEqual((bad.status, bad.json), (401, {"success": False}))
         session = self.sim.state()["session_token"]
         for body in ("{", "[]", '"text"', "{}"):
-            reply = call(self.sim.api, "/v1.0/auth/login-with-token", body, headers={"content-type": "application/json"})
+            reply = call(self.sim.api, "/v1.0/auth/login-with-token", body,
+                         headers={"content-type": "application/json"})
             self.assertEqual(reply.status, 400, body)
             self.assertNotIn(session.encode(), reply.body)
         plain = call(self.sim.api, "/v1.0/auth/login-with-token", json.dumps({"token": TOKEN}))
@@ -284,7 +285,8 @@ class Cloud(SimCase):
                                    {"id": 3, "state": "password"}, {"id": 4, "state": "unknown"}])
         one = self.get("/browser_profiles/1").json["data"]
         self.assertEqual((one["id"], one["name"], one["browserType"]), (1, "a", "anty"))
-        for number, status, code in ((2, 403, "ACCESS_DENIED"), (3, 403, "WRONG_PASSWORD"), (4, 404, None), (9, 404, None)):
+        for number, status, code in ((2, 403, "ACCESS_DENIED"), (3, 403, "WRONG_PASSWORD"), (4, 404, None),
+                                     (9, 404, None)):
             reply = self.get(f"/browser_profiles/{number}")
             self.assertEqual(reply.status, status, number)
             if code:
@@ -310,7 +312,7 @@ class Cloud(SimCase):
 
     def test_11_bad_pages(self):
         self.sim.ask("/profiles", [{"id": number} for number in range(1, 61)])
-        kinds = {one["name"]: one for one in self.sim.ask("/faults/names")}["cloud_bad_page"]["params"]["kind"]["one_of"]
+        kinds = self.sim.choices("cloud_bad_page", "kind")
         good = self.get("/browser_profiles").json
         for kind in kinds:
             self.sim.fault("cloud_bad_page", on="cloud", kind=kind)

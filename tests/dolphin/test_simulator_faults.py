@@ -236,6 +236,11 @@ class AppAndPeople(SimCase):
         self.sim.app(action="up")
         self.assertEqual(self.sim.running(), {})
         self.assertEqual(self.sim.state()["api"], before["api"])
+        self.sim.profile(102)
+        self.started(102)
+        self.sim.app(action="restart", orphans="kill")
+        self.started()
+        self.assertNotEqual(self.sim.state()["browsers"][0]["uuid"], before["browsers"][0]["uuid"])
         self.assertNotEqual(self.sim.state()["session_token"], before["session_token"])
 
     @needs_chromium

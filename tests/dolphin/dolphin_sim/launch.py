@@ -47,6 +47,10 @@ class Order:
         self.proxy_port = None
         self.closed_port = False
         self.peer = None
+        self.socket = None
+
+    def needs_gate(self):
+        return bool(self.peer or self.socket or self.closed_port and self.kind == "chromium")
 
 
 class Browser:
@@ -191,7 +195,7 @@ async def launch(order, chromium):
                 await stub_ready(browser)
             else:
                 await chromium_ready(browser)
-            if order.automation and (order.peer or order.closed_port and order.kind == "chromium"):
+            if order.automation and order.needs_gate():
                 await put_behind_gate(browser)
     except (TimeoutError, LaunchFailed) as reason:
         await browser.kill()
@@ -312,3 +316,5 @@ async def put_behind_gate(browser):
     browser.port = browser.gate.port
     if browser.order.peer:
         await browser.gate.spoil(browser.order.peer)
+    elif browser.order.socket:
+        await browser.gate.spoil_socket(browser.order.socket)

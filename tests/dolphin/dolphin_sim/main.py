@@ -104,6 +104,7 @@ class World:
         """Ends every call and every browser, and serves again as an app just started."""
         await self.api_down()
         await self.app.down("kill")
+        self.app.begin_anew()
         await self.api_up(self.api.port, next_free=False)
         if wipe_data:
             shutil.rmtree(os.path.join(self.data, "browser_profiles"), ignore_errors=True)
