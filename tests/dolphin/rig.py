@@ -10,7 +10,6 @@ import contextlib
 import http.client
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -20,11 +19,13 @@ import time
 import unittest
 import urllib.parse
 
+from dolphin_sim.main import found_chromium
+
 PROGRAM = os.path.join(os.path.dirname(os.path.abspath(__file__)), "simulator.py")
 TOKEN = "sim-api-token"
 WAIT_SECONDS = 20
-CHROMIUM = shutil.which("chromium")
-needs_chromium = unittest.skipIf(CHROMIUM is None, "no chromium in PATH")
+CHROMIUM = found_chromium()
+needs_chromium = unittest.skipIf(CHROMIUM is None, "no Chromium and no Chrome in PATH")
 
 
 def has_ipv6():

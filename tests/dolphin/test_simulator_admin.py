@@ -9,7 +9,7 @@ import shlex
 import signal
 import unittest
 
-from rig import (CHROMIUM, Calls, Cdp, Sim, SimCase, alive, call, needs_chromium, processes_naming, raw_call, version,
+from rig import (Calls, Cdp, Sim, SimCase, alive, call, needs_chromium, processes_naming, raw_call, version,
                  wait_until)
 
 README = os.path.join(os.path.dirname(os.path.abspath(__file__)), "README.md")
@@ -212,10 +212,10 @@ class Seeds(unittest.TestCase):
 
 
 class Ends(unittest.TestCase):
-    def busy(self):
-        """A simulator with a browser of each kind, an orphan and a zombie; and the pids of all."""
+    def busy(self, kind="stub"):
+        """A simulator with a zombie, an orphan and a browser of `kind` without automation; and the pids of all."""
         sim = Sim()
-        sim.ask("/profiles", [{"id": 1}, {"id": 2}, {"id": 3, "browser": "chromium" if CHROMIUM else "stub"}])
+        sim.ask("/profiles", [{"id": 1}, {"id": 2}, {"id": 3, "browser": kind}])
         sim.start(1)
         sim.fault("zombie", on="stop")
         sim.stop(1)
@@ -230,8 +230,9 @@ class Ends(unittest.TestCase):
         wait_until("the browsers have ended", lambda: not any(map(alive, pids)), 10)
         wait_until("nothing names the data folder", lambda: not processes_naming(sim.folder.name), 10)
 
+    @needs_chromium
     def test_no_process_is_left_at_the_end_of_stdin(self):
-        sim, pids = self.busy()
+        sim, pids = self.busy("chromium")
         self.assertEqual(sim.end(), 0)
         self.assert_nothing_left(sim, pids)
 
@@ -244,8 +245,9 @@ class Ends(unittest.TestCase):
         self.assert_nothing_left(sim, pids)
         sim.end()
 
+    @needs_chromium
     def test_no_browser_outlives_a_simulator_that_was_killed(self):
-        sim, pids = self.busy()
+        sim, pids = self.busy("chromium")
         sim.process.send_signal(signal.SIGKILL)
         sim.process.wait(20)
         self.assert_nothing_left(sim, pids)

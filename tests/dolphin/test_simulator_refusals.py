@@ -139,7 +139,7 @@ class Refusals(SimCase):
         self.assertEqual(self.sim.start().status, 500)
         wait_until("the profile is known", lambda: self.sim.start().status == 200, 5)
         self.sim.stop()
-        self.sim.fault("just_created", times=0, for_ms=300)
+        self.sim.ask("/faults", {"call": "start", "fault": "just_created", "params": {"for_ms": 300}})
         self.assertEqual(self.sim.start().status, 500)
         wait_until("the fault is over", lambda: self.sim.start().status == 200, 5)
 

@@ -8,7 +8,6 @@ otherwise, and its headers are on every answer. There is no run state here, as i
 import collections
 import urllib.parse
 
-from . import refusals
 from .service import Service
 from .wire import Answer
 

@@ -100,6 +100,8 @@ KINDS = {
                        "a list answer that is wrong in the chosen way"),
 }
 
+# These last by their nature, so `times` is 0 for them unless it is given.
+LASTING = ("just_created", "slow_parallel_stop")
 BEHAVIOUR_OF_PEER = {"reset_mid_answer": 24, "truncated_json": 16, "empty_body": 16}
 
 for _name, (_send, _params, _says) in peers.SENDERS.items():
@@ -260,7 +262,7 @@ def checked_order(order):
         raise BadField("/profile", "must be a positive integer or null")
     counts = {}
     for key, least in (("nth", 1), ("times", 0)):
-        counts[key] = order.get(key, 1)
+        counts[key] = order.get(key, 0 if key == "times" and name in LASTING else 1)
         if isinstance(counts[key], bool) or not isinstance(counts[key], int) or counts[key] < least:
             raise BadField(f"/{key}", f"must be an integer, {least} or more")
     chance = order.get("chance")

@@ -61,12 +61,12 @@ class Gate:
         await self.listener.up(self.port)
 
     async def accept(self, reader, writer):
-        self.tasks.add(asyncio.current_task())
         try:
             inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", self.target)
         except OSError:
             writer.close()
             return
+        self.tasks.add(asyncio.current_task())
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self.pass_on(reader, inner_writer))

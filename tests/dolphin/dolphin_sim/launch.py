@@ -206,6 +206,10 @@ async def launch(order, chromium):
     return browser
 
 
+def log_file(order):
+    return os.path.join(order.data_dir, "..", "browser.log")
+
+
 def launch_stub(order):
     command = [sys.executable, "-I", "-S", "-B", STUB, f"--user-data-dir={order.data_dir}",
                f"--browser-uuid={order.uuid}"]
@@ -221,8 +225,7 @@ def launch_stub(order):
         command.append("--restore")
     if order.tabs != "none":
         command.append("--tabs=about:blank")
-    log = open(os.path.join(order.data_dir, "..", "browser.log"), "wb")
-    with log:
+    with open(log_file(order), "wb") as log:
         process = Process(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, bufsize=0)
     return Browser(order, process, StubControl(process.popen.stdin))
 
@@ -265,9 +268,8 @@ def launch_chromium(order, chromium):
         os.dup2(reads, 3)
         os.dup2(writes, 4)
 
-    log = open(os.path.join(order.data_dir, "..", "browser.log"), "wb")
     try:
-        with log:
+        with open(log_file(order), "wb") as log:
             process = Process(command, preexec_fn=as_three_and_four, pass_fds=(3, 4), stdin=subprocess.DEVNULL,
                               stdout=subprocess.DEVNULL, stderr=log)
     except OSError as reason:
@@ -285,9 +287,8 @@ def launch_chromium(order, chromium):
 def kept_pages(pages_file, tabs):
     """The pages to open, at least one."""
     if tabs == "restored":
-        with contextlib.suppress(OSError, ValueError):
-            with open(pages_file) as file:
-                return json.load(file) or ["about:blank"]
+        with contextlib.suppress(OSError, ValueError), open(pages_file) as file:
+            return json.load(file) or ["about:blank"]
     return ["about:blank"]
 
 
