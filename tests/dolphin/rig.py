@@ -10,7 +10,6 @@ import contextlib
 import http.client
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -20,11 +19,13 @@ import time
 import unittest
 import urllib.parse
 
+from dolphin_sim.main import found_chromium
+
 PROGRAM = os.path.join(os.path.dirname(os.path.abspath(__file__)), "simulator.py")
 TOKEN = "sim-api-token"
 WAIT_SECONDS = 20
-CHROMIUM = shutil.which("chromium")
-needs_chromium = unittest.skipIf(CHROMIUM is None, "no chromium in PATH")
+CHROMIUM = found_chromium()
+needs_chromium = unittest.skipIf(CHROMIUM is None, "no Chromium and no Chrome in PATH")
 
 
 def has_ipv6():
@@ -167,10 +168,16 @@ class Sim:
         return self.ask("/faults", {"call": on, "fault": name, "profile": profile, "nth": nth, "times": times,
                                     "params": params})["id"]
 
+    def choices(self, fault, param):
+        return {one["name"]: one for one in self.ask("/faults/names")}[fault]["params"][param]["one_of"]
+
     def app(self, **wanted):
         shown = self.ask("/app", wanted)
         self.api = shown["api"]
         return shown
+
+    def reset(self, data="keep"):
+        self.api = self.ask("/reset", {"data": data})["api"]
 
     def state(self):
         return self.ask("/state")
@@ -203,7 +210,7 @@ class SimCase(unittest.TestCase):
         cls.addClassCleanup(cls.sim.end)
 
     def setUp(self):
-        self.sim.ask("/reset", {"data": "wipe"})
+        self.sim.reset("wipe")
         self.sim.ask("/profiles", method="DELETE")
         self.sim.app(plan="paid", tokens=[TOKEN], cloud_rpm=500, cloud_numbers="int", max_parallel_starts=0)
 

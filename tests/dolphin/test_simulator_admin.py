@@ -3,11 +3,16 @@
 What the README promises of each route is asked for here; bad input must name its field and change nothing.
 """
 
+import json
+import os
+import shlex
 import signal
 import unittest
 
-from rig import (CHROMIUM, Calls, Cdp, Sim, SimCase, alive, call, needs_chromium, processes_naming, raw_call, version,
+from rig import (Calls, Cdp, Sim, SimCase, alive, call, needs_chromium, processes_naming, raw_call, version,
                  wait_until)
+
+README = os.path.join(os.path.dirname(os.path.abspath(__file__)), "README.md")
 
 
 class Admin(SimCase):
@@ -25,7 +30,8 @@ class Admin(SimCase):
         for body, field in (
                 ({}, ""), ([1], "/0"), ([{"name": "x"}], "/0/id"), ([{"id": 0}], "/0/id"), ([{"id": "1"}], "/0/id"),
                 ([{"id": True}], "/0/id"), ([{"id": 1}, {"id": 1}], "/1/id"), ([{"id": 1, "colour": 1}], "/0/colour"),
-                ([{"id": 1, "browser": "lynx"}], "/0/browser"), ([{"id": 1, "start_delay_ms": -1}], "/0/start_delay_ms"),
+                ([{"id": 1, "browser": "lynx"}], "/0/browser"),
+                ([{"id": 1, "start_delay_ms": -1}], "/0/start_delay_ms"),
                 ([{"id": 1, "automation_style": {"ws": "x"}}], "/0/automation_style/ws"),
                 ([{"id": 1, "refusal": {"status": 99}}], "/0/refusal/status"), ([{"id": 1, "free": 1}], "/0/free"),
                 ([{"id": 1, "name": "x" * 201}], "/0/name"), ([{"id": 1}, {"id": 2, "state": ""}], "/1/state"),
@@ -35,9 +41,11 @@ class Admin(SimCase):
     def test_bad_faults_name_their_field(self):
         good = {"call": "start", "fault": "slow"}
         for change, field in (
-                ({"fault": "nonsense"}, "/fault"), ({"call": "jump"}, "/call"), ({"call": "stop", "fault": "cdp_late"}, "/call"),
+                ({"fault": "nonsense"}, "/fault"), ({"call": "jump"}, "/call"),
+                ({"call": "stop", "fault": "cdp_late"}, "/call"),
                 ({"nth": 0}, "/nth"), ({"times": -1}, "/times"), ({"profile": "x"}, "/profile"), ({"x": 1}, "/x"),
-                ({"params": []}, "/params"), ({"params": {"ms": "1"}}, "/params/ms"), ({"params": {"ms": -5}}, "/params/ms"),
+                ({"params": []}, "/params"), ({"params": {"ms": "1"}}, "/params/ms"),
+                ({"params": {"ms": -5}}, "/params/ms"),
                 ({"params": {"seconds": 1}}, "/params/seconds"), ({"chance": 2}, "/chance"),
                 ({"fault": "generic_500", "params": {"status": 99}}, "/params/status")):
             self.refused("/faults", {**good, **change}, field)
@@ -104,7 +112,8 @@ class Admin(SimCase):
         self.sim.fault("duplicate")
         self.assert_duplicate(self.sim.start())
         found = self.sim.ask("/faults")
-        self.assertEqual([(one["fault"], one["matched"], one["fired"]) for one in found], [("slow", 1, 1), ("duplicate", 1, 1)])
+        self.assertEqual([(one["fault"], one["matched"], one["fired"]) for one in found],
+                         [("slow", 1, 1), ("duplicate", 1, 1)])
         self.sim.ask("/faults", method="DELETE")
         self.assertEqual(self.sim.ask("/faults"), [])
 
@@ -113,6 +122,36 @@ class Admin(SimCase):
         self.assertLessEqual(set(range(11, 26)) - {20}, {one["behaviour"] for one in found})
         for one in found:
             self.assertEqual(set(one), {"name", "behaviour", "calls", "stage", "params", "does"})
+
+    def test_readme_names_every_fault_and_parameter(self):
+        with open(README) as file:
+            rows = {line.split("`")[1]: line for line in file if line.startswith("| `")}
+        for one in self.sim.ask("/faults/names"):
+            self.assertIn(one["name"], rows)
+            for param, rule in one["params"].items():
+                if param != "act":
+                    self.assertIn(f"`{param}`", rows[one["name"]])
+                for choice in rule.get("one_of", []) if one["name"] != "cdp_peer" else []:
+                    self.assertIn(choice, rows[one["name"]])
+
+    def test_readme_examples_work(self):
+        with open(README) as file:
+            examples = [shlex.split(line, comments=True)[1:] for line in file if line.startswith("curl ")]
+        self.assertGreater(len(examples), 15)
+        for words in examples:
+            self.setUp()
+            self.sim.profile(101)
+            if words[-1].endswith(("/close", "/kill")):
+                self.started()
+            method, body = None, None
+            while words[0] == "-X":
+                method, words = words[1], words[2:]
+            if "-d" in words:
+                body = json.loads(words[words.index("-d") + 1])
+                words = words[:words.index("-d")]
+            (url,) = words
+            reply = call(self.sim.admin, url.removeprefix("$A"), body, method)
+            self.assertEqual(reply.status, 200, (url, reply.body))
 
     def test_stub_refuses_what_chrome_refuses(self):
         self.sim.profile(101)
@@ -173,10 +212,10 @@ class Seeds(unittest.TestCase):
 
 
 class Ends(unittest.TestCase):
-    def busy(self):
-        """A simulator with a browser of each kind, an orphan and a zombie; and the pids of all."""
+    def busy(self, kind="stub"):
+        """A simulator with a zombie, an orphan and a browser of `kind` without automation; and the pids of all."""
         sim = Sim()
-        sim.ask("/profiles", [{"id": 1}, {"id": 2}, {"id": 3, "browser": "chromium" if CHROMIUM else "stub"}])
+        sim.ask("/profiles", [{"id": 1}, {"id": 2}, {"id": 3, "browser": kind}])
         sim.start(1)
         sim.fault("zombie", on="stop")
         sim.stop(1)
@@ -191,8 +230,9 @@ class Ends(unittest.TestCase):
         wait_until("the browsers have ended", lambda: not any(map(alive, pids)), 10)
         wait_until("nothing names the data folder", lambda: not processes_naming(sim.folder.name), 10)
 
+    @needs_chromium
     def test_no_process_is_left_at_the_end_of_stdin(self):
-        sim, pids = self.busy()
+        sim, pids = self.busy("chromium")
         self.assertEqual(sim.end(), 0)
         self.assert_nothing_left(sim, pids)
 
@@ -205,8 +245,9 @@ class Ends(unittest.TestCase):
         self.assert_nothing_left(sim, pids)
         sim.end()
 
+    @needs_chromium
     def test_no_browser_outlives_a_simulator_that_was_killed(self):
-        sim, pids = self.busy()
+        sim, pids = self.busy("chromium")
         sim.process.send_signal(signal.SIGKILL)
         sim.process.wait(20)
         self.assert_nothing_left(sim, pids)

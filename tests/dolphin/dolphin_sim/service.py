@@ -33,7 +33,7 @@ def common_refusal(fault, call):
         return Answer.html(fault.params["status"], "Internal Server Error")
     if fault.name == "redirect":
         to = fault.params["to"]
-        return Answer(fault.params["status"], headers=[("location", call.request.path if to == "self" else to)])
+        return Answer(fault.params["status"], headers=[("location", call.request.target if to == "self" else to)])
     return None
 
 
