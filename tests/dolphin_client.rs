@@ -5,9 +5,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-#[path = "dolphin_client/rig.rs"]
-mod rig;
-#[path = "dolphin_client/ordinary.rs"]
-mod ordinary;
 #[path = "dolphin_client/errors.rs"]
 mod errors;
+#[path = "dolphin_client/ordinary.rs"]
+mod ordinary;
+#[path = "dolphin_client/rig.rs"]
+mod rig;

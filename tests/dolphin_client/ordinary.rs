@@ -165,7 +165,10 @@ async fn a_note_of_a_start_that_never_came_is_waited_out() {
     let next = sim.provider();
     let waited = rig::stop_as_the_engine_does(&next, &profile).await;
     let deadlines = rig::deadlines();
-    assert!(waited > Duration::from_secs(3) && waited < deadlines.start + deadlines.late + Duration::from_secs(5), "{waited:?}");
+    assert!(
+        waited > Duration::from_secs(3) && waited < deadlines.start + deadlines.late + Duration::from_secs(5),
+        "{waited:?}"
+    );
     assert_eq!((sim.calls("start").await, sim.calls("stop").await), (1, 0));
     next.start(&profile, HEADLESS).await.unwrap();
 }
@@ -207,14 +210,16 @@ async fn starts_come_a_few_at_a_time_and_apart_and_stops_one_by_one() {
     for number in 101..107 {
         profiles.push(sim.profile(number, json!({"start_delay_ms": 300, "stop_delay_ms": 100})).await);
     }
-    let started = futures_util::future::join_all(profiles.iter().map(|profile| provider.start(profile, HEADLESS))).await;
+    let started =
+        futures_util::future::join_all(profiles.iter().map(|profile| provider.start(profile, HEADLESS))).await;
     assert!(started.iter().all(Result::is_ok), "{started:?}");
     let stopped = futures_util::future::join_all(profiles.iter().map(|profile| provider.stop(profile))).await;
     assert!(stopped.iter().all(Result::is_ok), "{stopped:?}");
     let most = sim.state().await["most_at_once"].clone();
     assert_eq!((&most["start"], &most["stop"]), (&json!(2), &json!(1)), "{most}");
     let log = sim.get("/log?call=start").await;
-    let times: Vec<u64> = log["entries"].as_array().unwrap().iter().map(|entry| entry["time_ms"].as_u64().unwrap()).collect();
+    let times: Vec<u64> =
+        log["entries"].as_array().unwrap().iter().map(|entry| entry["time_ms"].as_u64().unwrap()).collect();
     assert!(times.windows(2).all(|pair| pair[1] - pair[0] >= 80), "{times:?}");
 }
 
