@@ -7,7 +7,11 @@
 
 #[path = "dolphin_client/errors.rs"]
 mod errors;
+#[path = "dolphin_client/lists.rs"]
+mod lists;
 #[path = "dolphin_client/ordinary.rs"]
 mod ordinary;
 #[path = "dolphin_client/rig.rs"]
 mod rig;
+#[path = "dolphin_client/stops.rs"]
+mod stops;
