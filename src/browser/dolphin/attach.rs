@@ -52,6 +52,32 @@ fn session(note: &Note, endpoint: &Endpoint, seen: Option<Identity>) -> Session 
     }
 }
 
+/// The session of a browser that came up without an answer, where its process leads to its DevTools.
+pub async fn adopt(dolphin: &DolphinProvider, wanted: Wanted<'_>) -> Option<Session> {
+    let sight = listed(dolphin, wanted.id).await.ok()??;
+    let Found::Browser(endpoint, process) = by_process(dolphin, wanted, &sight, &Port::Closed).await else {
+        return None;
+    };
+    keep(dolphin, wanted, &endpoint, process).await
+}
+
+/// Notes where the browser answers.
+async fn keep(
+    dolphin: &DolphinProvider,
+    wanted: Wanted<'_>,
+    endpoint: &Endpoint,
+    process: Option<Identity>,
+) -> Option<Session> {
+    let change = |note: &mut Note| {
+        note.launched = true;
+        note.endpoint = Some(endpoint.clone());
+        note.process = process;
+    };
+    dolphin.notebook.change(wanted.profile, change).await;
+    let note = dolphin.notebook.get(wanted.profile)?;
+    Some(session(&note, endpoint, process))
+}
+
 /// Waits for the DevTools of a browser that has just been started.
 pub async fn first(dolphin: &DolphinProvider, wanted: Wanted<'_>, said: answer::Endpoint) -> Result<Session, Failure> {
     let profile = wanted.profile;
@@ -60,15 +86,9 @@ pub async fn first(dolphin: &DolphinProvider, wanted: Wanted<'_>, said: answer::
     let why = loop {
         match look(dolphin, wanted, &said, &mut so_far).await {
             Found::Browser(endpoint, process) => {
-                let change = |note: &mut Note| {
-                    note.endpoint = Some(endpoint.clone());
-                    note.process = process;
-                };
-                dolphin.notebook.change(profile, change).await;
-                let note = dolphin.notebook.get(profile).ok_or_else(|| {
+                return keep(dolphin, wanted, &endpoint, process).await.ok_or_else(|| {
                     Failure::new(FailureCode::Internal, format!("the note of {profile} was torn out while it started"))
-                })?;
-                return Ok(session(&note, &endpoint, process));
+                });
             }
             Found::Ended => break "it ended right after its start".to_owned(),
             Found::NotYet(why) => {

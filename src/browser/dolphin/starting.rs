@@ -119,7 +119,7 @@ async fn launch(dolphin: &DolphinProvider, wanted: Wanted<'_>, patience: &mut Pa
     let answer = dolphin.local.start(id, options.headless).await;
     let (started, retry_after) = match answer {
         Ok(answer) => answer,
-        Err(trouble) => return Err(Again::Never(unanswered(dolphin, wanted, &trouble).await)),
+        Err(trouble) => return unanswered(dolphin, wanted, &trouble).await.map_err(Again::Never),
     };
     match started {
         Started::Ready(endpoint) => {
@@ -174,20 +174,31 @@ async fn closes(dolphin: &DolphinProvider, profile: &ProfileId, grace: Duration)
     dolphin.notebook.change(profile, |note| note.until = until).await;
 }
 
-/// There is no answer.
-async fn unanswered(dolphin: &DolphinProvider, wanted: Wanted<'_>, trouble: &Trouble) -> Failure {
+/// There is no answer. A browser that came up all the same is used, where its process leads to it.
+async fn unanswered(dolphin: &DolphinProvider, wanted: Wanted<'_>, trouble: &Trouble) -> Result<Session, Failure> {
     let profile = wanted.profile;
     let grace = match trouble {
         Trouble::Shut { .. } | Trouble::NotSent(_) => {
             dolphin.notebook.tear_out(profile).await;
-            return trouble.failure(THE_APP);
+            return Err(trouble.failure(THE_APP));
         }
         Trouble::Cut(_) => dolphin.deadlines.cut,
         Trouble::Late(_) => dolphin.deadlines.late,
     };
     closes(dolphin, profile, grace).await;
     let detail = format!("{THE_APP}: the start of {profile} had {trouble}");
-    doubtful(dolphin, wanted, Failure::new(FailureCode::BrowserStartFailed, detail)).await
+    garbled(dolphin, wanted, Failure::new(FailureCode::BrowserStartFailed, detail)).await
+}
+
+/// What came says neither yes nor no. `failure`: what it is where no browser came up.
+async fn garbled(dolphin: &DolphinProvider, wanted: Wanted<'_>, failure: Failure) -> Result<Session, Failure> {
+    match attach::adopt(dolphin, wanted).await {
+        Some(session) => {
+            tracing::warn!(profile = %wanted.profile, %failure, "a browser came up without an answer, and is used");
+            Ok(session)
+        }
+        None => Err(doubtful(dolphin, wanted, failure).await),
+    }
 }
 
 /// Nobody knows whether a browser came up: what runs decides. `failure`: what it is where none did.
@@ -273,13 +284,30 @@ async fn refused(
         | Meaning::Locked
         | Meaning::InitConnection => {
             let why = failure(FailureCode::BrowserStartFailed, "it could not be started");
-            let ended = doubtful(dolphin, wanted, why).await;
-            if ended.code != FailureCode::BrowserStartFailed {
-                return Err(ended.into());
-            }
-            Err(dolphin.cloud.says_unknown(wanted.id, refusal).await.unwrap_or(ended).into())
+            failed(dolphin, wanted, refusal, why).await.map_err(Again::Never)
         }
     }
+}
+
+/// It did not come up, says the answer, or says nothing that can be read.
+async fn failed(
+    dolphin: &DolphinProvider,
+    wanted: Wanted<'_>,
+    refusal: &Refusal,
+    why: Failure,
+) -> Result<Session, Failure> {
+    let ended = match refusal.meaning {
+        Meaning::NoAccess => why,
+        Meaning::Unreadable | Meaning::NotTheApi => match garbled(dolphin, wanted, why).await {
+            Ok(session) => return Ok(session),
+            Err(ended) => ended,
+        },
+        _ => doubtful(dolphin, wanted, why).await,
+    };
+    if ended.code != FailureCode::BrowserStartFailed {
+        return Err(ended);
+    }
+    Err(dolphin.cloud.says_unknown(wanted.id, refusal).await.unwrap_or(ended))
 }
 
 /// The launch failed for a moment's reason. Where a browser came up all the same, it is taken back, and the
