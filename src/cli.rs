@@ -94,6 +94,9 @@ enum Command {
     /// Locks: who holds what
     #[command(subcommand)]
     Locks(words::LocksCommand),
+    /// Sessions: browsers that programs drive through cove
+    #[command(subcommand)]
+    Sessions(words::SessionsCommand),
     /// Browser profiles
     #[command(subcommand)]
     Profiles(words::ProfilesCommand),
@@ -186,6 +189,7 @@ async fn online(client: &Client, global: &Global, command: Command) -> anyhow::R
         Command::Tasks(command) => online::tasks(client, command).await,
         Command::Items(command) => online::items(client, command).await,
         Command::Locks(command) => online::locks(client, command).await,
+        Command::Sessions(command) => online::sessions(client, command).await,
         Command::Flows(command) => online::flows(client, command).await,
         Command::Profiles(words::ProfilesCommand::Open { name, headless }) => {
             open::open(client, global, &name, headless).await
@@ -317,6 +321,8 @@ mod tests {
             "cove locks list --kind task --owner w --json --limit 7",
             "cove locks cleanup --dry-run",
             "cove locks cleanup --owner w --force --json",
+            "cove sessions list --json",
+            "cove sessions close s7",
             "cove flows add atelier flow.json",
             "cove flows check flow.json --json",
             "cove config show",

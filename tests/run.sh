@@ -13,6 +13,7 @@ need_strace
 need_cargo
 need_python
 need_playwright
+need_node
 
 say "formatter"
 cargo fmt --check

@@ -7,6 +7,8 @@
 mod claims;
 #[path = "store/inspect.rs"]
 mod inspect;
+#[path = "store/lent.rs"]
+mod lent;
 #[path = "store/outbox.rs"]
 mod outbox;
 #[path = "store/verify.rs"]

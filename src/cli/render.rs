@@ -184,6 +184,15 @@ pub fn locks(locks: &[Value]) -> String {
     table(&["kind", "key", "owner", "fence", "expires"], rows)
 }
 
+#[must_use]
+pub fn sessions(sessions: &[Value]) -> String {
+    let rows = sessions.iter().map(|session| {
+        let names = ["session_id", "profile", "owner", "state", "connections"];
+        names.iter().map(|name| text(session, name)).chain([time(session, "expires_at")]).collect()
+    });
+    table(&["id", "profile", "owner", "state", "connections", "expires"], rows)
+}
+
 /// What a cleanup of locks did or would do.
 #[must_use]
 pub fn cleanup(answer: &Value) -> String {

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod boot;
+mod borrowers;
 mod claims;
 mod command_line;
 mod disk;
@@ -20,7 +21,9 @@ mod queue;
 mod refusals;
 mod refusals_queue;
 mod rig;
+mod sessions;
 mod studio;
 mod waits;
 mod webhooks;
+mod websocket;
 mod worker;

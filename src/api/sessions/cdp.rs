@@ -40,12 +40,19 @@ fn door(context: &Context, call: &Call) -> Result<(Fence, Arc<Door>), ApiError> 
 async fn opened(door: &Door) -> Result<Session, ApiError> {
     let late = |_| ApiError::new(Code::NotReady, "The browser is not up yet; connect again.");
     let opened = timeout(OPEN_WITHIN, door.opened()).await.map_err(late)?;
-    opened.map_err(|why| ApiError::new(Code::SessionEnded, format!("The session ended: {why}.")))
+    opened.map_err(|why| ended(&why))
+}
+
+fn ended(why: &str) -> ApiError {
+    ApiError::new(Code::SessionEnded, format!("The session ended: {why}."))
 }
 
 /// Waits for the browser, and joins the program to it.
 pub async fn connect(context: Arc<Context>, mut call: Call) -> Result<Response<Reply>, ApiError> {
     let (_, door) = door(&context, &call)?;
+    if let Some(why) = door.why_shut() {
+        return Err(ended(&why));
+    }
     let ours = call.head.extensions.remove::<OnUpgrade>();
     let Some(ours) = ours.filter(|_| upstream::wants_socket(&call.head.headers)) else {
         let detail = "This is the address of a browser: connect a WebSocket, for example with `connect_over_cdp`.";
