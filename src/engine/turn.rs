@@ -55,6 +55,9 @@ pub async fn run(engine: Engine, shared: Arc<Shared>) -> Result<(), EngineError>
         opening: HashMap::new(),
         closing: HashMap::new(),
     };
+    // Others call through the same breakers.
+    let moved = bell.clone();
+    turning.shared.breakers.on_move(move || moved.notify_one());
     let mut failed = turning.shared.store.failed();
     let mut no_disk = turning.shared.no_disk.clone();
     let short = no_disk.borrow_and_update().clone();

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod boot;
+mod breakers;
 mod claims;
 mod command_line;
 mod disk;
