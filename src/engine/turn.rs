@@ -65,6 +65,9 @@ pub async fn run(engine: Engine, shared: Arc<Shared>) -> Result<(), EngineError>
         last_ticket: 0,
         doors,
     };
+    // Others call through the same breakers.
+    let moved = bell.clone();
+    turning.shared.breakers.on_move(move || moved.notify_one());
     let mut failed = turning.shared.store.failed();
     let mut no_disk = turning.shared.no_disk.clone();
     let short = no_disk.borrow_and_update().clone();

@@ -6,6 +6,7 @@
 
 mod boot;
 mod borrowers;
+mod breakers;
 mod claims;
 mod command_line;
 mod disk;

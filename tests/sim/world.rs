@@ -112,6 +112,7 @@ struct Browser {
     closing: bool,
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "facts that are independent of each other")]
 pub struct World {
     folder: PathBuf,
     pub dice: fastrand::Rng,
