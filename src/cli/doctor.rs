@@ -168,7 +168,7 @@ impl Scene {
     /// User and group to start a browser as, where we are not that user and may become it.
     fn become_browser(&self) -> Option<(u32, u32)> {
         let browser = self.browser.as_ref()?;
-        (self.own.uid == 0 && browser.uid != 0).then_some((browser.uid, browser.gid))
+        (self.own.uid() == 0 && browser.uid() != 0).then_some((browser.uid(), browser.reader.gid))
     }
 
     /// Answers the time that the state file last saw, if no daemon holds it.
@@ -221,8 +221,7 @@ impl Scene {
         report.add([machine::listen(config.server.listen, &machine::look_at_port(config.server.listen, at))]);
         let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
         let asked_by = std::env::var("SUDO_UID").ok().and_then(|uid| uid.parse().ok());
-        let known =
-            [Some(self.own.uid), Some(self.cove.uid), self.browser.as_ref().map(|browser| browser.uid), asked_by];
+        let known = [Some(self.own.uid()), Some(self.cove.uid()), self.browser.as_ref().map(Person::uid), asked_by];
         report.add([machine::local_users(&machine::people(&passwd), &known.into_iter().flatten().collect::<Vec<_>>())]);
     }
 
@@ -250,7 +249,7 @@ impl Scene {
             Ok(_) => Some(chromium::try_start(browser, self.become_browser()).await),
             Err(_) => None,
         };
-        let is_root = self.browser.as_ref().unwrap_or(&self.own).uid == 0;
+        let is_root = self.browser.as_ref().unwrap_or(&self.own).uid() == 0;
         report.add([chromium::sandbox(browser.sandbox, is_root, chromium::Kernel::look(), start.as_ref())]);
         report.add(chromium::start(start.as_ref()));
         start.and_then(Result::ok).and_then(|started| started.stats)
@@ -310,7 +309,7 @@ async fn cove_user(daemon: &Daemon, state_dir: &Path, own: &Person) -> Person {
         };
     }
     match std::fs::metadata(state_dir).map(|found| found.uid()) {
-        Ok(uid) if uid != own.uid => Person::of_user(uid).await,
+        Ok(uid) if uid != own.uid() => Person::of_user(uid).await,
         _ => own.clone(),
     }
 }

@@ -47,7 +47,7 @@ pub fn judge(measured: Option<&SessionStats>, browser: Option<&Person>, cove: &P
             "start Dolphin Anty or the browser host, and run `cove doctor` again",
         );
     };
-    if cove.uid == 0 || cove.uid == browser.uid {
+    if cove.uid() == 0 || cove.uid() == browser.uid() {
         return Line::ok(
             NAME,
             format!("cove runs as {}, and can read what browsers of {} use", cove.name, browser.name),
@@ -79,17 +79,14 @@ mod tests {
     use super::*;
     use crate::cli::doctor::line::Status;
 
-    fn person(name: &str, uid: u32) -> Person {
-        Person { name: name.to_owned(), uid, gid: uid, groups: [uid].into() }
-    }
-
     fn stats(exact: bool, count: u32) -> SessionStats {
         SessionStats { pss_bytes: 300 << 20, exact, cpu_seconds: 1.0, pids: (1..=count).collect() }
     }
 
     #[test]
     fn what_cove_sees_goes_by_users_and_by_what_was_measured() {
-        let (root, cove, dolphin) = (person("root", 0), person("cove", 5), person("dolphin", 6));
+        let (root, cove, dolphin) =
+            (Person::of_test("root", 0), Person::of_test("cove", 5), Person::of_test("dolphin", 6));
         let status = |measured: Option<SessionStats>, browser: Option<&Person>, cove: &Person, hides| {
             judge(measured.as_ref(), browser, cove, hides).status
         };
