@@ -1,8 +1,7 @@
 //! `cove doctor`: looks at everything that cove needs, one line a check, with what to do where it is not well.
 //!
 //! It works without a daemon and says whether one runs; where one does, what only it knows is asked of it.
-//! This file gathers who is who and runs the checks in order; each is a judgment of facts in a file of its
-//! own. Invariants: nothing is changed (temporary files aside, and what `--profile` starts is stopped
+//! This file runs the checks in order; each is a judgment of facts in a file of its own. Invariants: nothing is changed (temporary files aside, and what `--profile` starts is stopped
 //! again); a check that cannot be made from here says so instead of passing; every wait has a deadline.
 
 mod chromium;
@@ -17,28 +16,27 @@ mod media;
 mod person;
 mod profile;
 mod running;
+mod scene;
 mod service;
 mod state;
 mod tree;
 mod trial;
 
-use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
+use std::net::SocketAddr;
 
 use serde_json::json;
 
-use super::remote::Client;
-use super::{Global, exit, print, print_json, token};
+use super::{Global, exit, print, print_json};
 use crate::browser::chromium::ChromiumProvider;
-use crate::browser::processes::{self, Listener};
-use crate::browser::{Provider, SessionStats};
-use crate::config::{Config, Loaded, ProviderKind, Sources};
+use crate::browser::{self, Provider, SessionStats, processes};
+use crate::config::dolphin::Token;
+use crate::config::{Config, ProviderKind, Sources};
 use crate::model::{Clock, SystemClock};
-use crate::outbound;
 use crate::store::{self, ClockMark, OpenError};
 use line::{Line, Status};
 use person::Person;
 use running::Daemon;
+use scene::Scene;
 
 pub(super) const HELP: &str =
     "Each line is ok, warning or error, what was found, and what to do. Run it as the daemon's user, or with sudo:
@@ -109,68 +107,8 @@ pub(super) async fn run(global: &Global, args: DoctorArgs) -> anyhow::Result<u8>
     Ok(report.end())
 }
 
-/// Who is who on this machine.
-struct Scene {
-    loaded: Loaded,
-    client: Client,
-    daemon: Daemon,
-    /// Whoever runs this command.
-    own: Person,
-    /// The user that the daemon runs as, or will.
-    cove: Person,
-    /// A browser host that is a service: its process, or why there is none.
-    service: Option<Result<u32, String>>,
-    /// Who listens where Dolphin's Local API should be.
-    dolphin: Option<Listener>,
-    /// The user that browsers run as; None: not known.
-    browser: Option<Person>,
-}
-
+/// The checks, in parts.
 impl Scene {
-    async fn look(global: &Global, loaded: Loaded) -> anyhow::Result<Self> {
-        let config = &loaded.config;
-        let socket = match (global.url(), &global.socket) {
-            (_, Some(socket)) => Some(socket.clone()),
-            (Some(_), None) => None,
-            (None, None) => Some(config.socket_path()),
-        };
-        let client = match (&socket, global.url()) {
-            (Some(socket), _) => Client::unix(socket)?,
-            (None, url) => Client::url(url.unwrap_or_default())?,
-        };
-        let client = client.with_token(token(global)?);
-        let daemon = running::look(&client, socket.as_ref()).await;
-        let own = Person::own().await;
-        let cove = cove_user(&daemon, &config.state_dir(), &own).await;
-        let service = match &config.browser.host_socket {
-            Some(socket) if config.browser.provider == ProviderKind::Chromium => Some(service::greet(socket).await),
-            _ => None,
-        };
-        let dolphin = local_port(&config.dolphin.api_host)
-            .filter(|_| config.browser.provider == ProviderKind::Dolphin)
-            .and_then(processes::listener);
-        let browser = match (config.browser.provider, &service, &dolphin) {
-            (ProviderKind::Dolphin, _, listener) => match listener {
-                Some(listener) => Some(user_of(listener).await),
-                None => None,
-            },
-            (ProviderKind::Chromium, None, _) => Some(cove.clone()),
-            (ProviderKind::Chromium, Some(Ok(pid)), _) => Person::of_process(*pid).await,
-            (ProviderKind::Chromium, Some(Err(_)), _) => None,
-        };
-        Ok(Self { loaded, client, daemon, own, cove, service, dolphin, browser })
-    }
-
-    fn config(&self) -> &Config {
-        &self.loaded.config
-    }
-
-    /// User and group to start a browser as, where we are not that user and may become it.
-    fn become_browser(&self) -> Option<(u32, u32)> {
-        let browser = self.browser.as_ref()?;
-        (self.own.uid == 0 && browser.uid != 0).then_some((browser.uid, browser.gid))
-    }
-
     /// Answers the time that the state file last saw, if no daemon holds it.
     async fn state(&self, report: &mut Report, global: &Global) -> Option<ClockMark> {
         let dir = self.config().state_dir();
@@ -221,8 +159,7 @@ impl Scene {
         report.add([machine::listen(config.server.listen, &machine::look_at_port(config.server.listen, at))]);
         let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
         let asked_by = std::env::var("SUDO_UID").ok().and_then(|uid| uid.parse().ok());
-        let known =
-            [Some(self.own.uid), Some(self.cove.uid), self.browser.as_ref().map(|browser| browser.uid), asked_by];
+        let known = [Some(self.own.uid()), Some(self.cove.uid()), self.browser.as_ref().map(Person::uid), asked_by];
         report.add([machine::local_users(&machine::people(&passwd), &known.into_iter().flatten().collect::<Vec<_>>())]);
     }
 
@@ -250,7 +187,7 @@ impl Scene {
             Ok(_) => Some(chromium::try_start(browser, self.become_browser()).await),
             Err(_) => None,
         };
-        let is_root = self.browser.as_ref().unwrap_or(&self.own).uid == 0;
+        let is_root = self.browser.as_ref().unwrap_or(&self.own).uid() == 0;
         report.add([chromium::sandbox(browser.sandbox, is_root, chromium::Kernel::look(), start.as_ref())]);
         report.add(chromium::start(start.as_ref()));
         start.and_then(Result::ok).and_then(|started| started.stats)
@@ -258,27 +195,40 @@ impl Scene {
 
     async fn dolphin(&self, report: &mut Report) -> Option<SessionStats> {
         let dolphin = &self.config().dolphin;
-        let (local, cloud) = match (outbound::local().build(), outbound::anywhere().build()) {
-            (Ok(local), Ok(cloud)) => (local, cloud),
-            (Err(error), _) | (_, Err(error)) => {
-                report.add([Line::error(
-                    "dolphin",
-                    format!("no HTTP client can be made: {error}"),
-                    "this is a defect of cove; report it",
-                )]);
+        let (token, told) = match self.dolphin_token() {
+            Ok(Some(token)) => (Some(token), dolphin::Token::There),
+            Ok(None) => (None, dolphin::Token::None),
+            Err(why) => (None, dolphin::Token::Broken(why)),
+        };
+        let look = match browser::dolphin::look(&dolphin.api_host, &dolphin.cloud_host, token.as_ref()).await {
+            Ok(look) => look,
+            Err(error) => {
+                let help = "this is a defect of cove; report it";
+                report.add([Line::error("dolphin", format!("no HTTP client can be made: {error}"), help)]);
                 return None;
             }
         };
-        let token = dolphin_token(dolphin.api_token_file.as_deref());
-        let given = token.as_ref().ok().and_then(Option::as_deref);
-        let found = dolphin::look(&local, &cloud, &dolphin.api_host, &dolphin.cloud_host, given).await;
+        let known = match (&self.daemon, &told) {
+            (Daemon::Answers { .. }, dolphin::Token::None) => self.client.get("/api/v1/profiles").await.ok(),
+            _ => None,
+        };
+        let known = known.and_then(|answer| answer["profiles"].as_array().map(Vec::len));
         report.add([
-            self.display(found.answers()),
-            dolphin::reachable(&found, &dolphin.api_host, self.dolphin.as_ref()),
-            dolphin::signed_in(&found),
-            dolphin::profiles(&found, &token.map(|token| token.is_some()), dolphin.profiles.len(), &dolphin.cloud_host),
+            self.display(dolphin::answers(&look)),
+            dolphin::reachable(&look, &dolphin.api_host, self.dolphin.as_ref()),
+            dolphin::signed_in(&look),
+            dolphin::profiles(&look, &told, dolphin.profiles.len(), known, &dolphin.cloud_host),
         ]);
-        None
+        // What the application uses itself shows what cove's user may see of it.
+        let main = self.dolphin.as_ref().filter(|_| self.own.uid() == self.cove.uid())?.process()?;
+        Some(processes::stats(&processes::tree_of(main)))
+    }
+
+    /// As a daemon with our environment would find it.
+    fn dolphin_token(&self) -> Result<Option<Token>, String> {
+        let source = self.config().dolphin.token_source(|name| std::env::var_os(name));
+        let source = source.map_err(|error| error.to_string())?;
+        source.map(|source| source.read()).transpose()
     }
 
     async fn profile(&self, name: Option<&str>) -> [Line; 2] {
@@ -286,7 +236,11 @@ impl Scene {
         if self.daemon.runs() {
             return profile::through_daemon(&self.client, name).await;
         }
-        let browser = &self.config().browser;
+        let (browser, dolphin) = (&self.config().browser, &self.config().dolphin);
+        if browser.provider == ProviderKind::Dolphin {
+            let token = dolphin.token_source(|name| std::env::var_os(name)).ok().flatten();
+            return profile::through_dolphin(dolphin, token, name).await;
+        }
         let service = browser.host_socket.clone().map(ChromiumProvider::connect);
         let service = service.as_ref().map(|service| service as &dyn Provider);
         profile::through_host(
@@ -297,61 +251,5 @@ impl Scene {
             service,
         )
         .await
-    }
-}
-
-/// The user of the daemon that runs; else the owner of the state directory; else whoever asks.
-async fn cove_user(daemon: &Daemon, state_dir: &Path, own: &Person) -> Person {
-    use std::os::unix::fs::MetadataExt;
-    if let Some((pid, uid)) = daemon.process() {
-        return match Person::of_process(pid).await {
-            Some(person) => person,
-            None => Person::of_user(uid).await,
-        };
-    }
-    match std::fs::metadata(state_dir).map(|found| found.uid()) {
-        Ok(uid) if uid != own.uid => Person::of_user(uid).await,
-        _ => own.clone(),
-    }
-}
-
-async fn user_of(listener: &Listener) -> Person {
-    let of_process = match listener.process() {
-        Some(process) => Person::of_process(process.pid).await,
-        None => None,
-    };
-    match of_process {
-        Some(person) => person,
-        None => Person::of_user(listener.uid).await,
-    }
-}
-
-/// The port of an address on this machine; None for one elsewhere.
-fn local_port(url: &str) -> Option<u16> {
-    let url = url::Url::parse(url).ok()?;
-    let host = url.host_str()?.trim_matches(['[', ']']);
-    let here = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|host| host.is_loopback());
-    url.port_or_known_default().filter(|_| here)
-}
-
-/// The first line of the file.
-fn dolphin_token(file: Option<&Path>) -> Result<Option<String>, String> {
-    let Some(file) = file else { return Ok(None) };
-    let text = std::fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))?;
-    let token = text.lines().next().unwrap_or_default().trim().to_owned();
-    if token.is_empty() { Err(format!("{}: its first line is empty", file.display())) } else { Ok(Some(token)) }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_an_address_of_this_machine_has_a_local_port() {
-        assert_eq!(local_port("http://127.0.0.1:3001"), Some(3_001));
-        assert_eq!(local_port("http://localhost:3001/v1.0"), Some(3_001));
-        assert_eq!(local_port("http://[::1]:9"), Some(9));
-        assert_eq!(local_port("http://10.0.0.1:3001"), None);
-        assert_eq!(local_port("nonsense"), None);
     }
 }

@@ -7,7 +7,8 @@ use std::fs::FileType;
 use std::path::{Path, PathBuf};
 
 use super::line::{Line, counted};
-use super::person::{Access, ENTER, Person, READ, access};
+use super::person::Person;
+use crate::browser::readable::{Access, ENTER, READ};
 
 /// Entries of one root that are looked at, breadth first.
 const SAMPLE: usize = 300;
@@ -36,7 +37,7 @@ pub enum Trouble {
 /// Blocks.
 pub fn look(root: &Path, person: &Person) -> Root {
     let root_is = |access| Root { path: root.to_owned(), access, files: 0 };
-    match access(person, root, READ | ENTER) {
+    match person.access(root, READ | ENTER) {
         Access::Yes => {}
         Access::Missing => return root_is(Trouble::Missing),
         Access::No(at) => return root_is(Trouble::Refused { at, more: 0 }),
@@ -47,7 +48,7 @@ pub fn look(root: &Path, person: &Person) -> Root {
     for (path, kind) in sample(root) {
         let wanted = if kind.is_dir() { READ | ENTER } else { READ };
         files += usize::from(!kind.is_dir());
-        if let Access::No(at) = access(person, &path, wanted)
+        if let Access::No(at) = person.access(&path, wanted)
             && !refused.contains(&at)
         {
             refused.push(at);
@@ -124,7 +125,7 @@ pub fn for_browser(roots: &[Root], browser: Option<&Person>, cove: &Person) -> L
             "start Dolphin Anty or the browser host, and run `cove doctor` again",
         );
     };
-    if browser.uid == cove.uid {
+    if browser.uid() == cove.uid() {
         return Line::ok(NAME, format!("the browsers run as {}, like cove itself", cove.name));
     }
     // A folder of uploads that is not there yet is made with the first upload; and a root that is missing is told
@@ -146,17 +147,13 @@ mod tests {
     use super::*;
     use crate::cli::doctor::line::Status;
 
-    fn person(name: &str, uid: u32) -> Person {
-        Person { name: name.to_owned(), uid, gid: uid, groups: [uid].into() }
-    }
-
     fn root(access: Trouble) -> Root {
         Root { path: "/m".into(), access, files: 2 }
     }
 
     #[test]
     fn every_kind_of_trouble_has_its_line() {
-        let (cove, dolphin) = (person("cove", 5), person("dolphin", 6));
+        let (cove, dolphin) = (Person::of_test("cove", 5), Person::of_test("dolphin", 6));
         let refused = |at: &str| root(Trouble::Refused { at: at.into(), more: 1 });
         assert_eq!(for_cove(&[], &cove).status, Status::Ok);
         assert!(for_cove(&[root(Trouble::None)], &cove).found.starts_with("1 folder and 2 files"));
@@ -183,7 +180,7 @@ mod tests {
         set(&top, 0o755);
         set(&top.join("deep"), 0o755);
         set(&file, 0o644);
-        let stranger = person("stranger", 4_000_000);
+        let stranger = Person::of_test("stranger", 4_000_000);
         assert_eq!(look(&top, &stranger), Root { path: top.clone(), access: Trouble::None, files: 1 });
         set(&file, 0o600);
         assert_eq!(look(&top, &stranger).access, Trouble::Refused { at: file, more: 0 });

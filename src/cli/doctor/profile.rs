@@ -1,10 +1,11 @@
 //! `--profile NAME`: does this very profile start, and is its CDP reachable?
 //!
 //! Through the daemon where one runs: opened as for a person and closed again, so that no item starts in it
-//! meanwhile. Otherwise by a browser host of our own, on the real folder; never while something of an earlier
-//! daemon still runs there, since that is for the daemon's recovery to look at.
+//! meanwhile. Otherwise by Dolphin's Local API, or by a browser host of our own on the real folder; never while
+//! something of an earlier daemon still runs there, since that is for the daemon's recovery to look at.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -13,11 +14,15 @@ use tokio::time::sleep;
 use super::chromium::lines;
 use super::line::Line;
 use super::trial::{Started, Trial, try_profile};
+use crate::breaker::BreakerLimits;
+use crate::breaker::board::Board;
 use crate::browser::Provider;
+use crate::browser::dolphin::{Deadlines, DolphinProvider, Setup};
 use crate::browser::processes;
 use crate::cli::remote::{Client, RemoteError, encoded};
-use crate::config::Browser;
-use crate::model::{Failure, FailureCode, ProfileId};
+use crate::config::dolphin::TokenSource;
+use crate::config::{Browser, Dolphin, OnDuplicate};
+use crate::model::{Failure, FailureCode, ProfileId, SystemClock};
 
 const START: &str = "profile_start";
 const CDP: &str = "profile_cdp";
@@ -111,6 +116,67 @@ async fn close(client: &Client, path: &str) -> Result<(), Failure> {
     Err(failed(format!("it was not closed within {} s; close it: `cove profiles close`", OPEN_WITHIN.as_secs())))
 }
 
+/// The lines of a start; what is in use was left alone, and that is no error.
+fn tried(name: &str, started: &Result<Started, Failure>) -> [Line; 2] {
+    match started {
+        Err(failure) if failure.code == FailureCode::ProfileInUse => not_now(
+            format!("`{name}` is in use, and was left alone: {}", failure.detail),
+            "try again when it is closed",
+        ),
+        started => lines(START, CDP, &format!("`{name}`"), started),
+    }
+}
+
+/// Without a daemon, and with Dolphin Anty: as the daemon would, but never touching what runs already. The
+/// notebook of this start is thrown away: what it may leave behind is nobody's, so no recovery stops it.
+pub async fn through_dolphin(dolphin: &Dolphin, token: Option<TokenSource>, name: &str) -> [Line; 2] {
+    let failed = |why: String| Failure::new(FailureCode::Internal, why);
+    let folder = match tempfile::Builder::new().prefix("cove-doctor-").tempdir() {
+        Ok(folder) => folder,
+        Err(error) => return tried(name, &Err(failed(format!("no temporary folder: {error}")))),
+    };
+    let dolphin = Dolphin { on_duplicate: OnDuplicate::Wait, ..dolphin.clone() };
+    let setup = Setup {
+        dolphin: &dolphin,
+        token,
+        state_dir: folder.path(),
+        // One start: nothing is to be left alone after it.
+        breakers: Board::new(BreakerLimits { failures: u32::MAX, open: Duration::ZERO, trials: 1 }),
+        clock: Arc::new(SystemClock),
+        deadlines: Deadlines::default(),
+    };
+    let started = match DolphinProvider::new(setup) {
+        Ok(provider) => match id_of(&provider, name).await {
+            Ok(profile) => try_profile(&provider, &profile).await,
+            Err(failure) => Err(failure),
+        },
+        Err(failure) => Err(failure),
+    };
+    tried(name, &started)
+}
+
+/// An id or an unambiguous name among what the provider lists; an id also where it cannot list.
+async fn id_of(provider: &DolphinProvider, name: &str) -> Result<ProfileId, Failure> {
+    let listed = match provider.profiles(Duration::ZERO).await {
+        Ok(listed) => listed.unwrap_or_default(),
+        Err(failure) if name.bytes().any(|byte| !byte.is_ascii_digit()) => return Err(failure),
+        Err(_) => Vec::new(),
+    };
+    let refused = |why: String| Failure::new(FailureCode::ProviderRefused, why);
+    if let Some(found) = listed.iter().find(|listed| listed.id.as_str() == name) {
+        return Ok(found.id.clone());
+    }
+    let mut named = listed.iter().filter(|listed| listed.name == name);
+    match (named.next(), named.next()) {
+        (Some(found), None) => Ok(found.id.clone()),
+        (Some(_), Some(_)) => Err(refused(format!("several profiles are called `{name}`: give the id"))),
+        (None, _) if name.bytes().all(|byte| byte.is_ascii_digit()) => {
+            ProfileId::new(name).map_err(|error| refused(error.to_string()))
+        }
+        (None, _) => Err(refused(format!("no profile has the id or name `{name}`"))),
+    }
+}
+
 /// Without a daemon: by a host that runs, or by one of our own as `user`.
 pub async fn through_host(
     browser: &Browser,
@@ -126,7 +192,7 @@ pub async fn through_host(
         );
     };
     if let Some(service) = service {
-        return lines(START, CDP, name, &try_profile(service, &profile).await);
+        return tried(name, &try_profile(service, &profile).await);
     }
     let folder = profiles_dir.join(name);
     if !folder.is_dir() {
@@ -155,7 +221,7 @@ pub async fn through_host(
         }
         Err(why) => Err(Failure::new(FailureCode::BrowserStartFailed, why)),
     };
-    lines(START, CDP, &format!("`{name}`"), &started)
+    tried(name, &started)
 }
 
 #[cfg(test)]
@@ -167,6 +233,9 @@ mod tests {
     fn what_is_not_tried_says_so() {
         assert!(not_tried().iter().all(|line| line.status == Status::Ok && line.found.contains("--profile")));
         assert_eq!(not_now("a", "b").map(|line| line.status), [Status::Warning; 2]);
+        let status = |code| tried("anna", &Err(Failure::new(code, "x"))).map(|line| line.status);
+        assert_eq!(status(FailureCode::ProfileInUse), [Status::Warning; 2], "in use is no error");
+        assert_eq!(status(FailureCode::BrowserStartFailed), [Status::Error; 2]);
         assert_eq!(open_error(&json!({"open_error": null})), None);
         assert_eq!(open_error(&json!({"open_error": "no"})).as_deref(), Some("no"));
         assert_eq!(open_error(&json!({"open_error": {"a": 1}})).as_deref(), Some("{\"a\":1}"));

@@ -9,7 +9,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::line::{Line, counted};
-use super::person::{Access, Person, READ, access};
+use super::person::Person;
+use crate::browser::readable::{Access, ENTER, READ, WRITE};
 use crate::config::{Config, ConfigError, Loaded};
 use crate::store::{Inspected, LEDGER_FILE, OpenError, Pause, SCHEMA_VERSION, STATE_FILE};
 
@@ -60,7 +61,7 @@ impl Folder {
             }
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 let above = path.ancestors().find(|above| above.is_dir()).unwrap_or(Path::new("/")).to_owned();
-                let can_be_made = access(cove, &above, 3) == Access::Yes;
+                let can_be_made = cove.access(&above, WRITE | ENTER) == Access::Yes;
                 Self::Missing { above, can_be_made }
             }
             Err(error) => Self::Unreadable(error.to_string()),
@@ -101,7 +102,7 @@ pub fn state_directory(path: &Path, folder: &Folder, own: &Person, daemon: Optio
             format!("{shown} belongs to {owner}, and the daemon runs as uid {}", daemon.unwrap_or_default()),
             format!("give it to the daemon's user: `sudo chown -R USER {shown}`"),
         ),
-        Folder::There { uid, owner, .. } if own.uid != 0 && own.uid != *uid => Line::warning(
+        Folder::There { uid, owner, .. } if own.uid() != 0 && own.uid() != *uid => Line::warning(
             NAME,
             format!("{shown} belongs to {owner}, and {} may not look into it", own.name),
             format!(
@@ -260,7 +261,7 @@ pub fn permissions(files: &[Private], cove: &Person) -> Line {
         .iter()
         .map(|private| {
             let found = std::fs::metadata(&private.path).ok();
-            private_file(private, found.as_ref(), &access(cove, &private.path, READ), cove)
+            private_file(private, found.as_ref(), &cove.access(&private.path, READ), cove)
         })
         .collect();
     let there = files.iter().filter(|private| private.path.exists()).count();
@@ -275,10 +276,6 @@ mod tests {
     use super::*;
     use crate::cli::doctor::line::Status;
     use crate::model::Timestamp;
-
-    fn person(name: &str, uid: u32) -> Person {
-        Person { name: name.to_owned(), uid, gid: uid, groups: [uid].into() }
-    }
 
     fn loaded(config: Config, warnings: &[&str]) -> Loaded {
         let warnings = warnings.iter().map(ToString::to_string).collect();
@@ -306,7 +303,7 @@ mod tests {
 
     #[test]
     fn a_state_directory_is_private_and_of_the_right_user() {
-        let (root, anna) = (person("root", 0), person("anna", 1_000));
+        let (root, anna) = (Person::of_test("root", 0), Person::of_test("anna", 1_000));
         let there = |uid, mode| Folder::There { uid, owner: "cove".to_owned(), mode };
         let judge = |folder: &Folder, own: &Person, daemon| state_directory(Path::new("/s"), folder, own, daemon);
         for mode in [0o700, 0o710] {
@@ -362,7 +359,7 @@ mod tests {
     fn what_others_could_read_or_change_is_named_with_the_mode_that_mends_it() {
         let folder = tempfile::tempdir().unwrap();
         let token = folder.path().join("token");
-        let cove = person("cove", 0);
+        let cove = Person::of_test("cove", 0);
         let private = |needed, forbidden| Private { path: token.clone(), danger: "read it", forbidden, needed };
         let judge = |files: &[Private]| permissions(files, &cove);
         assert_eq!(judge(&[private(false, 0o007)]).status, Status::Ok, "not there, and not needed");

@@ -28,17 +28,13 @@ pub fn proc_hides(daemon: Option<u32>) -> bool {
     hides(&mounts.unwrap_or_default())
 }
 
-/// `measured`: the figures of a browser that was really started, by a host of the browser's own user.
+/// `measured`: the figures of a tree of the browser's user, as cove's user or its browser host sees them.
 /// `browser`: None where its user is not known.
 pub fn judge(measured: Option<&SessionStats>, browser: Option<&Person>, cove: &Person, hides: bool) -> Line {
     const NAME: &str = "process_tree";
-    if let Some(stats) = measured.filter(|stats| stats.pids.len() > 1) {
-        let told = format!("{} processes of one browser, {} MiB", stats.pids.len(), stats.pss_bytes >> 20);
-        return if stats.exact {
-            Line::ok(NAME, format!("{told}, exact"))
-        } else {
-            Line::warning(NAME, format!("{told}, estimated"), "give the browser host the user that its browsers run as")
-        };
+    if let Some(stats) = measured.filter(|stats| stats.exact && stats.pids.len() > 1) {
+        let told = format!("{} processes, {} MiB", stats.pids.len(), stats.pss_bytes >> 20);
+        return Line::ok(NAME, format!("what a browser uses can be read exactly ({told})"));
     }
     let Some(browser) = browser else {
         return Line::warning(
@@ -47,7 +43,7 @@ pub fn judge(measured: Option<&SessionStats>, browser: Option<&Person>, cove: &P
             "start Dolphin Anty or the browser host, and run `cove doctor` again",
         );
     };
-    if cove.uid == 0 || cove.uid == browser.uid {
+    if cove.uid() == 0 || cove.uid() == browser.uid() {
         return Line::ok(
             NAME,
             format!("cove runs as {}, and can read what browsers of {} use", cove.name, browser.name),
@@ -79,22 +75,19 @@ mod tests {
     use super::*;
     use crate::cli::doctor::line::Status;
 
-    fn person(name: &str, uid: u32) -> Person {
-        Person { name: name.to_owned(), uid, gid: uid, groups: [uid].into() }
-    }
-
     fn stats(exact: bool, count: u32) -> SessionStats {
         SessionStats { pss_bytes: 300 << 20, exact, cpu_seconds: 1.0, pids: (1..=count).collect() }
     }
 
     #[test]
     fn what_cove_sees_goes_by_users_and_by_what_was_measured() {
-        let (root, cove, dolphin) = (person("root", 0), person("cove", 5), person("dolphin", 6));
+        let (root, cove, dolphin) =
+            (Person::of_test("root", 0), Person::of_test("cove", 5), Person::of_test("dolphin", 6));
         let status = |measured: Option<SessionStats>, browser: Option<&Person>, cove: &Person, hides| {
             judge(measured.as_ref(), browser, cove, hides).status
         };
         assert_eq!(status(Some(stats(true, 9)), Some(&cove), &cove, false), Status::Ok);
-        assert_eq!(status(Some(stats(false, 9)), Some(&cove), &cove, false), Status::Warning);
+        assert_eq!(status(Some(stats(false, 9)), Some(&dolphin), &cove, false), Status::Warning);
         assert_eq!(status(None, Some(&dolphin), &root, true), Status::Ok);
         assert_eq!(status(None, Some(&cove), &cove, true), Status::Ok);
         assert_eq!(status(None, None, &cove, false), Status::Warning);
