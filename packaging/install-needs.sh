@@ -2,8 +2,8 @@
 # What building and trying cove needs of a machine, installed where it is missing: sourced by
 # packaging/quickstart.sh and tests/run.sh, so that both install the same things in the same way.
 #
-# It installs packages of the system (apt-get or dnf, as root or through sudo), for the tests Playwright into
-# the folder of builds, and nothing that is already there. Rust is only checked: how to install it is the
+# It installs packages of the system (apt-get or dnf, as root or through sudo), for the tests Playwright and
+# Puppeteer into the folder of builds, and nothing that is already there. Rust is only checked: how to install it is the
 # user's choice, and is printed.
 
 say() {
@@ -136,6 +136,16 @@ need_cargo() {
   say "Rust $have"
 }
 
+# For the simulator of Dolphin Anty in tests/dolphin, which needs nothing beyond Python's own library.
+need_python() {
+  if ! python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+    say "installing Python"
+    install_packages "python3" "python3"
+    python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || give_up "python3 is older than 3.11"
+  fi
+  say "$(python3 --version)"
+}
+
 # Where the Python with Playwright is that runs packaging/examples/worker.py. The current folder is the
 # repository.
 playwright_python() {
@@ -169,4 +179,41 @@ need_playwright() {
   fi
   exec 9>&-
   say "Playwright: $python"
+}
+
+# The clients for Node that tests connect to lent sessions lie there, under the hash of what is pinned.
+node_clients() {
+  local hash
+  hash=$(sha256sum tests/sessions/package-lock.json | cut -c 1-12)
+  printf '%s\n' "${CARGO_TARGET_DIR:-$PWD/target}/node-clients-$hash/node_modules"
+}
+
+node_is_new_enough() {
+  node -e 'process.exit(Number(process.versions.node.split(".")[0]) >= 20 ? 0 : 1)' 2>/dev/null &&
+    command -v npm >/dev/null
+}
+
+# Node with Playwright and Puppeteer from the npm registry, without their browsers. Calls at the same time
+# wait for each other.
+need_node() {
+  local modules folder
+  if ! node_is_new_enough; then
+    say "installing Node"
+    install_packages "nodejs npm" "nodejs npm"
+    node_is_new_enough || give_up "Node 20 or newer is needed, and this system's packages have $(node --version || printf none)"
+  fi
+  modules=$(node_clients)
+  folder=${modules%/node_modules}
+  mkdir -p "$folder"
+  exec 9>"$folder/.lock"
+  flock 9
+  if [ ! -e "$folder/.whole" ]; then
+    say "installing Playwright and Puppeteer for Node into $folder"
+    cp tests/sessions/package.json tests/sessions/package-lock.json "$folder"
+    (cd "$folder" && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error) ||
+      give_up "Playwright and Puppeteer cannot be installed from the npm registry (npm told why above)"
+    touch "$folder/.whole"
+  fi
+  exec 9>&-
+  say "Node clients: $modules"
 }

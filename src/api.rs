@@ -1,12 +1,13 @@
 //! The HTTP surface; the only place of the daemon that knows hyper.
 //!
 //! The daemon makes one [`Context`] and runs [`serve`]. Handlers parse, look up and write intent; they
-//! read progress and the engine's view, and never wait for a browser. Invariants: a request passes the
+//! read progress and the engine's view, and never wait for a browser (the one exception: the WebSocket upgrade
+//! of a lent session, which waits for its browser to be up). Invariants: a request passes the
 //! guards before anything looks at it (`front`), every route stands in one table (`routes`), every error
 //! in another (`error`), and every body, page, cache and wait has a bound.
 //!
 //! Deliberately not here: tokens (this version serves loopback and the unix socket without them), server
-//! sent events, claims and sessions. Nothing here decides what runs.
+//! sent events. Nothing here decides what runs.
 
 mod admin;
 mod body;
@@ -30,9 +31,12 @@ mod profiles;
 mod query;
 pub mod routes;
 mod server;
+mod sessions;
 mod start;
 mod tasks;
+mod tunnels;
 mod uploads;
+mod upstream;
 mod usage;
 pub mod waiting;
 mod waits;
@@ -51,15 +55,15 @@ use tokio_util::sync::CancellationToken;
 use crate::breaker::board::Board;
 use crate::browser::Provider;
 use crate::config::Config;
-use crate::engine::EngineHandle;
+use crate::engine::{EngineHandle, MAX_VISITS};
 use crate::model::Clock;
 use crate::model::flow::{Flow, Problem};
 use crate::ops::roster::RosterHandle;
 use crate::store::Store;
 use crate::store::media::MediaStore;
 use cache::Cache;
-use devtools::Tunnels;
 use error::{ApiError, Code};
+use tunnels::Tunnels;
 use usage::Usage;
 
 const DISK_RETRY_AFTER_SECONDS: &str = "30";
@@ -80,6 +84,7 @@ pub struct Context {
     flows: Cache<String, Arc<Flow>>,
     usage: Usage,
     tunnels: Tunnels,
+    session_tunnels: Tunnels,
     started: Instant,
 }
 
@@ -100,7 +105,10 @@ impl Context {
         let media = MediaStore::new(&state_dir, config.media.roots.clone(), config.media.max_bytes)?
             .keeping_free(crate::ops::disk::least_free_bytes(config.resources.disk_reserve_mb));
         let (flows, usage, started) = (Cache::new(CACHED_FLOWS), Usage::default(), Instant::now());
-        let (tunnels, roster) = (Tunnels::default(), RosterHandle::default());
+        let tunnels = Tunnels::new(devtools::MAX_TUNNELS);
+        let of_sessions = config.engine.sessions.saturating_mul(MAX_VISITS);
+        let session_tunnels = Tunnels::new(usize::try_from(of_sessions).unwrap_or(usize::MAX));
+        let roster = RosterHandle::default();
         Ok(Self {
             config,
             state_dir,
@@ -114,6 +122,7 @@ impl Context {
             flows,
             usage,
             tunnels,
+            session_tunnels,
             started,
         })
     }
@@ -163,13 +172,12 @@ async fn off_runtime<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'stati
 
 /// Serves until `stop`, then closes every connection gracefully within ten seconds.
 pub async fn serve(context: Arc<Context>, tcp: TcpListener, unix: Option<UnixListener>, stop: CancellationToken) {
-    let port = tcp.local_addr().map_or(context.config.server.listen.port(), |address| address.port());
+    let address = tcp.local_addr().unwrap_or(context.config.server.listen);
     let max_connections = usize::try_from(context.config.server.max_connections).unwrap_or(usize::MAX);
-    let front = Arc::new(front::Front::new(Arc::clone(&context), port));
-    // A DevTools connection has no end of its own that a stop could wait for.
+    let front = Arc::new(front::Front::new(Arc::clone(&context), address));
     let close_tunnels = async {
         stop.cancelled().await;
-        context.tunnels.close().await;
+        tokio::join!(context.tunnels.close(), context.session_tunnels.close());
     };
     tokio::join!(server::run(front, tcp, unix, max_connections, stop.clone()), close_tunnels);
 }

@@ -20,6 +20,10 @@ pub const DOLPHIN: &str = "dolphin";
 pub const DOLPHIN_CLOUD: &str = "dolphin_cloud";
 /// The breaker of starts that end without a browser whose `DevTools` answers.
 pub const CDP_ATTACH: &str = "cdp_attach";
+/// The breakers of the targets of webhooks: each is named so, then a space and its target.
+pub const WEBHOOK: &str = "webhook";
+/// The kinds of breakers: what their names say before the first space.
+pub const KINDS: [&str; 4] = [CDP_ATTACH, DOLPHIN, DOLPHIN_CLOUD, WEBHOOK];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BreakerLimits {
@@ -40,6 +44,8 @@ pub enum BreakerState {
 }
 
 impl BreakerState {
+    pub const NAMES: [&str; 3] = ["closed", "open", "half_open"];
+
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {

@@ -94,6 +94,8 @@ pub struct Engine {
     pub rate_limited_rest_seconds: u64,
     /// Items that start in an hour of what was missed while the daemon was down; 0: no cap.
     pub catch_up_per_hour: u32,
+    /// Browsers lent to programs at a time; they take no slot.
+    pub sessions: u32,
 }
 
 /// How long finished tasks are kept; whichever bound is met first. Keys are kept for ever.
@@ -250,6 +252,7 @@ impl Default for Engine {
             evidence_max_bytes: 64 * 1024 * 1024,
             rate_limited_rest_seconds: 3_600,
             catch_up_per_hour: 60,
+            sessions: 8,
         }
     }
 }

@@ -10,6 +10,7 @@ mod attempt;
 mod clock;
 pub mod event;
 mod operator;
+mod session;
 pub mod state;
 mod turn;
 mod verify;
@@ -29,6 +30,8 @@ use crate::store::media::MediaStore;
 use crate::store::{Pause, Store};
 pub use admission::{ProfileFacts, after_failure, effect, why_ready_waits, why_waiting};
 use event::Event;
+use session::Doors;
+pub use session::{Borrower, Door, LendAsked, LendRefused, Lent, MAX_VISITS, VANISHED_AFTER, Visit};
 pub use state::Limits;
 pub use turn::{EngineError, carry, run};
 
@@ -55,6 +58,8 @@ pub struct View {
     pub clock_suspect: bool,
     /// Profiles that a person looks at through cove.
     pub operators: BTreeMap<ProfileId, OperatorView>,
+    /// Browsers that programs use through cove, by the fence of their lock.
+    pub sessions: BTreeMap<Fence, SessionView>,
     /// Profiles that a person uses outside cove, and when cove looks again.
     pub in_use: BTreeMap<ProfileId, Timestamp>,
     /// Why a profile could not be opened for a person the last time.
@@ -79,6 +84,33 @@ pub struct OperatorView {
     pub session: Option<Session>,
     /// Secret part of the DevTools link's path; empty: no link.
     pub token: String,
+}
+
+/// A lent browser. Who has it, and until when, stands in the store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionView {
+    pub profile: ProfileId,
+    /// The item of the worker whose claim it belongs to.
+    pub item: Option<ItemId>,
+    pub state: SessionState,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SessionState {
+    Starting,
+    Ready,
+    Stopping,
+}
+
+impl SessionState {
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Ready => "ready",
+            Self::Stopping => "stopping",
+        }
+    }
 }
 
 /// What the attempts and the loop share.
@@ -118,6 +150,16 @@ enum Message {
     Resolved {
         item: ItemId,
     },
+    Lend {
+        asked: LendAsked,
+        reply: oneshot::Sender<Result<LentBrowser, LendRefused>>,
+    },
+}
+
+/// What was given, and the way into it.
+pub struct LentBrowser {
+    pub lent: Lent,
+    pub door: Arc<Door>,
 }
 
 /// How the other rooms reach the engine.
@@ -126,6 +168,7 @@ pub struct EngineHandle {
     bell: Arc<Notify>,
     view: watch::Receiver<Arc<View>>,
     mailbox: mpsc::Sender<Message>,
+    doors: Doors,
 }
 
 /// The loop's side of an [`EngineHandle`].
@@ -134,6 +177,7 @@ pub struct Engine {
     view: watch::Sender<Arc<View>>,
     inbox: mpsc::Receiver<Message>,
     mailbox: mpsc::Sender<Message>,
+    doors: Doors,
 }
 
 /// A handle and the loop that it reaches, not running yet.
@@ -142,8 +186,9 @@ pub fn pair() -> (EngineHandle, Engine) {
     let bell = Arc::new(Notify::new());
     let (view_out, view) = watch::channel(Arc::new(View::default()));
     let (mailbox, inbox) = mpsc::channel(MAILBOX);
-    let handle = EngineHandle { bell: bell.clone(), view, mailbox: mailbox.clone() };
-    (handle, Engine { bell, view: view_out, inbox, mailbox })
+    let doors = Doors::default();
+    let handle = EngineHandle { bell: bell.clone(), view, mailbox: mailbox.clone(), doors: doors.clone() };
+    (handle, Engine { bell, view: view_out, inbox, mailbox, doors })
 }
 
 impl EngineHandle {
@@ -181,6 +226,26 @@ impl EngineHandle {
     /// Closes what `open_profile` opened. False: it was not open.
     pub async fn close_profile(&self, profile: ProfileId) -> bool {
         self.ask(|reply| Message::Close { profile, reply }).await
+    }
+
+    /// Lends a browser: takes the profile's lock (of a worker with its item) and starts it. Whoever gives up
+    /// waiting for the answer has lent nothing.
+    ///
+    /// # Errors
+    /// Why not.
+    pub async fn lend(&self, asked: LendAsked) -> Result<LentBrowser, LendRefused> {
+        let (reply, answer) = oneshot::channel();
+        let lent = async {
+            self.mailbox.send(Message::Lend { asked, reply }).await.ok()?;
+            answer.await.ok()
+        };
+        tokio::time::timeout(ANSWER_WITHIN, lent).await.ok().flatten().unwrap_or(Err(LendRefused::NotReady))
+    }
+
+    /// The way into a lent browser, or to one that was until lately.
+    #[must_use]
+    pub fn door(&self, fence: Fence) -> Option<Arc<Door>> {
+        self.doors.get(fence)
     }
 
     /// A person resolved the item: a verify that runs for it is stopped. Its profile stays locked until

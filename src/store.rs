@@ -11,6 +11,7 @@ mod check;
 mod codec;
 mod files;
 mod flows;
+mod inspect;
 mod ledger;
 mod locks;
 pub mod media;
@@ -36,6 +37,7 @@ use tokio::sync::{Semaphore, watch};
 
 pub use boot::{BootReport, LEDGER_FILE, OpenError, SCHEMA_VERSION, STATE_FILE};
 pub use files::LedgerFile;
+pub use inspect::{Inspected, inspect};
 pub use requests::*;
 
 use crate::model::{

@@ -5,6 +5,10 @@
 
 #[path = "store/claims.rs"]
 mod claims;
+#[path = "store/inspect.rs"]
+mod inspect;
+#[path = "store/lent.rs"]
+mod lent;
 #[path = "store/outbox.rs"]
 mod outbox;
 #[path = "store/verify.rs"]
@@ -16,7 +20,7 @@ use std::time::Duration;
 
 use cove::model::{
     BootId, BootTime, Failure, FailureCode, Fence, FileInput, InputValue, ItemId, ItemState, Moment, OnUnknown,
-    ProfileId, Proofs, TaskState, Timestamp, Verdict,
+    ProfileId, Proofs, Resolution, TaskState, Timestamp, Verdict,
 };
 use cove::store::{
     ArmRefused, Ask, AttemptEnded, BootReport, Claim, ClaimRefused, Claimed, EnqueueError, FinishRefused, Idempotency,
@@ -433,6 +437,60 @@ async fn rule_17_a_store_behind_its_ledger_is_a_restored_one() {
     opened.close().await;
     // The same files again: nothing is behind any more.
     assert!(!open(folder.path()).report.restored);
+}
+
+#[tokio::test]
+async fn rule_18_an_attempt_that_ran_when_the_state_was_saved_costs_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let opened = furnished(folder.path()).await;
+    let once = NewTask { max_attempts: 1, ..task(vec![item("anna")]) };
+    let made = opened.store.enqueue(once, NOW).await.unwrap();
+    let id = only_item(&opened.store, made.task).await;
+    let claimed = claim(&opened.store, id).await;
+    opened.close().await;
+    std::fs::copy(folder.path().join(STATE_FILE), folder.path().join("snapshot")).unwrap();
+
+    let opened = open(folder.path());
+    let again = Verdict::TryAgain { failure: failure(), due_at: NOW, counted: false };
+    opened.store.finish(ended(id, claimed.fence, again), NOW).await.unwrap().unwrap();
+    let newer = opened.store.enqueue(task(vec![item("boris")]), NOW).await.unwrap();
+    publish(&opened.store, only_item(&opened.store, newer.task).await, succeeded()).await;
+    opened.close().await;
+
+    std::fs::rename(folder.path().join("snapshot"), folder.path().join(STATE_FILE)).unwrap();
+    let opened = open(folder.path());
+    assert!(opened.report.restored);
+    opened.store.resume(false, NOW).await.unwrap();
+    assert_eq!(claim(&opened.store, id).await.item.attempts_spent(), 1);
+    opened.close().await;
+}
+
+/// A human lets an item be tried anew, whatever it had spent: after a restore as well.
+#[tokio::test]
+async fn rule_18_what_a_human_said_was_not_published_has_all_its_attempts_after_a_restore_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let opened = furnished(folder.path()).await;
+    let once = NewTask { max_attempts: 1, ..task(vec![item("anna")]) };
+    let made = opened.store.enqueue(once, NOW).await.unwrap();
+    let id = only_item(&opened.store, made.task).await;
+    publish(&opened.store, id, Verdict::OutcomeUnknown(failure())).await;
+    opened.close().await;
+    std::fs::copy(folder.path().join(STATE_FILE), folder.path().join("snapshot")).unwrap();
+
+    let opened = open(folder.path());
+    opened.store.resolve(id, Resolution::NotPublished, None, String::new(), NOW).await.unwrap();
+    // What makes the state older than its ledger.
+    let newer = opened.store.enqueue(task(vec![item("boris")]), NOW).await.unwrap();
+    publish(&opened.store, only_item(&opened.store, newer.task).await, succeeded()).await;
+    opened.close().await;
+
+    std::fs::rename(folder.path().join("snapshot"), folder.path().join(STATE_FILE)).unwrap();
+    let opened = open(folder.path());
+    assert!(opened.report.restored);
+    opened.store.resume(false, NOW).await.unwrap();
+    let claimed = claim(&opened.store, id).await;
+    assert_eq!((claimed.item.attempts, claimed.item.attempts_spent()), (2, 1));
+    opened.close().await;
 }
 
 #[tokio::test]

@@ -21,8 +21,8 @@ use super::front::Call;
 use super::locks::not_yours;
 use super::profiles::no_body;
 use super::tasks::Viewer;
-use super::wire;
-use crate::engine::{Limits, after_failure, effect};
+use super::{sessions, wire};
+use crate::engine::{Borrower, Door, LendAsked, LendRefused, Lent, LentBrowser, Limits, after_failure, effect};
 use crate::model::flow::is_external_kind;
 use crate::model::lock::{MAX_LOCK_NAME_BYTES, is_lock_name};
 use crate::model::{Failure, FailureCode, Fence, Item, ItemId, LockKind, Proofs, Verdict};
@@ -46,6 +46,8 @@ struct Asked {
     owner: String,
     ttl: Duration,
     wait: Duration,
+    /// With a browser of cove's.
+    session: bool,
 }
 
 fn seconds(value: Option<i64>, default: Duration) -> Duration {
@@ -74,7 +76,8 @@ fn read_kinds(walk: &mut Walk, fields: &Map<String, Value>) -> Vec<String> {
 
 fn read_claim(body: &Value) -> Result<Asked, ApiError> {
     let mut walk = Walk::default();
-    let mut asked = Asked { kinds: Vec::new(), owner: String::new(), ttl: DEFAULT_TTL, wait: Duration::ZERO };
+    let (kinds, owner) = (Vec::new(), String::new());
+    let mut asked = Asked { kinds, owner, ttl: DEFAULT_TTL, wait: Duration::ZERO, session: false };
     if let Some(fields) = walk.object(body, "", &["kinds", "owner", "ttl_seconds", "wait_seconds", "session"]) {
         asked.kinds = read_kinds(&mut walk, fields);
         if let Some(owner) = walk.required(fields, "", "owner").and_then(|value| walk.string(value, "/owner")) {
@@ -86,16 +89,14 @@ fn read_claim(body: &Value) -> Result<Asked, ApiError> {
         }
         asked.ttl = seconds(walk.integer(fields, "", "ttl_seconds", &TTL_SECONDS), DEFAULT_TTL);
         asked.wait = seconds(walk.integer(fields, "", "wait_seconds", &WAIT_SECONDS), Duration::ZERO);
-        if walk.boolean(fields, "", "session") == Some(true) {
-            let detail = "Lent browsers are not supported by this version; start one of your own.";
-            walk.wrong(Code::NotSupported, "/session", detail);
-        }
+        asked.session = walk.boolean(fields, "", "session").unwrap_or_default();
     }
     walk.finish().map(|()| asked)
 }
 
 /// Waits for an item of these kinds, at most as long as the worker does.
 pub async fn claim(context: Arc<Context>, call: Call) -> Result<Response<Reply>, ApiError> {
+    let host = call.host.clone();
     let asked = read_claim(&call.json(&context).await?.ok_or_else(no_body)?)?;
     let until = Instant::now() + asked.wait;
     let mut changes = context.engine.changes();
@@ -103,28 +104,64 @@ pub async fn claim(context: Arc<Context>, call: Call) -> Result<Response<Reply>,
         if context.engine.view().draining {
             return Err(ApiError::new(Code::Draining, "The daemon stops; claim again when it runs."));
         }
-        if context.engine.view().ready
-            && let Some(claimed) = try_claim(&context, &asked).await?
-        {
-            context.engine.ring();
-            return Ok(body::json(StatusCode::OK, &claimed_json(&context, &claimed).await?));
+        let mut full = None;
+        if context.engine.view().ready {
+            match try_claim(&context, &asked).await? {
+                Looked::Claimed(claimed, door) => {
+                    context.engine.ring();
+                    let mut json = claimed_json(&context, &claimed).await?;
+                    if let Some(door) = door {
+                        let (session_id, endpoint) = sessions::address(claimed.fence, &host, door.token());
+                        json["session"] = json!({"session_id": session_id, "ws_endpoint": endpoint});
+                    }
+                    return Ok(body::json(StatusCode::OK, &json));
+                }
+                Looked::Full(error) => full = Some(error),
+                Looked::Nothing => {}
+            }
         }
         // Every change of the queue turns the engine, which shows itself anew.
         match timeout_at(until, changes.changed()).await {
             Ok(Ok(())) => {}
-            Ok(Err(_)) | Err(_) => return Ok(body::empty(StatusCode::NO_CONTENT)),
+            Ok(Err(_)) | Err(_) => return full.map_or_else(|| Ok(body::empty(StatusCode::NO_CONTENT)), Err),
         }
     }
 }
 
-async fn try_claim(context: &Context, asked: &Asked) -> Result<Option<Claimed>, ApiError> {
+/// What a look at the queue brought.
+enum Looked {
+    Claimed(Box<Claimed>, Option<Arc<Door>>),
+    /// There is work, and no browser left to lend.
+    Full(ApiError),
+    Nothing,
+}
+
+async fn try_claim(context: &Context, asked: &Asked) -> Result<Looked, ApiError> {
     let store = &context.store;
     for _ in 0..MAX_LOOKS {
         let mut moved = false;
         for head in store.claimable(asked.kinds.clone(), context.clock.moment()).await? {
             let (owner, kinds) = (asked.owner.clone(), asked.kinds.clone());
+            if asked.session {
+                let to = Borrower::Worker { item: head.item, name: owner, kinds };
+                let headless = context.config.browser.headless;
+                let wanted = LendAsked { profile: head.profile.clone(), to, ttl: asked.ttl, headless };
+                match context.engine.lend(wanted).await {
+                    Ok(LentBrowser { lent: Lent { claimed: Some(claimed), .. }, door }) => {
+                        return Ok(Looked::Claimed(claimed, Some(door)));
+                    }
+                    Err(LendRefused::Moved) => moved = true,
+                    Ok(_) | Err(LendRefused::NotTaken | LendRefused::Busy | LendRefused::UnknownProfile) => {}
+                    Err(LendRefused::Full) => {
+                        let full = sessions::why_refused(context, &head.profile, LendRefused::Full).await;
+                        return Ok(Looked::Full(full));
+                    }
+                    Err(refused) => return Err(sessions::why_refused(context, &head.profile, refused).await),
+                }
+                continue;
+            }
             match store.claim_for_worker(head.item, owner, kinds, asked.ttl, context.clock.moment()).await? {
-                Ok(Claim::Started(claimed)) => return Ok(Some(*claimed)),
+                Ok(Claim::Started(claimed)) => return Ok(Looked::Claimed(claimed, None)),
                 // It was canceled, or its time is over or not yet come: another of its profile may be next.
                 Ok(Claim::Moved) => moved = true,
                 // Another worker was quicker.
@@ -135,7 +172,7 @@ async fn try_claim(context: &Context, asked: &Asked) -> Result<Option<Claimed>, 
             break;
         }
     }
-    Ok(None)
+    Ok(Looked::Nothing)
 }
 
 async fn claimed_json(context: &Context, claimed: &Claimed) -> Result<Value, ApiError> {
@@ -147,8 +184,9 @@ async fn claimed_json(context: &Context, claimed: &Claimed) -> Result<Value, Api
     let lock = context.store.lock(LockKind::PROFILE, item.profile.to_string()).await?;
     // Not there: a worker has already spoken for it, as one that knows its name may.
     let expires_at = lock.filter(|lock| lock.fence == claimed.fence).and_then(|lock| lock.expires_at());
-    let claim_id = format!("c{}.{}", item.id.raw(), claimed.fence.raw());
-    Ok(json!({"claim_id": claim_id, "item": shown, "fence": claimed.fence, "expires_at": expires_at}))
+    Ok(
+        json!({"claim_id": claim_id(item.id, claimed.fence), "item": shown, "fence": claimed.fence, "expires_at": expires_at}),
+    )
 }
 
 /// What the worker publishes, so that it can look whether it has the same.
@@ -161,6 +199,10 @@ fn files(item: &Item) -> Value {
 }
 
 /// `c<item>.<fence>`
+pub fn claim_id(item: ItemId, fence: Fence) -> String {
+    format!("c{}.{}", item.raw(), fence.raw())
+}
+
 fn parse_claim_id(text: &str) -> Result<ClaimName, ApiError> {
     let number = |text: &str| text.parse().ok().filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()));
     let parsed = text.strip_prefix('c').and_then(|text| text.split_once('.'));
@@ -352,6 +394,10 @@ async fn end(
                 if ended.late {
                     context.engine.resolved(name.item).await;
                 }
+                // The browser that came with it; the profile is free behind it.
+                if context.engine.door(name.fence).is_some() {
+                    context.engine.stop(name.fence).await;
+                }
                 context.engine.ring();
                 return Ok(body::json(StatusCode::OK, &Viewer::new(context).await?.item(&ended.item).await?));
             }
@@ -379,7 +425,7 @@ mod tests {
             (json!({"kinds": ["a"], "owner": ""}), "/owner"),
             (json!({"kinds": ["a"], "owner": "w", "ttl_seconds": 4}), "/ttl_seconds"),
             (json!({"kinds": ["a"], "owner": "w", "wait_seconds": 61}), "/wait_seconds"),
-            (json!({"kinds": ["a"], "owner": "w", "session": true}), "/session"),
+            (json!({"kinds": ["a"], "owner": "w", "session": "yes"}), "/session"),
             (json!({"kinds": ["a"], "owner": "w", "who": 1}), "/who"),
         ] {
             let error = read_claim(&wrong).err().unwrap_or_else(|| panic!("{wrong}"));

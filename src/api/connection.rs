@@ -42,6 +42,11 @@ impl<I> Guarded<I> {
         Self { io, stalled: None, consumed, lingering: None, stall: STALL, linger: LINGER }
     }
 
+    /// The stream without its watch.
+    pub fn into_inner(self) -> I {
+        self.io
+    }
+
     fn watch<T>(&mut self, cx: &mut Context<'_>, poll: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if poll.is_ready() {
             self.stalled = None;

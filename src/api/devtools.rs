@@ -7,70 +7,27 @@
 //! is bounded by [`upstream::DEADLINE`], and at most [`MAX_TUNNELS`] of its sockets are open, which end with
 //! the browser or with the daemon.
 
-mod upstream;
+use std::sync::Arc;
 
-use std::sync::{Arc, Mutex, PoisonError};
-
-use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::upgrade::OnUpgrade;
 use hyper::{Response, StatusCode};
 use serde_json::Value;
-use tokio::task::JoinSet;
 
-use super::Context;
 use super::body::{Reply, empty, full};
 use super::error::{ApiError, Code};
 use super::front::Call;
+use super::{Context, upstream};
 use crate::engine::View;
 
 pub const MAX_TUNNELS: usize = 32;
-/// What a WebSocket handshake carries on to the browser. Not `Origin`: the browser refuses any.
-const HANDSHAKE: [HeaderName; 4] = [
-    header::SEC_WEBSOCKET_KEY,
-    header::SEC_WEBSOCKET_VERSION,
-    header::SEC_WEBSOCKET_EXTENSIONS,
-    header::SEC_WEBSOCKET_PROTOCOL,
-];
-
-/// The open sockets. None once the server has stopped.
-pub struct Tunnels(Mutex<Option<JoinSet<()>>>);
-
-impl Default for Tunnels {
-    fn default() -> Self {
-        Self(Mutex::new(Some(JoinSet::new())))
-    }
-}
-
-impl Tunnels {
-    fn add(&self, tunnel: impl Future<Output = ()> + Send + 'static) -> Result<(), ApiError> {
-        let mut guard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(tunnels) = guard.as_mut() else {
-            return Err(ApiError::new(Code::Draining, "The daemon stops."));
-        };
-        while tunnels.try_join_next().is_some() {}
-        if tunnels.len() >= MAX_TUNNELS {
-            return Err(ApiError::new(Code::NotReady, format!("{MAX_TUNNELS} DevTools connections are open already.")));
-        }
-        tunnels.spawn(tunnel);
-        Ok(())
-    }
-
-    /// Ends all of them and takes no more.
-    pub async fn close(&self) {
-        let tunnels = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(mut tunnels) = tunnels {
-            tunnels.shutdown().await;
-        }
-    }
-}
-
 /// The link of an open profile; None while there is nothing to show.
 pub fn url(token: &str, ready: bool) -> Option<String> {
     (ready && !token.is_empty()).then(|| format!("/devtools/{token}/"))
 }
 
 /// Compares without telling by its time how much agrees.
-fn same(a: &str, b: &str) -> bool {
+pub fn same(a: &str, b: &str) -> bool {
     let differing = a.bytes().zip(b.bytes()).fold(0, |differing, (a, b)| differing | (a ^ b));
     a.len() == b.len() && differing == 0
 }
@@ -112,8 +69,7 @@ pub async fn enter(context: Arc<Context>, call: Call) -> Result<Response<Reply>,
     let port = port_of(open_doors(&context.engine.view()), token)?;
     let answer = upstream::get(port, "/json/list").await?;
     let page = first_page(&answer.body).ok_or_else(|| upstream::unreachable("it shows no page"))?;
-    // The page's own address as the person reached it: it passed the Host check. A unix socket has none.
-    let host = call.head.headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let host = &call.host;
     let to = format!("/devtools/{token}/devtools/inspector.html?ws={host}/devtools/{token}/devtools/page/{page}");
     let to = HeaderValue::from_str(&to).map_err(|_| ApiError::not_found("There is no such path."))?;
     let mut response = empty(StatusCode::FOUND);
@@ -132,7 +88,7 @@ fn first_page(list: &[u8]) -> Option<String> {
 pub async fn pass(context: Arc<Context>, mut call: Call) -> Result<Response<Reply>, ApiError> {
     let missing = || ApiError::not_found("There is no such path.");
     let port = port_of(open_doors(&context.engine.view()), call.params.get("token"))?;
-    let socket = wants_socket(&call.head.headers);
+    let socket = upstream::wants_socket(&call.head.headers);
     let path = passed_on(call.params.get("rest"), socket).ok_or_else(missing)?;
     if socket {
         let ours = call.head.extensions.remove::<OnUpgrade>();
@@ -151,10 +107,6 @@ pub async fn pass(context: Arc<Context>, mut call: Call) -> Result<Response<Repl
     Ok(response)
 }
 
-fn wants_socket(headers: &HeaderMap) -> bool {
-    headers.get(header::UPGRADE).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"))
-}
-
 async fn open_socket(
     context: &Context,
     port: u16,
@@ -162,9 +114,7 @@ async fn open_socket(
     headers: &HeaderMap,
     ours: OnUpgrade,
 ) -> Result<Response<Reply>, ApiError> {
-    let names = HANDSHAKE.iter();
-    let handshake = names.filter_map(|name| Some((name.clone(), headers.get(name)?.clone()))).collect();
-    let socket = upstream::socket(port, path, handshake).await?;
+    let socket = upstream::socket(port, path, upstream::handshake(headers)).await?;
     let mut response = empty(StatusCode::SWITCHING_PROTOCOLS);
     *response.headers_mut() = socket.headers.clone();
     context.tunnels.add(socket.join(ours))?;
@@ -218,16 +168,5 @@ mod tests {
         for bad in [&b"[]"[..], b"{", br#"[{"type":"page","id":"a/b"}]"#, br#"[{"type":"page"}]"#] {
             assert_eq!(first_page(bad), None);
         }
-    }
-
-    #[tokio::test]
-    async fn tunnels_are_bounded_and_end_with_the_server() {
-        let tunnels = Tunnels::default();
-        for _ in 0..MAX_TUNNELS {
-            tunnels.add(std::future::pending()).unwrap();
-        }
-        assert_eq!(tunnels.add(std::future::pending()).unwrap_err().code(), Code::NotReady);
-        tunnels.close().await;
-        assert_eq!(tunnels.add(std::future::pending()).unwrap_err().code(), Code::Draining);
     }
 }

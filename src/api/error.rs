@@ -58,6 +58,7 @@ codes! {
     UnsupportedContentType "unsupported_content_type" 415 "The body must be application/json";
     UnsupportedEncoding "unsupported_content_encoding" 415 "The body must not be encoded";
     WrongHost "wrong_host" 421 "The Host header does not name this daemon";
+    UpgradeRequired "upgrade_required" 426 "The path wants a WebSocket";
     RateLimited "rate_limited" 429 "Too many requests";
     // Fields of the request.
     InvalidRequest "invalid_request" 422 "Fields of the request are wrong";
@@ -92,11 +93,13 @@ codes! {
     ResumeRefused "resume_refused" 409 "A human has to look first";
     StaleFence "stale_fence" 409 "The lock has another fence or another owner";
     NotHeld "not_held" 409 "Nobody holds this lock";
+    SessionEnded "session_ended" 409 "The session is over";
     // The daemon.
     Internal "internal" 500 "A defect of cove";
     BadGateway "browser_unreachable" 502 "The browser did not answer";
     Draining "draining" 503 "The daemon stops";
     NotReady "not_ready" 503 "The daemon is not ready";
+    SessionsFull "sessions_full" 503 "All sessions are lent";
     Restored "restored" 503 "The state was restored and a human has not resumed yet";
     StoreFailed "store_failed" 503 "The state file failed";
     NoDisk "no_disk" 507 "No space is left";

@@ -5,6 +5,7 @@
 //! passed, and every answer (refusals as well) names its request, shows the limits and forbids sniffing,
 //! caching and framing. Paths are logged as the route's pattern: a link to `DevTools` holds a secret.
 
+use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -38,6 +39,8 @@ pub struct Call {
     pub head: Parts,
     pub params: Params,
     pub body: RequestBody,
+    /// Host and port under which the caller reached us.
+    pub host: String,
 }
 
 /// Put into an answer's extensions: the request gives back what it spent.
@@ -65,13 +68,15 @@ pub struct Front {
     context: Arc<Context>,
     router: Router,
     names: OwnNames,
+    /// For who comes over the unix socket, which has no name.
+    address: SocketAddr,
     limiter: Limiter,
 }
 
 impl Front {
-    pub fn new(context: Arc<Context>, port: u16) -> Self {
+    pub fn new(context: Arc<Context>, address: SocketAddr) -> Self {
         let limiter = Limiter::new(context.config.limits.clone());
-        Self { context, router: Router::new(), names: OwnNames::new(port), limiter }
+        Self { context, router: Router::new(), names: OwnNames::new(address.port()), address, limiter }
     }
 
     /// Everything up to the handler's answer, and which class was counted.
@@ -97,7 +102,12 @@ impl Front {
             return (Err(rate_limited(over)), class, allowance);
         }
         let answer = match found {
-            Found::Route(route, params) => self.run(route, Call { head, params, body }).await,
+            Found::Route(route, params) => {
+                let named = head.headers.get(header::HOST).and_then(|host| host.to_str().ok());
+                let host = named.filter(|_| client != Client::Unix).map(str::to_owned);
+                let host = host.unwrap_or_else(|| self.address.to_string());
+                self.run(route, Call { head, params, body, host }).await
+            }
             Found::WrongMethod(allow) => Err(wrong_method(&allow)),
             Found::Nothing => Err(ApiError::not_found("There is no such path.")),
         };

@@ -193,6 +193,8 @@ pub async fn status(context: Arc<Context>, _: Call) -> Result<Response<Reply>, A
     let resources = usage::resource_usage(&context, view, findings.free_mb).await?;
     let json = json!({
         "version": env!("CARGO_PKG_VERSION"),
+        "pid": std::process::id(),
+        "uid": rustix::process::geteuid().as_raw(),
         "uptime_seconds": context.started.elapsed().as_secs(),
         "state": state,
         "pause": view.pause,

@@ -37,7 +37,7 @@ struct Named {
 }
 
 /// A text of a request that has to be there, and the name of a lock or its owner.
-fn read_name(walk: &mut Walk, fields: &Map<String, Value>, name: &str) -> Option<String> {
+pub fn read_name(walk: &mut Walk, fields: &Map<String, Value>, name: &str) -> Option<String> {
     let at = format!("/{name}");
     let value = walk.required(fields, "", name)?;
     let text = walk.string(value, &at)?;
@@ -66,7 +66,7 @@ fn read_fence(walk: &mut Walk, fields: &Map<String, Value>) -> Option<Fence> {
     walk.parsed(fields, "", "fence")
 }
 
-fn default_ttl(context: &Context) -> Duration {
+pub fn default_ttl(context: &Context) -> Duration {
     Duration::from_secs(60 * context.config.locks.ttl_minutes)
 }
 
@@ -186,7 +186,7 @@ pub async fn release(context: Arc<Context>, call: Call) -> Result<Response<Reply
     Ok(body::json(StatusCode::OK, &json!({"released": true})))
 }
 
-fn lock_json(lock: &Lock, now: Moment) -> Value {
+pub fn lock_json(lock: &Lock, now: Moment) -> Value {
     json!({
         "kind": lock.kind.as_str(),
         "key": lock.key,

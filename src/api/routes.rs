@@ -15,8 +15,8 @@ use super::error::ApiError;
 use super::front::Call;
 use super::limit::Class;
 use super::{
-    Context, admin, claims, devtools, evidence, flows, health, intents, locks, metrics, page, profiles, start, tasks,
-    uploads, webhooks,
+    Context, admin, claims, devtools, evidence, flows, health, intents, locks, metrics, page, profiles, sessions,
+    start, tasks, uploads, webhooks,
 };
 
 type Answer = Pin<Box<dyn Future<Output = Result<Response<Reply>, ApiError>> + Send>>;
@@ -95,6 +95,14 @@ routes! {
     POST "/api/v1/claims/{id}/arm" Json Locks claims::arm;
     POST "/api/v1/claims/{id}/complete" Json Locks claims::complete;
     POST "/api/v1/claims/{id}/fail" Json Locks claims::fail;
+    POST "/api/v1/sessions" Json Locks sessions::create;
+    GET "/api/v1/sessions" Nothing Requests sessions::list;
+    GET "/api/v1/sessions/{id}" Nothing Requests sessions::show;
+    DELETE "/api/v1/sessions/{id}" Nothing Locks sessions::delete;
+    POST "/api/v1/sessions/{id}/refresh" MaybeJson Locks sessions::refresh;
+    GET "/api/v1/sessions/{id}/cdp/{token}" Nothing Unlimited sessions::cdp::connect;
+    GET "/api/v1/sessions/{id}/cdp/{token}/json/version" Nothing Unlimited sessions::cdp::version;
+    GET "/api/v1/sessions/{id}/cdp/{token}/json/version/" Nothing Unlimited sessions::cdp::version;
     POST "/api/v1/media" Bytes Requests uploads::upload;
     GET "/api/v1/flows" Nothing Requests flows::list;
     GET "/api/v1/flows/{name}" Nothing Requests flows::show;

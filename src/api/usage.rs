@@ -132,7 +132,8 @@ async fn sessions(context: &Context, view: &View) -> Vec<Value> {
             return shown.clone();
         }
     }
-    let mut profiles: Vec<ProfileId> = view.running.keys().chain(view.operators.keys()).cloned().collect();
+    let lent = view.sessions.values().map(|session| &session.profile);
+    let mut profiles: Vec<ProfileId> = view.running.keys().chain(view.operators.keys()).chain(lent).cloned().collect();
     profiles.sort();
     profiles.dedup();
     let ask = |profile: ProfileId| async move {

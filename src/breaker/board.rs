@@ -2,11 +2,11 @@
 //!
 //! A clone is another handle. A breaker is made when its name is first used; of more than [`MAX_BREAKERS`]
 //! the one that was longest not used is forgotten, and begins closed when its name comes again. Every move
-//! of a breaker is counted, by kind and by where it went, and goes to the log once. Nothing waits here: the
-//! lock is held for a few instructions.
+//! of a breaker is counted, by kind and by where it went, goes to the log once, and is told to whoever plans
+//! by it ([`Board::on_move`]). Nothing waits here: the lock is held for a few instructions.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 pub use super::record::{BreakerView, MAX_TRANSITIONS, Transition};
 use super::record::{Record, kind};
@@ -20,7 +20,10 @@ pub const MAX_BREAKERS: usize = 1_024;
 pub struct Board {
     limits: BreakerLimits,
     kept: Arc<Mutex<Kept>>,
+    listener: Arc<OnceLock<Listener>>,
 }
+
+type Listener = Box<dyn Fn() + Send + Sync>;
 
 #[derive(Default)]
 struct Kept {
@@ -53,7 +56,13 @@ struct News {
 impl Board {
     #[must_use]
     pub fn new(limits: BreakerLimits) -> Self {
-        Self { limits, kept: Arc::default() }
+        Self { limits, kept: Arc::default(), listener: Arc::default() }
+    }
+
+    /// Calls `listener` after every move that somebody noticed; it must not wait. There is one, the first.
+    pub fn on_move(&self, listener: impl Fn() + Send + Sync + 'static) {
+        // A second one has no business here.
+        let _first = self.listener.set(Box::new(listener));
     }
 
     /// Whether a call may be made now. Whoever makes it says how it ended, by one of the three below.
@@ -87,7 +96,7 @@ impl Board {
         let known = names.iter().filter_map(|name| Some(kept.breakers.get_mut(*name)?.record.breaker.passage(now)));
         let worst = known.max().unwrap_or_default();
         drop(kept);
-        news.iter().for_each(News::tell);
+        self.tell(&news);
         worst
     }
 
@@ -128,7 +137,7 @@ impl Board {
         let answer = act(kept.record(name, self.limits, now));
         let news = kept.note(name, now);
         drop(kept);
-        news.iter().for_each(News::tell);
+        self.tell(news.as_slice());
         answer
     }
 
@@ -140,7 +149,15 @@ impl Board {
             at(name, &entry.record);
         }
         drop(kept);
-        news.iter().for_each(News::tell);
+        self.tell(&news);
+    }
+
+    /// Without the lock: neither the log nor the listener holds up a call.
+    fn tell(&self, news: &[News]) {
+        news.iter().for_each(News::log);
+        if let Some(listener) = self.listener.get().filter(|_| !news.is_empty()) {
+            listener();
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Kept> {
@@ -174,7 +191,7 @@ impl Kept {
 }
 
 impl News {
-    fn tell(&self) {
+    fn log(&self) {
         let Self { moved, view } = self;
         let (breaker, from, failures) = (&view.name, moved.from.name(), view.failures_in_a_row);
         match moved.to {
@@ -257,6 +274,30 @@ mod tests {
         board.admit("b", until).unwrap();
         board.succeeded("b", until);
         assert_eq!(passage(&["b"], until), Passage::Free);
+    }
+
+    #[test]
+    fn every_move_is_told_once() {
+        use std::sync::atomic::{AtomicU32, Ordering};
+
+        let board = board();
+        let told = Arc::new(AtomicU32::new(0));
+        let count = told.clone();
+        board.on_move(move || _ = count.fetch_add(1, Ordering::Relaxed));
+        let times = || told.load(Ordering::Relaxed);
+        board.failed("a", NOW, "one");
+        board.clone().succeeded("b", NOW);
+        assert_eq!(times(), 0, "nothing moved");
+        board.failed("a", NOW, "two");
+        assert_eq!(times(), 1);
+        assert_eq!(board.view(NOW).len(), 2);
+        board.failed("a", NOW, "three");
+        assert_eq!(times(), 1, "told again");
+        assert_eq!(board.passage(&["a"], NOW.plus(OPEN)), Passage::Trial);
+        assert_eq!(times(), 2);
+        assert_eq!(board.admit("a", NOW.plus(OPEN)), Ok(()));
+        board.succeeded("a", NOW.plus(OPEN));
+        assert_eq!(times(), 3);
     }
 
     #[test]

@@ -78,12 +78,56 @@ fn a_clock_that_is_set_back_does_not_keep_it_open() {
     assert_eq!(breaker.admit(earlier.plus(LIMITS.open)), Ok(()));
 }
 
+#[test]
+fn asking_what_a_call_would_meet_spends_nothing() {
+    let mut breaker = Breaker::new(LIMITS);
+    assert_eq!(breaker.passage(at(0)), Passage::Free);
+    let mut breaker = opened();
+    assert_eq!(breaker.passage(at(59)), Passage::Shut { until: at(60) });
+    for _ in 0..9 {
+        assert_eq!(breaker.passage(at(60)), Passage::Trial);
+    }
+    for _ in 0..3 {
+        assert_eq!((breaker.passage(at(61)), breaker.admit(at(61))), (Passage::Trial, Ok(())));
+    }
+    assert_eq!(breaker.passage(at(62)), Passage::Shut { until: at(121) }, "the three are under way");
+    assert_eq!(breaker.passage(at(121)), Passage::Trial);
+    assert!(Passage::Free < Passage::Trial && Passage::Trial < Passage::Shut { until: Timestamp::ZERO });
+    let mut set_back = opened();
+    let earlier = Timestamp::from_millis(500_000);
+    assert_eq!(set_back.passage(earlier), Passage::Shut { until: earlier.plus(LIMITS.open) });
+    assert_eq!(set_back.passage(earlier.plus(LIMITS.open)), Passage::Trial);
+}
+
+#[test]
+fn a_trial_that_says_nothing_makes_room_for_another() {
+    let mut breaker = opened();
+    for _ in 0..9 {
+        assert_eq!(breaker.admit(at(60)), Ok(()));
+        breaker.withdrawn();
+    }
+    for _ in 0..3 {
+        assert_eq!(breaker.admit(at(60)), Ok(()));
+    }
+    breaker.succeeded();
+    for _ in 0..9 {
+        breaker.withdrawn();
+    }
+    assert_eq!((breaker.admit(at(61)), breaker.admit(at(61))), (Ok(()), Ok(())));
+    assert_eq!(breaker.admit(at(61)), Err(at(120)), "one has succeeded and counts");
+    let mut closed = Breaker::new(LIMITS);
+    closed.failed(at(0));
+    closed.withdrawn();
+    assert_eq!(closed.failures_in_a_row(), 1, "nothing was said, so nothing is forgotten");
+}
+
 #[derive(Clone, Copy, Debug)]
 enum Act {
     Wait(u64),
     Admit,
     Succeed,
     Fail,
+    Withdraw,
 }
 
 fn acts() -> impl Strategy<Value = Vec<Act>> {
@@ -92,8 +136,17 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
         3 => Just(Act::Admit),
         2 => Just(Act::Succeed),
         4 => Just(Act::Fail),
+        1 => Just(Act::Withdraw),
     ];
     prop::collection::vec(act, 0..200)
+}
+
+/// The trials since the first of them.
+#[derive(Clone, Copy)]
+struct Trials {
+    since: u64,
+    admitted: u32,
+    succeeded: u32,
 }
 
 proptest! {
@@ -101,37 +154,44 @@ proptest! {
     fn it_never_admits_while_open_and_never_more_than_its_trials_after(acts in acts()) {
         let mut breaker = Breaker::new(LIMITS);
         let mut now = 0;
-        let (mut row, mut opened_at, mut trials, mut succeeded, mut half_since) = (0, None, 0, 0, 0);
+        let (mut row, mut opened_at, mut half) = (0, None, None::<Trials>);
         for act in acts {
             match act {
                 Act::Wait(seconds) => now += seconds,
                 Act::Admit => {
+                    let passage = breaker.passage(at(now));
                     let admitted = breaker.admit(at(now));
+                    prop_assert_eq!(admitted.err(), passage.shut_until());
                     if let Err(until) = admitted {
                         prop_assert!(at(now) < until && until <= at(now + 60));
                     }
-                    let Some(since) = opened_at else {
-                        prop_assert_eq!(admitted, Ok(()));
-                        continue;
-                    };
-                    if now < since + 60 {
-                        prop_assert_eq!(admitted, Err(at(since + 60)));
-                    } else if trials == 0 || (trials == 3 && now >= half_since + 60) {
-                        prop_assert_eq!(admitted, Ok(()), "wedged");
-                        (trials, succeeded, half_since) = (1, 0, now);
-                    } else {
-                        prop_assert_eq!(admitted.is_ok(), trials < 3);
-                        trials = (trials + 1).min(3);
+                    prop_assert_eq!(passage == Passage::Free, opened_at.is_none());
+                    match (opened_at, &mut half) {
+                        (None, _) => prop_assert_eq!(admitted, Ok(())),
+                        (Some(_), Some(trials)) if trials.admitted < 3 => {
+                            prop_assert_eq!(admitted, Ok(()), "wedged");
+                            trials.admitted += 1;
+                        }
+                        (Some(opened), trials)
+                            if now < trials.as_ref().map_or(opened, |trials| trials.since) + 60 =>
+                        {
+                            let since = trials.as_ref().map_or(opened, |trials| trials.since);
+                            prop_assert_eq!(admitted, Err(at(since + 60)));
+                        }
+                        (Some(_), _) => {
+                            prop_assert_eq!(admitted, Ok(()), "wedged");
+                            half = Some(Trials { since: now, admitted: 1, succeeded: 0 });
+                        }
                     }
                 }
                 Act::Succeed => {
                     breaker.succeeded();
                     if opened_at.is_none() {
                         row = 0;
-                    } else if trials > 0 {
-                        succeeded += 1;
-                        if succeeded == 3 {
-                            (row, opened_at, trials, succeeded) = (0, None, 0, 0);
+                    } else if let Some(trials) = &mut half {
+                        trials.succeeded += 1;
+                        if trials.succeeded == 3 {
+                            (row, opened_at, half) = (0, None, None);
                         }
                     }
                 }
@@ -140,8 +200,14 @@ proptest! {
                     if opened_at.is_none() {
                         row += 1;
                     }
-                    if (opened_at.is_none() && row == 5) || trials > 0 {
-                        (opened_at, trials, succeeded) = (Some(now), 0, 0);
+                    if (opened_at.is_none() && row == 5) || half.is_some() {
+                        (opened_at, half) = (Some(now), None);
+                    }
+                }
+                Act::Withdraw => {
+                    breaker.withdrawn();
+                    if let Some(trials) = &mut half {
+                        trials.admitted = trials.admitted.saturating_sub(1).max(trials.succeeded);
                     }
                 }
             }

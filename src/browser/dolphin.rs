@@ -2,7 +2,7 @@
 //!
 //! The daemon composes it, the engine calls it through [`Provider`]. Each part is a file: `answer` reads,
 //! `exchange` calls, `local` and `cloud` know the paths, `notebook` remembers what was started here,
-//! `starting` and `stopping` decide. Invariants: one start or stop at a time per profile; stops one after the
+//! `starting` and `stopping` decide; `look` is for `cove doctor` alone. Invariants: one start or stop at a time per profile; stops one after the
 //! other, starts a few at a time and apart; a browser that is not proved to be ours is never stopped unless
 //! the configuration says so (fence.md rule 16); nothing is called while its breaker is open. How items wait
 //! and what is tried again belongs to the engine.
@@ -13,6 +13,7 @@ mod cloud;
 mod devtools;
 mod exchange;
 mod local;
+mod look;
 mod notebook;
 mod pace;
 mod readers;
@@ -40,7 +41,8 @@ use local::LocalApi;
 use notebook::{Note, Notebook, Whose};
 use starting::Wanted;
 
-pub use answer::MAX_NAME_BYTES;
+pub use answer::{MAX_NAME_BYTES, Meaning, Refusal};
+pub use look::{Look, Said, look};
 
 /// As messages name them.
 const THE_APP: &str = "Dolphin Anty";

@@ -18,6 +18,8 @@ mod server;
 mod sessions;
 mod socket;
 
+pub use find::browser as find_browser;
+
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;

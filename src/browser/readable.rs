@@ -1,26 +1,28 @@
 //! Whether a file can be read: by this process, or by another user of this machine.
 //!
 //! The browser host and the `dolphin` provider ask before a file is given to a browser. For ourselves the
-//! file is really opened; for another user its owner, its mode and those of its folders decide, as the kernel
-//! would. Where access lists add to the modes, only an attempt could tell: what we can read then counts as
-//! readable. Blocking, on a dead network share for ever: callers run it off the runtime's threads and bound it.
+//! file is really opened; for another user [`access`] decides as the kernel would, and `cove doctor` asks that
+//! for folders as well. Blocking, on a dead network share for ever: callers run it off the runtime's threads
+//! and bound it.
+
+mod access;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use super::processes::Identity;
+pub use access::{Access, ENTER, READ, WRITE, access};
 
-const ACCESS_LIST: &str = "system.posix_acl_access";
 const MAX_TABLE_BYTES: u64 = 4 * 1024 * 1024;
-const READ: u32 = 4;
-const ENTER: u32 = 1;
 
 /// A user with its groups.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reader {
     pub uid: u32,
+    /// The group of files that it makes; also among its groups.
+    pub gid: u32,
     pub groups: BTreeSet<u32>,
 }
 
@@ -39,19 +41,6 @@ impl Reader {
 
     fn is_us(&self) -> bool {
         self.uid == rustix::process::geteuid().as_raw()
-    }
-
-    /// Of an entry, by the one class of its mode that applies.
-    fn may(&self, metadata: &fs::Metadata, right: u32) -> bool {
-        let mode = metadata.mode();
-        let class = if metadata.uid() == self.uid {
-            mode >> 6
-        } else if self.groups.contains(&metadata.gid()) {
-            mode >> 3
-        } else {
-            mode
-        };
-        self.uid == 0 || class & right == right
     }
 }
 
@@ -72,7 +61,7 @@ fn parse_status(status: &str) -> Option<Reader> {
         line.split_ascii_whitespace().map(|number| number.parse().ok()).collect::<Option<Vec<u32>>>()
     };
     let (uid, gid) = (*numbers("Uid:")?.get(1)?, *numbers("Gid:")?.get(1)?);
-    Some(Reader { uid, groups: numbers("Groups:")?.into_iter().chain([gid]).collect() })
+    Some(Reader { uid, gid, groups: numbers("Groups:")?.into_iter().chain([gid]).collect() })
 }
 
 fn parse_tables(passwd: &str, group: &str, uid: u32) -> Option<Reader> {
@@ -80,7 +69,8 @@ fn parse_tables(passwd: &str, group: &str, uid: u32) -> Option<Reader> {
         .lines()
         .map(|line| line.split(':').collect::<Vec<_>>())
         .find(|fields| fields.len() >= 4 && fields[2].parse() == Ok(uid))?;
-    let mut groups = BTreeSet::from([user[3].parse().ok()?]);
+    let own = user[3].parse().ok()?;
+    let mut groups = BTreeSet::from([own]);
     for line in group.lines() {
         let fields: Vec<&str> = line.split(':').collect();
         if let [_, _, gid, members] = fields[..]
@@ -89,7 +79,7 @@ fn parse_tables(passwd: &str, group: &str, uid: u32) -> Option<Reader> {
             groups.extend(gid.parse::<u32>());
         }
     }
-    Some(Reader { uid, groups })
+    Some(Reader { uid, gid: own, groups })
 }
 
 /// Really opens it. Looked at first, and opened without blocking: opening a device can have effects,
@@ -109,29 +99,19 @@ pub fn by_us(path: &Path) -> bool {
             .is_ok_and(regular)
 }
 
-/// By the modes of the file and of every folder on its way.
+/// By another user: a regular file that the kernel would let it read.
 #[must_use]
 pub fn by(path: &Path, reader: &Reader) -> bool {
     if reader.is_us() {
         return by_us(path);
     }
-    // What lies behind links counts; a path that we cannot follow, nobody is sent along.
-    let Ok(real) = path.canonicalize() else { return false };
-    let may = |path: &Path, right| {
-        fs::metadata(path).is_ok_and(|entry| reader.may(&entry, right) || (has_list(path) && by_us(&real)))
-    };
-    let is_file = fs::metadata(&real).is_ok_and(|entry| entry.is_file());
-    path.is_absolute() && is_file && may(&real, READ) && real.ancestors().skip(1).all(|folder| may(folder, ENTER))
-}
-
-fn has_list(path: &Path) -> bool {
-    let mut nothing: [u8; 0] = [];
-    rustix::fs::getxattr(path, ACCESS_LIST, &mut nothing).is_ok_and(|bytes| bytes > 0)
+    let is_file = fs::metadata(path).is_ok_and(|entry| entry.is_file());
+    path.is_absolute() && is_file && access(path, reader, READ) == Access::Yes
 }
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
     use super::*;
 
@@ -160,7 +140,8 @@ mod tests {
         let mode = |path: &Path, mode: u32| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
         mode(root.path(), 0o755);
         let own = fs::metadata(&file).unwrap();
-        let stranger = Reader { uid: own.uid() + 4_711, groups: [own.gid() + 4_711].into() };
+        let (uid, gid) = (own.uid() + 4_711, own.gid() + 4_711);
+        let stranger = Reader { uid, gid, groups: [gid].into() };
         let member = Reader { groups: [own.gid()].into(), ..stranger.clone() };
         for (of_folder, of_file, by_stranger, by_member) in [
             (0o755, 0o644, true, true),
@@ -187,11 +168,14 @@ mod tests {
         let own = Reader::of_process(super::super::processes::read(std::process::id()).unwrap().identity).unwrap();
         assert_eq!(own.uid, rustix::process::geteuid().as_raw());
         let status = "Name:\tx\nUid:\t1\t2\t3\t4\nGid:\t5\t6\t7\t8\nGroups:\t20 30 \n";
-        assert_eq!(parse_status(status), Some(Reader { uid: 2, groups: [6, 20, 30].into() }));
+        assert_eq!(parse_status(status), Some(Reader { uid: 2, gid: 6, groups: [6, 20, 30].into() }));
         assert_eq!(parse_status("Uid:\t1\n"), None);
         let (passwd, group) =
             ("root:x:0:0::/:\nanna:x:1000:1000:A:/home/anna:/bin/sh\nbroken\n", "media:x:44:ben,anna\nx:x:45:annab\n");
-        assert_eq!(parse_tables(passwd, group, 1_000), Some(Reader { uid: 1_000, groups: [44, 1_000].into() }));
+        assert_eq!(
+            parse_tables(passwd, group, 1_000),
+            Some(Reader { uid: 1_000, gid: 1_000, groups: [44, 1_000].into() })
+        );
         assert_eq!(parse_tables(passwd, group, 7), None);
     }
 }

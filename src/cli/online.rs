@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use super::remote::{Client, RemoteError, encoded};
-use super::words::{FlowsCommand, ItemsCommand, LocksCommand, OneTask, ProfilesCommand, TasksCommand};
+use super::words::{FlowsCommand, ItemsCommand, LocksCommand, OneTask, ProfilesCommand, SessionsCommand, TasksCommand};
 use super::{exit, follow, print, print_json, render, tell};
 
 /// Rows asked for at a time: the API's most, since every page spends one request of the limit.
@@ -179,6 +179,20 @@ pub async fn locks(client: &Client, command: LocksCommand) -> anyhow::Result<u8>
             } else {
                 print(&render::cleanup(&answer));
             }
+        }
+    }
+    Ok(exit::OK)
+}
+
+pub async fn sessions(client: &Client, command: SessionsCommand) -> anyhow::Result<u8> {
+    match command {
+        SessionsCommand::List { json } => {
+            let answer = client.get("/api/v1/sessions").await?;
+            show(rows_of(&answer, "sessions"), "sessions", json, render::sessions);
+        }
+        SessionsCommand::Close { id } => {
+            client.delete(&format!("/api/v1/sessions/{}", encoded(&id))).await?;
+            print("closing: its profile is free when its browser is stopped");
         }
     }
     Ok(exit::OK)

@@ -38,8 +38,9 @@ pub fn time(value: &Value, name: &str) -> String {
 pub fn why(item: &Value) -> String {
     let error = &item["error"];
     let reason = match (text(item, "wait_reason"), time(item, "wait_until")) {
-        (reason, until) if !until.is_empty() => format!("{reason} until {until}"),
-        (reason, _) => reason,
+        (reason, until) if until.is_empty() => reason,
+        (reason, until) if reason.ends_with("_until") => format!("{reason} {until}"),
+        (reason, until) => format!("{reason} until {until}"),
     };
     let state = text(item, "state");
     match (reason.as_str(), error.is_object() && state != "queued") {
@@ -184,6 +185,15 @@ pub fn locks(locks: &[Value]) -> String {
     table(&["kind", "key", "owner", "fence", "expires"], rows)
 }
 
+#[must_use]
+pub fn sessions(sessions: &[Value]) -> String {
+    let rows = sessions.iter().map(|session| {
+        let names = ["session_id", "profile", "owner", "state", "connections"];
+        names.iter().map(|name| text(session, name)).chain([time(session, "expires_at")]).collect()
+    });
+    table(&["id", "profile", "owner", "state", "connections", "expires"], rows)
+}
+
 /// What a cleanup of locks did or would do.
 #[must_use]
 pub fn cleanup(answer: &Value) -> String {
@@ -238,8 +248,11 @@ pub fn status(status: &Value) -> String {
     }
     let breakers = status["breakers"].as_array().into_iter().flatten();
     for breaker in breakers.filter(|breaker| breaker["state"] != "closed") {
-        let facts = (text(breaker, "name"), text(breaker, "state"), time(breaker, "open_until"));
-        lines.push(format!("breaker    {} {} {}", facts.0, facts.1, facts.2));
+        let until = time(breaker, "open_until");
+        let until = if until.is_empty() { until } else { format!(" until {until}") };
+        let facts = ["name", "state", "failures_in_a_row", "last_error"].map(|name| text(breaker, name));
+        let [name, state, failures, error] = facts;
+        lines.push(format!("breaker    {name} {state}{until}, {failures} failures in a row: {error}"));
     }
     for session in resources["sessions"].as_array().into_iter().flatten() {
         let facts = (text(session, "profile"), text(session, "memory_mb"), text(session, "cpu_percent"));
@@ -259,6 +272,9 @@ mod tests {
         let item = json!({"state": "retry_wait", "wait_reason": "retry_backoff", "wait_until": "2026-12-01T09:00:00.000Z",
             "error": {"code": "element_not_found", "message": "no button"}});
         assert_eq!(why(&item), "retry_backoff until 2026-12-01 09:00:00Z; element_not_found: no button");
+        let breaker =
+            json!({"state": "queued", "wait_reason": "breaker_open_until", "wait_until": "2026-12-01T09:00:00.000Z"});
+        assert_eq!(why(&breaker), "breaker_open_until 2026-12-01 09:00:00Z");
         let handed_back = json!({"state": "queued", "wait_reason": "no_slot", "error": {"code": "daemon_stopped"}});
         assert_eq!(why(&handed_back), "no_slot");
         assert_eq!(why(&json!({"state": "failed", "error": {"code": "c", "message": "m"}})), "c: m");
@@ -296,10 +312,14 @@ mod tests {
 
     #[test]
     fn an_open_breaker_is_in_the_status_and_a_closed_one_is_not() {
-        let breakers = json!([{"name": "webhook https://a", "state": "open", "open_until": "2026-12-01T09:00:00.000Z"},
+        let breakers = json!([{"name": "webhook https://a", "state": "open", "failures_in_a_row": 5,
+                "open_until": "2026-12-01T09:00:00.000Z", "last_error": "no answer"},
+            {"name": "dolphin", "state": "half_open", "failures_in_a_row": 6, "last_error": "no connection"},
             {"name": "webhook https://b", "state": "closed"}]);
         let shown = status(&json!({"breakers": breakers}));
-        assert!(shown.contains("breaker    webhook https://a open 2026-12-01 09:00:00Z"), "{shown}");
+        let open = "breaker    webhook https://a open until 2026-12-01 09:00:00Z, 5 failures in a row: no answer";
+        assert!(shown.contains(open), "{shown}");
+        assert!(shown.contains("breaker    dolphin half_open, 6 failures in a row: no connection"), "{shown}");
         assert!(!shown.contains("https://b"), "{shown}");
     }
 

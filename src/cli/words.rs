@@ -211,6 +211,21 @@ pub enum LocksCommand {
 }
 
 #[derive(Subcommand)]
+pub enum SessionsCommand {
+    /// Who drives which profile, and until when
+    List {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// End a session: its browser is stopped, then its profile is free
+    Close {
+        /// As `list` shows it
+        id: String,
+    },
+}
+
+#[derive(Subcommand)]
 pub enum FlowsCommand {
     /// Store a recording under a name
     Add {

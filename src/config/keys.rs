@@ -71,6 +71,7 @@ pub(super) static KEYS: &[Key] = &[
     key("engine", "evidence_max_bytes", Rule::Integer(64 * KIB, 16 * GIB)),
     key("engine", "rate_limited_rest_seconds", Rule::Integer(1, 7 * DAY_SECONDS)),
     key("engine", "catch_up_per_hour", Rule::Integer(0, 1_000_000)),
+    key("engine", "sessions", Rule::Integer(0, 256)),
     key("retention", "task_days", Rule::Integer(1, 3_650)),
     key("retention", "tasks", Rule::Integer(0, 100_000_000)),
     key("resources", "disk_reserve_mb", Rule::Integer(LEAST_RESERVE_MB, 1024 * 1024)),
@@ -263,7 +264,7 @@ mod tests {
                 assert_eq!(error.value, Some(bad.to_string()));
             }
         }
-        assert_eq!(ranges, 27);
+        assert_eq!(ranges, 28);
     }
 
     #[test]

@@ -237,6 +237,7 @@ mod tests {
             retry_max: Duration::from_secs(1_800),
             rest: Duration::ZERO,
             catch_up_per_hour: 0,
+            sessions: 0,
         };
         assert_eq!(back_off(&limits, 1, 1.0), Duration::from_secs(30));
         assert_eq!(back_off(&limits, 3, 1.0), Duration::from_secs(120));

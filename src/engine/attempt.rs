@@ -115,7 +115,7 @@ async fn attempt(child: &Child, item: &Item, task: &Task) -> Outcome {
         attached: attach.attached(),
         open_waits: &[],
     };
-    let outcome = attach.during(replay(child, &session, publish)).await;
+    let outcome = attach.during(Box::pin(replay(child, &session, publish))).await;
     if let AttemptEnd::Unarmed(failure) | AttemptEnd::Unknown(failure) = &outcome.end {
         attach.failed(failure);
     }

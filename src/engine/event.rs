@@ -5,12 +5,13 @@
 
 use std::collections::BTreeMap;
 
+use super::{LendAsked, LendRefused, Lent};
 use crate::breaker::Passage;
 use crate::browser::Session;
 use crate::model::{EvidenceFile, Failure, Fence, Item, ItemId, Moment, ProfileId, Proofs, Task, TaskId};
 use crate::store::{
-    ArmRefused, AttemptEnded, Claim, ClockMark, Expired, Leftover, Outlook, Settled, Verified, VerifyBegun,
-    VerifyFinding,
+    ArmRefused, AttemptEnded, Claim, ClockMark, Expired, Leftover, Outlook, SessionName, Settled, Verified,
+    VerifyBegun, VerifyFinding,
 };
 
 /// How an attempt says that it ended. Whether it was armed is the state machine's to know.
@@ -89,6 +90,13 @@ pub enum Event {
         token: String,
     },
 
+    /// A browser was lent, or why not.
+    Lent {
+        ticket: u64,
+        asked: LendAsked,
+        answer: Result<Lent, LendRefused>,
+    },
+
     // From what was started.
     /// The provider started the browser.
     Opened {
@@ -126,7 +134,7 @@ pub enum Event {
         fence: Fence,
     },
 
-    // From people.
+    // From people and programs.
     OpenAsked {
         profile: ProfileId,
         headless: bool,
@@ -134,6 +142,11 @@ pub enum Event {
     },
     CloseAsked {
         profile: ProfileId,
+    },
+    /// A program wants a browser; `ticket` finds it again for the answer.
+    LendAsked {
+        ticket: u64,
+        asked: LendAsked,
     },
     /// A person resolved the item: a verify that runs for it has nothing to find any more.
     Resolved {
@@ -163,6 +176,8 @@ pub enum Commit {
     FinishVerify(Verified),
     ExpireClaims,
     LockForOperator { profile: ProfileId, headless: bool, token: String },
+    Lend { ticket: u64, asked: LendAsked },
+    ReleaseSession(SessionName),
 }
 
 /// What is started.
@@ -187,6 +202,12 @@ pub enum Work {
         profile: ProfileId,
         headless: bool,
         adopt: bool,
+    },
+    /// A browser for a program. `vanishes`: without a connection for a while it ends.
+    Lend {
+        profile: ProfileId,
+        headless: bool,
+        vanishes: bool,
     },
 }
 
@@ -220,6 +241,10 @@ pub enum Act {
     AnswerClose {
         profile: ProfileId,
         closed: bool,
+    },
+    AnswerLend {
+        ticket: u64,
+        answer: Result<Lent, LendRefused>,
     },
 }
 

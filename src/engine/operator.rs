@@ -43,7 +43,7 @@ pub(super) async fn run(child: Child, profile: ProfileId, headless: bool, adopt:
     child.tell(Event::Ended { fence, end, evidence: Vec::new(), stopped: None, browser, roll: 0.0 }).await;
 }
 
-async fn running(child: &Child, profile: &ProfileId) -> Result<Session, Failure> {
+pub(super) async fn running(child: &Child, profile: &ProfileId) -> Result<Session, Failure> {
     let running = child.shared.provider.running().await?;
     running
         .into_iter()

@@ -32,6 +32,8 @@ pub struct Limits {
     pub rest: Duration,
     /// Of what was missed while the daemon was down; 0: no cap.
     pub catch_up_per_hour: u32,
+    /// Browsers lent at a time.
+    pub sessions: u32,
 }
 
 impl From<&config::Engine> for Limits {
@@ -42,6 +44,7 @@ impl From<&config::Engine> for Limits {
             retry_max: Duration::from_secs(config.retry_max_seconds),
             rest: Duration::from_secs(config.rate_limited_rest_seconds),
             catch_up_per_hour: config.catch_up_per_hour,
+            sessions: config.sessions,
         }
     }
 }
@@ -61,7 +64,7 @@ enum Phase {
     Closing,
 }
 
-/// One running attempt, or a profile opened for a person: a lock and a browser.
+/// One running attempt, or a profile opened for a person or lent to a program: a lock and a browser.
 #[derive(Clone, Debug)]
 struct Running {
     profile: ProfileId,
@@ -96,9 +99,17 @@ enum Owner {
     /// A browser left over from before a restart; its item, if any, has its end already.
     Leftover,
     Operator(OperatorView),
+    /// A browser that a program uses.
+    Lent(session::Loan),
 }
 
 impl Owner {
+    fn is_asked_to_end(&mut self) {
+        if let Self::Lent(loan) = self {
+            loan.ending = true;
+        }
+    }
+
     fn item(item: &Item, task: &Task, cancel: bool) -> Self {
         Self::Item {
             id: item.id,
@@ -211,6 +222,8 @@ impl State {
                 self.operator_locked(fence, profile, headless, token)
             }
             Event::CloseAsked { profile } => self.close_asked(&profile),
+            Event::LendAsked { ticket, asked } => self.lend_asked(ticket, asked, now),
+            Event::Lent { ticket, asked, answer } => self.lent(ticket, asked, answer),
             Event::StopAsked { fence } => self.stop_asked(fence),
             Event::Drain => self.drain(),
         }
@@ -227,6 +240,7 @@ impl State {
             busy: self.busy(),
             running: BTreeMap::new(),
             operators: BTreeMap::new(),
+            sessions: BTreeMap::new(),
             in_use: self.in_use.clone(),
             open_errors: self.open_errors.clone(),
             clock_suspect: self.clocks.suspect,
@@ -235,7 +249,7 @@ impl State {
             breakers: self.breakers,
             turned_at: now,
         };
-        for running in self.running.values() {
+        for (fence, running) in &self.running {
             match &running.owner {
                 Owner::Item { id, .. } | Owner::Verify { item: id } => {
                     view.running.insert(running.profile.clone(), Some(*id));
@@ -245,6 +259,9 @@ impl State {
                 }
                 Owner::Operator(operator) => {
                     view.operators.insert(running.profile.clone(), operator.clone());
+                }
+                Owner::Lent(loan) => {
+                    view.sessions.insert(*fence, loan.view(running.profile.clone(), running.phase));
                 }
             }
         }
@@ -273,7 +290,7 @@ impl State {
     }
 
     fn busy(&self) -> u32 {
-        let takes_a_slot = |running: &&Running| !matches!(running.owner, Owner::Operator(_));
+        let takes_a_slot = |running: &&Running| !matches!(running.owner, Owner::Operator(_) | Owner::Lent(_));
         u32::try_from(self.running.values().filter(takes_a_slot).count()).unwrap_or(u32::MAX)
     }
 
@@ -307,6 +324,7 @@ impl State {
         if self.draining {
             return step;
         }
+        step = step.and(self.sessions_over(&outlook.sessions_over));
         step.commit.extend(outlook.to_settle.into_iter().map(|task| Commit::Settle { task }));
         if outlook.claims_over {
             step.commit.push(Commit::ExpireClaims);
@@ -393,8 +411,10 @@ impl State {
     /// A browser came up: the provider works.
     fn opened(&mut self, fence: Fence, session: Session) -> Step {
         let Some(running) = self.running.get_mut(&fence) else { return Step::default() };
-        if let Owner::Operator(view) = &mut running.owner {
-            view.session = Some(session);
+        match &mut running.owner {
+            Owner::Operator(view) => view.session = Some(session),
+            Owner::Lent(loan) => loan.ready = true,
+            _ => {}
         }
         if self.provider.take().is_some() { self.look() } else { Step::default() }
     }
@@ -420,21 +440,14 @@ impl State {
         if more { Step::default() } else { self.look() }
     }
 
-    /// What is past its commit point is never cut.
-    fn stop_asked(&self, fence: Fence) -> Step {
-        match self.running.get(&fence) {
-            Some(Running { phase: Phase::Unarmed, .. }) => Step::act(Act::Interrupt { fence }),
-            _ => Step::default(),
-        }
-    }
-
     fn drain(&mut self) -> Step {
         let mut step = Step::default();
         if std::mem::replace(&mut self.draining, true) {
             return step;
         }
-        for (fence, running) in &self.running {
+        for (fence, running) in &mut self.running {
             if matches!(running.phase, Phase::Unarmed) {
+                running.owner.is_asked_to_end();
                 step.then.push(Act::Interrupt { fence: *fence });
             }
         }
@@ -447,6 +460,7 @@ mod ends;
 mod operator;
 mod provider;
 mod recovery;
+mod session;
 #[cfg(test)]
 mod tests;
 mod verify;

@@ -14,8 +14,12 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::event::{Act, Commit, Event, Step, Work};
+use super::session::{self, Doors};
 use super::state::State;
-use super::{Engine, HEARTBEAT, Message, START_BREAKERS, Shared, attempt, clock, operator, verify};
+use super::{
+    Engine, HEARTBEAT, LendRefused, Lent, LentBrowser, Message, START_BREAKERS, Shared, attempt, clock, operator,
+    verify,
+};
 use crate::breaker::Passage;
 use crate::model::{Failure, FailureCode, Fence, Moment, ProfileId, Proofs};
 use crate::store::{Store, StoreError};
@@ -40,11 +44,14 @@ struct Loop {
     interrupts: HashMap<Fence, CancellationToken>,
     opening: HashMap<String, oneshot::Sender<bool>>,
     closing: HashMap<ProfileId, oneshot::Sender<bool>>,
+    lending: HashMap<u64, oneshot::Sender<Result<LentBrowser, LendRefused>>>,
+    last_ticket: u64,
+    doors: Doors,
 }
 
 /// Runs recovery, then the ordinary loop, until drained or until the store fails.
 pub async fn run(engine: Engine, shared: Arc<Shared>) -> Result<(), EngineError> {
-    let Engine { bell, view, mut inbox, mailbox } = engine;
+    let Engine { bell, view, mut inbox, mailbox, doors } = engine;
     let mut turning = Loop {
         state: State::new(shared.limits.clone()),
         shared,
@@ -54,7 +61,13 @@ pub async fn run(engine: Engine, shared: Arc<Shared>) -> Result<(), EngineError>
         interrupts: HashMap::new(),
         opening: HashMap::new(),
         closing: HashMap::new(),
+        lending: HashMap::new(),
+        last_ticket: 0,
+        doors,
     };
+    // Others call through the same breakers.
+    let moved = bell.clone();
+    turning.shared.breakers.on_move(move || moved.notify_one());
     let mut failed = turning.shared.store.failed();
     let mut no_disk = turning.shared.no_disk.clone();
     let short = no_disk.borrow_and_update().clone();
@@ -113,6 +126,11 @@ impl Loop {
                 self.closing.insert(profile.clone(), reply);
                 Event::CloseAsked { profile }
             }
+            Message::Lend { asked, reply } => {
+                self.last_ticket += 1;
+                self.lending.insert(self.last_ticket, reply);
+                Event::LendAsked { ticket: self.last_ticket, asked }
+            }
         }
     }
 
@@ -166,6 +184,21 @@ impl Loop {
             }
             Act::AnswerOpen { token, opened } => answer(self.opening.remove(&token), opened),
             Act::AnswerClose { profile, closed } => answer(self.closing.remove(&profile), closed),
+            Act::AnswerLend { ticket, answer } => self.answer_lend(ticket, answer),
+        }
+    }
+
+    /// A browser that nobody waits for any more is nobody's: it ends.
+    fn answer_lend(&mut self, ticket: u64, answer: Result<Lent, LendRefused>) {
+        let Some(reply) = self.lending.remove(&ticket) else { return };
+        let answer = answer.and_then(|lent| {
+            let door = self.doors.get(lent.fence).ok_or(LendRefused::NotReady)?;
+            Ok(LentBrowser { lent, door })
+        });
+        if let Err(Ok(LentBrowser { lent, .. })) = reply.send(answer)
+            && let Some(interrupt) = self.interrupts.get(&lent.fence)
+        {
+            interrupt.cancel();
         }
     }
 
@@ -179,6 +212,10 @@ impl Loop {
             Work::Verify { item, task } => self.children.spawn(verify::run(child, *item, *task)),
             Work::Operator { profile, headless, adopt } => {
                 self.children.spawn(operator::run(child, profile, headless, adopt))
+            }
+            Work::Lend { profile, headless, vanishes } => {
+                let door = self.doors.add(fence);
+                self.children.spawn(session::run(child, profile, headless, vanishes, door))
             }
         };
     }
@@ -301,6 +338,16 @@ pub async fn carry(store: &Store, commit: Commit, moment: Moment) -> Result<Even
                 tracing::warn!(%profile, %fence, "the lock was not held any more");
             }
             Event::Released { fence }
+        }
+        Commit::ReleaseSession(name) => {
+            let fence = name.fence;
+            if !store.release_session(name, moment).await? {
+                tracing::warn!(%fence, "the lock of a session was not held any more");
+            }
+            Event::Released { fence }
+        }
+        Commit::Lend { ticket, asked } => {
+            Event::Lent { ticket, answer: session::lend(store, &asked, moment).await?, asked }
         }
         Commit::Settle { task } => Event::Settled { task, settled: store.settle(task, now).await? },
         Commit::LockForOperator { profile, headless, token } => {

@@ -76,7 +76,7 @@ async fn look(child: &Child, item: &Item, task: &Task) -> Look {
         attached: attach.attached(),
         armed_at: item.armed_at.unwrap_or(item.created_at),
     };
-    let seen = attach.during(browser::verify(&session, verifying)).await;
+    let seen = attach.during(Box::pin(browser::verify(&session, verifying))).await;
     let browser::Verified { answer, evidence, stopped } = seen;
     if let VerifyAnswer::Inconclusive(failure) = &answer {
         attach.failed(failure);

@@ -101,6 +101,9 @@ pub enum LockOwner {
     Claim { item: ItemId, worker: String },
     /// The engine, to look whether this item was published.
     Verify(ItemId),
+    /// A program that uses the profile's browser through cove, by the name that it gave itself; with `item` the
+    /// outside worker that runs it.
+    Session { owner: String, item: Option<ItemId> },
 }
 
 impl LockOwner {
@@ -108,6 +111,15 @@ impl LockOwner {
     #[must_use]
     pub const fn is_freed_by_time(&self) -> bool {
         matches!(self, Self::Outside(_))
+    }
+
+    /// The item and the name of an outside worker that holds it, with or without a browser of cove's.
+    #[must_use]
+    pub fn claim(&self) -> Option<(ItemId, &str)> {
+        match self {
+            Self::Claim { item, worker } | Self::Session { owner: worker, item: Some(item) } => Some((*item, worker)),
+            _ => None,
+        }
     }
 }
 
@@ -119,6 +131,8 @@ impl fmt::Display for LockOwner {
             Self::Outside(name) => out.write_str(name),
             Self::Claim { worker, .. } => write!(out, "worker {worker}"),
             Self::Verify(item) => write!(out, "verify {item}"),
+            Self::Session { owner, item: None } => write!(out, "session {owner}"),
+            Self::Session { owner: worker, item: Some(_) } => write!(out, "worker {worker}"),
         }
     }
 }
@@ -206,8 +220,12 @@ impl Lock {
     #[must_use]
     pub fn free_at(&self, now: Moment) -> Option<Timestamp> {
         let expires_at = self.expires_at()?;
-        let lingers = matches!(self.owner, LockOwner::Claim { .. }) && self.is_expired(now);
-        Some(if lingers { expires_at.plus(CLAIM_GRACE) } else { expires_at })
+        Some(match self.owner {
+            LockOwner::Claim { .. } if self.is_expired(now) => expires_at.plus(CLAIM_GRACE),
+            // Its browser is being stopped.
+            LockOwner::Session { .. } if self.is_expired(now) => now.wall,
+            _ => expires_at,
+        })
     }
 }
 
@@ -289,6 +307,17 @@ mod tests {
     }
 
     #[test]
+    fn a_worker_is_told_by_its_name_whoever_started_its_browser() {
+        let (item, worker) = (ItemId::new(7), "w1".to_owned());
+        let claim = LockOwner::Claim { item, worker: worker.clone() };
+        let lent = LockOwner::Session { owner: worker.clone(), item: Some(item) };
+        let script = LockOwner::Session { owner: worker, item: None };
+        assert_eq!((claim.claim(), claim.to_string()), (lent.claim(), lent.to_string()));
+        assert_eq!((claim.claim(), script.claim()), (Some((item, "w1")), None));
+        assert_eq!(script.to_string(), "session w1");
+    }
+
+    #[test]
     fn time_frees_what_an_outside_program_holds_and_nothing_else() {
         let item = ItemId::new(7);
         let held = |owner| {
@@ -299,9 +328,15 @@ mod tests {
         };
         assert!(!held(LockOwner::Outside("w".to_owned())));
         let worker = "w".to_owned();
-        for owner in
-            [LockOwner::Item(item), LockOwner::Operator, LockOwner::Claim { item, worker }, LockOwner::Verify(item)]
-        {
+        let session = |item| LockOwner::Session { owner: "w".to_owned(), item };
+        for owner in [
+            LockOwner::Item(item),
+            LockOwner::Operator,
+            LockOwner::Claim { item, worker },
+            LockOwner::Verify(item),
+            session(None),
+            session(Some(item)),
+        ] {
             assert!(held(owner.clone()), "{owner}");
         }
     }

@@ -19,6 +19,7 @@ use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
+use crate::breaker::WEBHOOK;
 use crate::breaker::board::Board;
 use crate::model::{Clock, Delivery, Timestamp, Tried, Webhook};
 use crate::store::{DueDelivery, DueLook, Store, StoreError, TryEnd};
@@ -39,10 +40,12 @@ const REST_AFTER_DEFECT: Duration = Duration::from_secs(5 * 60);
 /// The name of a target's breaker.
 #[must_use]
 pub fn breaker_name(target: &str) -> String {
-    format!("{BREAKERS}{target}")
+    format!("{WEBHOOK} {target}")
 }
 
-const BREAKERS: &str = "webhook ";
+fn target_of(breaker: &str) -> Option<&str> {
+    breaker.strip_prefix(WEBHOOK)?.strip_prefix(' ')
+}
 
 pub struct Sender {
     store: Store,
@@ -129,7 +132,7 @@ impl Round {
         }
         self.resting.retain(|_, until| now < *until);
         let open = self.sender.breakers.open(now);
-        let open = open.iter().filter_map(|(name, until)| Some((name.strip_prefix(BREAKERS)?, *until)));
+        let open = open.iter().filter_map(|(name, until)| Some((target_of(name)?, *until)));
         let blocked = self.resting.iter().map(|(target, until)| (target.as_str(), *until)).chain(open);
         let mut wake_at: Option<Timestamp> = None;
         let mut wake = |at: Timestamp| wake_at = Some(wake_at.map_or(at, |before| before.min(at)));

@@ -179,19 +179,30 @@ fn open_database<B: StorageBackend>(
     state: impl Fn() -> Result<B, DatabaseError>,
     path: &Path,
 ) -> Result<Database, OpenError> {
+    let (_, found) = open_trial(state(), path)?;
+    if found > SCHEMA_VERSION {
+        return Err(OpenError::NewerSchema { path: path.to_owned(), found });
+    }
+    let refusal = |error| refusal(path, error);
+    builder().create_with_backend(state().map_err(refusal)?).map_err(refusal)
+}
+
+/// The file over a trial, and its schema: nothing is written into it.
+pub(super) fn open_trial<B: StorageBackend>(
+    state: Result<B, DatabaseError>,
+    path: &Path,
+) -> Result<(Database, u32), OpenError> {
     let refusal = |error| refusal(path, error);
     let not_one = |why: String| OpenError::NotAStateFile { path: path.to_owned(), why };
-    let trial = Trial::over(state().map_err(refusal)?).map_err(|error| refusal(error.into()))?;
+    let trial = Trial::over(state.map_err(refusal)?).map_err(|error| refusal(error.into()))?;
     let bytes = trial.len().map_err(|error| refusal(error.into()))?;
     if bytes == 0 {
         return Err(not_one("the file is empty".to_owned()));
     }
     let verified = builder().set_check_integrity_on_open(bytes <= VERIFIED_BYTES).create_with_backend(trial);
-    let found = read_schema(&verified.map_err(refusal)?).map_err(not_one)?;
-    if found > SCHEMA_VERSION {
-        return Err(OpenError::NewerSchema { path: path.to_owned(), found });
-    }
-    builder().create_with_backend(state().map_err(refusal)?).map_err(refusal)
+    let db = verified.map_err(refusal)?;
+    let found = read_schema(&db).map_err(not_one)?;
+    Ok((db, found))
 }
 
 fn refusal(path: &Path, error: DatabaseError) -> OpenError {

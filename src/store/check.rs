@@ -291,8 +291,8 @@ fn locks(txn: &ReadTransaction, items: &[Item], found: &mut Vec<String>) -> Resu
     compare("lock_owners", &index, &owners, found);
     for item in items.iter().filter(|item| item.state == ItemState::Running) {
         let is_its = |owner: &LockOwner| match owner {
-            LockOwner::Item(id) | LockOwner::Claim { item: id, .. } => *id == item.id,
-            _ => false,
+            LockOwner::Item(id) => *id == item.id,
+            owner => owner.claim().is_some_and(|(id, _)| id == item.id),
         };
         let lock = held.get(item.profile.as_str());
         if !lock.is_some_and(|lock| Some(lock.fence) == item.fence && is_its(&lock.owner)) {

@@ -229,8 +229,9 @@ pub(super) fn list(txn: &ReadTransaction, query: &LockQuery) -> Result<LockPage,
     Ok(LockPage { rows, next })
 }
 
-/// Workers' locks whose lease is over, in the order of their ends: no more than there are profiles.
-pub(super) fn claims_over(
+/// Locks of workers and of sessions whose lease is over, in the order of their ends: no more than there are
+/// profiles.
+pub(super) fn leases_over(
     expiry: &impl ReadableTable<(&'static str, u64, &'static str), ()>,
     locks: &impl ReadableTable<(&'static str, &'static str), Bytes>,
     now: Moment,
@@ -241,7 +242,8 @@ pub(super) fn claims_over(
     for row in expiry.range((kind.as_str(), 0, "")..(kind.as_str(), end, ""))? {
         let row = row?;
         let (_, _, key) = row.0.value();
-        over.extend(get(locks, &kind, key)?.filter(|lock| matches!(lock.owner, LockOwner::Claim { .. })));
+        let of_ours = |lock: &Lock| matches!(lock.owner, LockOwner::Claim { .. } | LockOwner::Session { .. });
+        over.extend(get(locks, &kind, key)?.filter(of_ours));
     }
     Ok(over)
 }
@@ -255,6 +257,14 @@ pub(super) fn of_profiles(
     Ok(rows.map(|row| codec::decode("locks", row?.1.value())))
 }
 
+/// Every lent browser's lock, by profile.
+pub(super) fn of_sessions(txn: &ReadTransaction) -> Result<Vec<Lock>, StoreError> {
+    let is_one = |lock: &Result<Lock, StoreError>| {
+        lock.as_ref().map_or(true, |lock| matches!(lock.owner, LockOwner::Session { .. }))
+    };
+    of_profiles(txn)?.filter(is_one).collect()
+}
+
 pub(super) fn profiles_held_outside(
     txn: &ReadTransaction,
     now: Moment,
@@ -262,7 +272,8 @@ pub(super) fn profiles_held_outside(
     let mut held = BTreeMap::new();
     for lock in of_profiles(txn)? {
         let lock = lock?;
-        if matches!(lock.owner, LockOwner::Outside(_) | LockOwner::Claim { .. }) && lock.is_held(now) {
+        let outside = matches!(lock.owner, LockOwner::Outside(_) | LockOwner::Claim { .. } | LockOwner::Session { .. });
+        if outside && lock.is_held(now) {
             let profile = ProfileId::new(&lock.key).map_err(|error| StoreError::Corrupt(format!("locks: {error}")))?;
             held.insert(profile, lock);
         }

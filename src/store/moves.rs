@@ -5,13 +5,13 @@
 
 use std::time::Duration;
 
-use super::queue::{claims, clock, outcome, progress, retention, settle};
+use super::queue::{claims, clock, lent, outcome, progress, retention, settle};
 use super::{
     Acquire, AcquireRefused, ArmRefused, AttemptEnded, BTreeMap, Claim, ClaimEnded, ClaimName, ClaimRefused, CleanedUp,
     Cleanup, ClockMark, Delivery, DeliveryId, DueDeliveries, DueLook, Expired, Fence, FinishRefused, Finished, Granted,
     ItemId, ItemState, Leftover, Lock, LockAsked, LockHeld, LockKind, LockPage, LockQuery, Moment, NotYours, Outlook,
-    Page, ProfileId, Proofs, RetryRefused, STEP, Settled, Store, StoreError, TaskId, Timestamp, Tried, TryEnd,
-    Verified, VerifyBegun, locks, outbox, reads, sure,
+    Page, ProfileId, Proofs, RetryRefused, STEP, SessionName, Settled, Store, StoreError, TaskId, Timestamp, Tried,
+    TryEnd, Verified, VerifyBegun, locks, outbox, reads, sure,
 };
 
 /// Operations of the engine: progress.
@@ -37,8 +37,47 @@ impl Store {
         ttl: Duration,
         now: Moment,
     ) -> Result<Result<Claim, ClaimRefused>, StoreError> {
-        let taker = progress::Taker::Worker { name: worker, kinds, ttl };
+        let taker = progress::Taker::Worker { name: worker, kinds, ttl, lent: false };
         self.writer.submit(move |tx| progress::claim(tx, item, &taker, now)).await
+    }
+
+    /// The same for a worker that gets a browser of cove's with it: the lock is its session's as well.
+    pub async fn claim_with_session(
+        &self,
+        item: ItemId,
+        worker: String,
+        kinds: Vec<String>,
+        ttl: Duration,
+        now: Moment,
+    ) -> Result<Result<Claim, ClaimRefused>, StoreError> {
+        let taker = progress::Taker::Worker { name: worker, kinds, ttl, lent: true };
+        self.writer.submit(move |tx| progress::claim(tx, item, &taker, now)).await
+    }
+
+    /// Takes a profile's lock for a program that gets its browser.
+    pub async fn lend(
+        &self,
+        profile: ProfileId,
+        owner: String,
+        ttl: Duration,
+        now: Moment,
+    ) -> Result<Result<Granted, ClaimRefused>, StoreError> {
+        self.writer.submit(move |tx| lent::lend(tx, &profile, &owner, ttl, now)).await
+    }
+
+    /// A new lease for a lent browser; None: as long as the one before.
+    pub async fn refresh_session(
+        &self,
+        name: SessionName,
+        ttl: Option<Duration>,
+        now: Moment,
+    ) -> Result<Granted, NotYours> {
+        self.writer.submit(move |tx| lent::refresh(tx, &name, ttl, now)).await?
+    }
+
+    /// The locks of all lent browsers.
+    pub async fn sessions(&self) -> Result<Vec<Lock>, StoreError> {
+        self.read(locks::of_sessions).await
     }
 
     /// The end of the lease from now on.
@@ -117,6 +156,12 @@ impl Store {
     /// Frees a profile's lock. False: it was not held under this fence.
     pub async fn release(&self, profile: ProfileId, fence: Fence) -> Result<bool, StoreError> {
         sure(self.writer.submit(move |tx| locks::free_profile(tx, &profile, fence)).await)
+    }
+
+    /// Frees the profile of a lent browser that is verified dead, save where its claim goes on without it.
+    /// False: its lock was not held under this fence.
+    pub async fn release_session(&self, name: SessionName, now: Moment) -> Result<bool, StoreError> {
+        sure(self.writer.submit(move |tx| lent::release(tx, &name, now)).await)
     }
 
     /// Makes items ready whose time has come, or holds them where the clock is not to be believed. True:

@@ -7,6 +7,7 @@
 pub(super) mod claims;
 pub(super) mod clock;
 pub(super) mod enqueue;
+pub(super) mod lent;
 pub(super) mod outcome;
 pub(super) mod progress;
 pub(super) mod recover;

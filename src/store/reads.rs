@@ -15,8 +15,8 @@ use super::{
     WaitingAlike, codec, locks,
 };
 use crate::model::{
-    Delivery, HeldFor, Intent, Item, ItemId, ItemState, LockKind, LockOwner, Moment, Place, Profile, ProfileId, Task,
-    TaskEvent, TaskId, Timestamp,
+    Delivery, HeldFor, Intent, Item, ItemId, ItemState, Lock, LockKind, LockOwner, Moment, Place, Profile, ProfileId,
+    Task, TaskEvent, TaskId, Timestamp,
 };
 
 /// Rows that one page may look at when filters leave out most of them; the page is short then and has
@@ -220,22 +220,20 @@ pub(super) fn outlook(txn: &ReadTransaction, moment: Moment) -> Result<Outlook, 
     let next_verify = next_verify.map(|row| Timestamp::from_millis(row.0.value().0));
     let next_due = first_due.filter(|first| *first > now);
     let next_expiry = locks::next_profile_expiry(txn, moment)?;
+    let over = locks::leases_over(&txn.open_table(tables::LOCK_EXPIRY)?, &txn.open_table(tables::LOCKS)?, moment)?;
+    let lent = |lock: &&Lock| matches!(lock.owner, LockOwner::Session { .. });
     Ok(Outlook {
         heads,
         overdue: first_due.is_some_and(|first| first <= now),
         next_due: next_due.into_iter().chain(next_verify).chain(next_expiry).min(),
         to_settle: to_settle(&txn.open_table(tables::SETTLING)?, MAX_SETTLING)?,
         verifies: verifies(txn, &verify_due, &profiles, now)?,
-        claims_over: claims_over(txn, moment)?,
+        claims_over: over.iter().any(|lock| lock.owner.claim().is_some()),
+        sessions_over: over.iter().filter(lent).map(|lock| lock.fence).collect(),
         clock_suspect: meta.clock.is_some_and(|mark| mark.suspect_since.is_some()),
         catching_up: meta.catch_up.is_some(),
         pause: meta.pause,
     })
-}
-
-fn claims_over(txn: &ReadTransaction, now: Moment) -> Result<bool, StoreError> {
-    let expiry = txn.open_table(tables::LOCK_EXPIRY)?;
-    Ok(!locks::claims_over(&expiry, &txn.open_table(tables::LOCKS)?, now)?.is_empty())
 }
 
 /// The best item for a worker of these kinds: the highest priority first, the oldest within it.
@@ -383,7 +381,8 @@ pub(super) fn leftovers(txn: &ReadTransaction) -> Result<Vec<Leftover>, StoreErr
             LockOwner::Item(id) | LockOwner::Verify(id) => {
                 item(txn, *id)?.filter(|item| item.state == ItemState::Running && item.fence == Some(lock.fence))
             }
-            LockOwner::Operator => None,
+            // Who may use a lent browser is known to the daemon that lent it alone: it is stopped.
+            LockOwner::Operator | LockOwner::Session { .. } => None,
         };
         let running = match running {
             Some(item) => {

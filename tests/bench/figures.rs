@@ -2,11 +2,13 @@
 //! some of them by name: `cargo bench --bench figures -- locks`.
 //!
 //! Binary size, start to ready, idle memory, submit to the provider's start call, locks a second, memory
-//! with four sessions. Nothing is asserted: a figure is for a person to read, and the machine may be busy.
+//! with four sessions, a lent session beside the browser's own port. Nothing is asserted: a figure is for a person to read, and the machine may be busy.
 
 #![allow(clippy::unwrap_used, reason = "a bench fails by panicking")]
 
+mod cdp;
 mod locks;
+mod proxy;
 mod queue;
 
 use std::path::Path;
@@ -350,6 +352,9 @@ fn main() {
         }
         if wanted("sessions") {
             sessions().await;
+        }
+        if wanted("proxy") {
+            proxy::measure().await;
         }
     });
 }

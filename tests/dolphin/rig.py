@@ -10,20 +10,22 @@ import contextlib
 import http.client
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import unittest
 import urllib.parse
 
+from dolphin_sim.main import found_chromium
+
 PROGRAM = os.path.join(os.path.dirname(os.path.abspath(__file__)), "simulator.py")
 TOKEN = "sim-api-token"
 WAIT_SECONDS = 20
-CHROMIUM = shutil.which("chromium")
-needs_chromium = unittest.skipIf(CHROMIUM is None, "no chromium in PATH")
+CHROMIUM = found_chromium()
+needs_chromium = unittest.skipIf(CHROMIUM is None, "no Chromium and no Chrome in PATH")
 
 
 def has_ipv6():
@@ -51,6 +53,11 @@ def alive(pid):
             return file.read().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+def stopped(pid):
+    with open(f"/proc/{pid}/stat") as file:
+        return file.read().rpartition(")")[2].split()[0] == "T"
 
 
 def command_line(pid):
@@ -161,10 +168,16 @@ class Sim:
         return self.ask("/faults", {"call": on, "fault": name, "profile": profile, "nth": nth, "times": times,
                                     "params": params})["id"]
 
+    def choices(self, fault, param):
+        return {one["name"]: one for one in self.ask("/faults/names")}[fault]["params"][param]["one_of"]
+
     def app(self, **wanted):
         shown = self.ask("/app", wanted)
         self.api = shown["api"]
         return shown
+
+    def reset(self, data="keep"):
+        self.api = self.ask("/reset", {"data": data})["api"]
 
     def state(self):
         return self.ask("/state")
@@ -197,7 +210,7 @@ class SimCase(unittest.TestCase):
         cls.addClassCleanup(cls.sim.end)
 
     def setUp(self):
-        self.sim.ask("/reset", {"data": "wipe"})
+        self.sim.reset("wipe")
         self.sim.ask("/profiles", method="DELETE")
         self.sim.app(plan="paid", tokens=[TOKEN], cloud_rpm=500, cloud_numbers="int", max_parallel_starts=0)
 
@@ -212,8 +225,38 @@ class SimCase(unittest.TestCase):
         self.assertEqual(reply.json["errorObject"]["code"], "E_BROWSER_RUN_DUPLICATE")
         self.assertIn("already running", reply.json["error"])
 
+    def assert_ebusy(self, reply):
+        self.assertEqual(reply.status, 500)
+        self.assertIn("EBUSY: resource busy or locked", reply.json["error"])
+        self.assertIn("Cookies", reply.json["error"])
+
     def assert_stopped(self, reply):
         self.assertEqual((reply.status, reply.json), (200, {"success": True}))
+
+
+class Calls:
+    """Calls made at once, each in a thread; `replies` holds their replies or errors when the block is left."""
+
+    def __init__(self, *calls):
+        self.calls = calls
+        self.replies = []
+
+    def __enter__(self):
+        self.replies = [None] * len(self.calls)
+        self.threads = [threading.Thread(target=self.one, args=(at,)) for at in range(len(self.calls))]
+        for thread in self.threads:
+            thread.start()
+        return self
+
+    def one(self, at):
+        try:
+            self.replies[at] = self.calls[at]()
+        except OSError as reason:
+            self.replies[at] = reason
+
+    def __exit__(self, *reason):
+        for thread in self.threads:
+            thread.join(30)
 
 
 def version(port):

@@ -5,9 +5,12 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod boot;
+mod borrowers;
+mod breakers;
 mod claims;
 mod command_line;
 mod disk;
+mod doctor;
 mod fence;
 mod http;
 mod kept;
@@ -19,7 +22,9 @@ mod queue;
 mod refusals;
 mod refusals_queue;
 mod rig;
+mod sessions;
 mod studio;
 mod waits;
 mod webhooks;
+mod websocket;
 mod worker;

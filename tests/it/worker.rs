@@ -12,7 +12,7 @@ use super::studio::STUDIO;
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
 /// The Python with Playwright, made where it is missing, in the way of tests/run.sh.
-fn python() -> PathBuf {
+pub fn python() -> PathBuf {
     let made = Command::new("bash")
         .args(["-c", ". packaging/install-needs.sh && need_playwright >&2 && playwright_python"])
         .current_dir(ROOT)

@@ -160,7 +160,8 @@ impl World {
         let verdict = if item.is_armed() {
             Verdict::OutcomeUnknown(failure)
         } else {
-            after_failure(&limits(), item.attempts_spent(), 3, failure, self.dice.f64(), self.now)
+            let most = self.store().task_alone(item.task).await.unwrap().unwrap().0.max_attempts;
+            after_failure(&limits(), item.attempts_spent(), most, failure, self.dice.f64(), self.now)
         };
         let end = AttemptEnded { item: worker.item, fence, verdict, evidence: Vec::new(), effect };
         let _refused = self.store().end_claim(end, self.now).await.unwrap();

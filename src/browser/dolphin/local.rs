@@ -73,6 +73,12 @@ pub struct LocalApi {
     deadlines: Deadlines,
 }
 
+/// The base of all paths, whether the configuration's address ends with the version or not.
+pub fn base_of(api_host: &str) -> String {
+    let host = api_host.trim_end_matches('/').trim_end_matches(VERSION_PATH).trim_end_matches('/');
+    format!("{host}{VERSION_PATH}")
+}
+
 impl LocalApi {
     /// # Errors
     /// When the HTTP client cannot be made.
@@ -88,11 +94,10 @@ impl LocalApi {
         // heard or not, and nobody would know.
         let builder = builder.redirect(Policy::none()).connect_timeout(CONNECT_DEADLINE).pool_max_idle_per_host(0);
         let http = builder.build()?;
-        let host = api_host.trim_end_matches('/').trim_end_matches(VERSION_PATH).trim_end_matches('/');
         Ok(Self {
             peer: Peer { http: http.clone(), breakers, breaker: DOLPHIN, clock },
             http,
-            base: format!("{host}{VERSION_PATH}"),
+            base: base_of(api_host),
             token,
             signed_in: Mutex::default(),
             deadlines,

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
 use super::{Identity, PORT_SWITCH, Process, all, command_line, read, value_of};
 
@@ -168,8 +169,21 @@ fn owner(pid: u32) -> Option<u32> {
 fn socket_inodes(pid: u32) -> Option<BTreeSet<u64>> {
     let folder = std::fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
     let links = folder.take(MAX_DESCRIPTORS).filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok());
-    let inode = |link: std::path::PathBuf| link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok();
+    let inode = |link: PathBuf| link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok();
     Some(links.filter_map(inode).collect())
+}
+
+/// A process that has this file open, the oldest; None where there is none, or none that may be seen.
+#[must_use]
+pub fn who_opened(path: &Path) -> Option<u32> {
+    let wanted = path.canonicalize().ok()?;
+    let has_it = |pid: u32| {
+        let folder = std::fs::read_dir(format!("/proc/{pid}/fd")).ok();
+        let mut links = folder.into_iter().flatten().take(MAX_DESCRIPTORS).filter_map(Result::ok);
+        links.any(|entry| std::fs::read_link(entry.path()).is_ok_and(|link| link == wanted))
+    };
+    let others = all().into_iter().map(|process| process.identity).filter(|one| one.pid != std::process::id());
+    others.filter(|one| has_it(one.pid)).min_by_key(|one| one.started).map(|one| one.pid)
 }
 
 /// The fixed `DevTools` port that a browser's main process was started with.

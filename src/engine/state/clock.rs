@@ -120,7 +120,14 @@ mod tests {
 
     fn engine(catch_up_per_hour: u32) -> State {
         let second = Duration::from_secs(1);
-        State::new(Limits { slots: 1, retry_base: second, retry_max: second, rest: second, catch_up_per_hour })
+        State::new(Limits {
+            slots: 1,
+            retry_base: second,
+            retry_max: second,
+            rest: second,
+            catch_up_per_hour,
+            sessions: 0,
+        })
     }
 
     fn time(state: &mut State, now: Moment) -> Step {

@@ -8,7 +8,7 @@ use crate::engine::admission::{self, effect};
 use crate::engine::event::{Act, AttemptEnd, Commit, Step};
 use crate::engine::state::Limits;
 use crate::model::{EvidenceFile, Failure, FailureCode, Fence, Timestamp, Verdict};
-use crate::store::AttemptEnded;
+use crate::store::{AttemptEnded, SessionName};
 
 /// How an attempt says that it ended.
 pub(super) struct Told {
@@ -33,6 +33,7 @@ impl State {
                 return Step::default();
             }
             (Owner::Operator(_), _) => return self.operator_ended(fence, end),
+            (Owner::Lent(_), _) => return self.loan_ended(fence, &end, now),
             (Owner::Item { id, .. }, phase) => {
                 (*id, verdict(&self.limits, self.draining, running, phase, end, roll, now))
             }
@@ -62,6 +63,9 @@ impl State {
 
     pub(super) fn closed(&mut self, fence: Fence) -> Step {
         match self.running.get(&fence) {
+            Some(Running { profile, owner: Owner::Lent(_), .. }) => {
+                Step::commit(Commit::ReleaseSession(SessionName { profile: profile.clone(), fence }))
+            }
             Some(running) => Step::commit(Commit::Release { profile: running.profile.clone(), fence }),
             None => Step::default(),
         }

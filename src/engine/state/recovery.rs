@@ -4,6 +4,7 @@
 //! looked at before its browser is stopped (fence.md rules 7, 8 and 15). Every lock is kept until the
 //! browser behind it is verified dead.
 
+use super::session::Loan;
 use super::{Owner, Phase, Running, State};
 use crate::engine::OperatorView;
 use crate::engine::event::{Act, Commit, Step, Work};
@@ -50,6 +51,10 @@ impl State {
                 let work = Work::Operator { profile: profile.clone(), headless: false, adopt: true };
                 let owner = Owner::Operator(OperatorView::default());
                 (owner, Phase::Unarmed, Step::act(Act::Start { fence, work }))
+            }
+            None if let LockOwner::Session { item, .. } = lock.owner => {
+                let owner = Owner::Lent(Loan::leftover(item));
+                (owner, Phase::Closing, Step::act(Act::Close { fence, profile: profile.clone() }))
             }
             None => (Owner::Leftover, Phase::Closing, Step::act(Act::Close { fence, profile: profile.clone() })),
         };

@@ -1,5 +1,7 @@
 //! The state machine, fed by hand: one test a rule, each with what must not happen.
 
+mod breakers;
+
 use std::time::Duration;
 
 use super::super::event::{Act, AttemptEnd, Commit, Event, Step, Work};
@@ -12,7 +14,7 @@ use crate::model::{
 use crate::model::{Place, Proofs};
 use crate::store::{ArmRefused, Claim, Claimed, Head, Leftover, Outlook, Pause, Settled};
 
-const NOW: Timestamp = Timestamp::from_millis(1_800_000_000_000);
+pub(super) const NOW: Timestamp = Timestamp::from_millis(1_800_000_000_000);
 
 fn task() -> Task {
     let mut counts = Counts::default();
@@ -59,13 +61,14 @@ fn session(profile: &str) -> Session {
 }
 
 /// A recovered engine with two slots, its first look answered by nothing.
-fn engine() -> State {
+pub(super) fn engine() -> State {
     let limits = Limits {
         slots: 2,
         retry_base: Duration::from_secs(30),
         retry_max: Duration::from_secs(60),
         rest: Duration::from_secs(3_600),
         catch_up_per_hour: 0,
+        sessions: 3,
     };
     let mut state = State::new(limits);
     assert_eq!(state.apply(Event::Recovered(Vec::new()), NOW), Step::act(Act::Look));
@@ -365,6 +368,7 @@ fn rule_15_recovery_hands_back_the_unarmed_and_looks_at_the_armed_before_any_cla
         retry_max: Duration::from_secs(1),
         rest: Duration::from_secs(3_600),
         catch_up_per_hour: 0,
+        sessions: 0,
     };
     let mut state = State::new(limits);
     assert_eq!(state.apply(Event::Bell, NOW), Step::default(), "a claim before recovery");

@@ -15,7 +15,7 @@ use super::super::tables::{Bytes, LOCK_EXPIRY, LOCK_OWNERS, LOCKS, Tx};
 use super::super::writer::Ran;
 use super::super::{CleanedUp, Cleanup, MAX_LOCKS_SHOWN, StoreError};
 use super::{codec, remove, renew};
-use crate::model::{Lock, LockOwner, Moment};
+use crate::model::{Lock, Moment};
 
 /// After which row a walk goes on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -41,7 +41,7 @@ fn fate(lock: &Lock, asked: &Cleanup, now: Moment) -> Fate {
     match (lock.owner.is_freed_by_time(), insisted) {
         (true, true) => Fate::Removed,
         (true, false) if lock.is_expired(now) => Fate::Removed,
-        (false, true) if !matches!(lock.owner, LockOwner::Claim { .. }) => Fate::Asked,
+        (false, true) if lock.owner.claim().is_none() => Fate::Asked,
         (false, true) if !lock.is_expired(now) => Fate::Ended,
         (false, true) | (_, false) => Fate::Kept,
     }

@@ -3,7 +3,8 @@
 //! A claim is named by its item and its fence; there is no row of its own. What a worker says counts while
 //! the item runs under that very fence, and a completion also while its outcome is unknown. When a lease
 //! is over, an armed item becomes `outcome_unknown` at once; one that is not armed is queued again a minute
-//! later, since its worker may still be at it. The profile stays locked until then.
+//! later, since its worker may still be at it. The profile stays locked until then. A worker whose browser
+//! cove lends it is at it no longer than that browser lives: see `lent`.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -15,7 +16,8 @@ use super::outcome::write_resolution;
 use super::progress::{bounded_url, finish};
 use crate::model::lock::CLAIM_GRACE;
 use crate::model::{
-    Failure, FailureCode, Item, ItemState, Lock, LockKind, LockOwner, Moment, ProfileId, Resolution, Timestamp, Verdict,
+    Failure, FailureCode, Fence, Item, ItemState, Lock, LockKind, LockOwner, Moment, ProfileId, Resolution, Timestamp,
+    Verdict,
 };
 
 /// Leases that one step ends.
@@ -28,7 +30,7 @@ fn lock_of(tx: &Tx<'_>, name: &ClaimName, now: Moment) -> Ran<(Item, Lock), NotY
         return Ok(Err(NotYours::StaleFence));
     }
     let lock = locks::get(&tx.locks, &LockKind::PROFILE, item.profile.as_str())?;
-    let lock = lock.filter(|lock| lock.fence == name.fence && matches!(lock.owner, LockOwner::Claim { .. }));
+    let lock = lock.filter(|lock| lock.fence == name.fence && lock.owner.claim().is_some());
     Ok(match lock {
         Some(lock) if !lock.is_expired(now) => Ok((item, lock)),
         _ => Err(NotYours::NotHeld),
@@ -74,7 +76,7 @@ pub(in crate::store) fn end(tx: &mut Tx<'_>, end: &AttemptEnded, now: Timestamp)
             };
             let item = write_resolution(tx, &item, done, Resolution::Published, now)?;
             // Its worker is done with the profile, where nobody else has it since.
-            let Ok(_freed) = locks::free_profile(tx, &item.profile, end.fence)?;
+            free_unless_lent(tx, &item.profile, end.fence)?;
             return Ok(Ok(ClaimEnded { item, late: true }));
         }
     }
@@ -84,35 +86,43 @@ pub(in crate::store) fn end(tx: &mut Tx<'_>, end: &AttemptEnded, now: Timestamp)
     if let Err(refused) = finish(tx, end, now)? {
         return Ok(Err(refused));
     }
-    let Ok(_freed) = locks::free_profile(tx, &item.profile, end.fence)?;
+    free_unless_lent(tx, &item.profile, end.fence)?;
     let item = tx.item(end.item)?.ok_or_else(|| StoreError::Corrupt(format!("items: {} vanished", end.item)))?;
     Ok(Ok(ClaimEnded { item, late: false }))
+}
+
+/// A browser of cove's is stopped first; the engine frees the profile behind it.
+fn free_unless_lent(tx: &mut Tx<'_>, profile: &ProfileId, fence: Fence) -> Result<(), StoreError> {
+    let lock = locks::get(&tx.locks, &LockKind::PROFILE, profile.as_str())?;
+    if !lock.is_some_and(|lock| matches!(lock.owner, LockOwner::Session { .. })) {
+        let Ok(_freed) = locks::free_profile(tx, profile, fence)?;
+    }
+    Ok(())
 }
 
 /// Whether this is the fence of a worker, and not of an attempt of cove's own.
 fn is_claim(tx: &Tx<'_>, item: &Item, end: &AttemptEnded) -> Result<bool, StoreError> {
     let lock = locks::get(&tx.locks, &LockKind::PROFILE, item.profile.as_str())?;
-    Ok(lock.is_some_and(|lock| lock.fence == end.fence && matches!(lock.owner, LockOwner::Claim { .. })))
+    Ok(lock.is_some_and(|lock| lock.fence == end.fence && lock.owner.claim().is_some()))
 }
 
 /// Ends what workers left: at most a step of it.
 pub(in crate::store) fn expire(tx: &mut Tx<'_>, moment: Moment) -> Ran<Expired, Infallible> {
     let moment = tx.in_order(moment);
     let mut expired = Expired::default();
-    for lock in locks::claims_over(&tx.lock_expiry, &tx.locks, moment)? {
+    for lock in locks::leases_over(&tx.lock_expiry, &tx.locks, moment)? {
         if expired.items.max(expired.freed) >= STEP {
             break;
         }
-        let LockOwner::Claim { item, worker } = &lock.owner else { continue };
+        let Some((item, worker)) = lock.owner.claim() else { continue };
         let over = lock.lease.map_or(Duration::ZERO, |lease| moment.boot.since(lease.expires_boot));
-        let running = tx.item(*item)?.filter(|item| item.state == ItemState::Running && item.fence == Some(lock.fence));
-        if let Some(item) = running.filter(|item| item.is_armed() || over >= CLAIM_GRACE) {
+        let given_up = over >= CLAIM_GRACE && matches!(lock.owner, LockOwner::Claim { .. });
+        let running = tx.item(item)?.filter(|item| item.state == ItemState::Running && item.fence == Some(lock.fence));
+        if let Some(item) = running.filter(|item| item.is_armed() || given_up) {
             give_back(tx, &item, worker, moment.wall)?;
             expired.items += 1;
         }
-        if over >= CLAIM_GRACE
-            && let Ok(profile) = ProfileId::new(&lock.key)
-        {
+        if given_up && let Ok(profile) = ProfileId::new(&lock.key) {
             let Ok(_freed) = locks::free_profile(tx, &profile, lock.fence)?;
             expired.freed += 1;
         }
@@ -121,7 +131,7 @@ pub(in crate::store) fn expire(tx: &mut Tx<'_>, moment: Moment) -> Ran<Expired, 
 }
 
 /// The worker was not heard of in time. Its attempt counts: it may have done all of it but the last word.
-fn give_back(tx: &mut Tx<'_>, item: &Item, worker: &str, now: Timestamp) -> Result<(), StoreError> {
+pub(super) fn give_back(tx: &mut Tx<'_>, item: &Item, worker: &str, now: Timestamp) -> Result<(), StoreError> {
     let task = tx.task(item.task)?.ok_or_else(|| StoreError::Corrupt(format!("tasks: no row of {}", item.task)))?;
     let failure = Failure::new(FailureCode::WorkerLost, format!("{worker} let its lease run out"));
     let verdict = if item.is_armed() {

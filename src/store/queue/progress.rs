@@ -66,6 +66,9 @@ pub(in crate::store) fn claim(tx: &mut Tx<'_>, id: ItemId, taker: &Taker, moment
     }
     let (owner, ttl, kind) = match taker {
         Taker::Engine => (LockOwner::Item(id), None, "started"),
+        Taker::Worker { name, ttl, lent: true, .. } => {
+            (LockOwner::Session { owner: name.clone(), item: Some(id) }, Some(*ttl), "claimed")
+        }
         Taker::Worker { name, ttl, .. } => (LockOwner::Claim { item: id, worker: name.clone() }, Some(*ttl), "claimed"),
     };
     let fence = locks::take_profile(tx, &item.profile, owner, ttl, moment)?;
@@ -88,7 +91,13 @@ pub(in crate::store) fn claim(tx: &mut Tx<'_>, id: ItemId, taker: &Taker, moment
 /// Who starts an attempt.
 pub(in crate::store) enum Taker {
     Engine,
-    Worker { name: String, kinds: Vec<String>, ttl: Duration },
+    /// `lent`: with a browser of cove's.
+    Worker {
+        name: String,
+        kinds: Vec<String>,
+        ttl: Duration,
+        lent: bool,
+    },
 }
 
 impl Taker {

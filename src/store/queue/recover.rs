@@ -152,6 +152,7 @@ fn unknown(tx: &mut Tx<'_>, item: &Item, fact: &Fact, now: Timestamp) -> Result<
         armed_fence: fact.armed,
         armed_at: Some(fact.at),
         failure: Some(failure),
+        held_for: None,
         verify: plan(tx, item, now)?,
         finished_at: None,
         ..item.clone()
@@ -162,10 +163,14 @@ fn unknown(tx: &mut Tx<'_>, item: &Item, fact: &Fact, now: Timestamp) -> Result<
 /// A human or a verify said since that what was armed did not publish: it waits like the rest.
 fn cleared(tx: &mut Tx<'_>, item: &Item, fact: &Fact, now: Timestamp) -> Result<(), StoreError> {
     let state = if item.state.is_terminal() { item.state } else { ItemState::Queued };
+    // Whoever said so let it be tried anew; what this state had counted before is not held against it.
+    let attempts_before = if item.cleared_fence < fact.cleared { item.attempts } else { item.attempts_before };
     let waits = Item {
         state,
+        attempts_before,
         armed_fence: item.armed_fence.max(fact.armed),
         cleared_fence: item.cleared_fence.max(fact.cleared),
+        held_for: None,
         verify: None,
         ..item.clone()
     };
@@ -176,6 +181,7 @@ fn given_up(tx: &mut Tx<'_>, item: &Item, fact: &Fact, now: Timestamp) -> Result
     let failed = Item {
         state: ItemState::Failed,
         armed_fence: item.armed_fence.max(fact.armed),
+        held_for: None,
         verify: None,
         finished_at: Some(now),
         ..item.clone()
@@ -198,7 +204,9 @@ fn hold_the_rest(tx: &mut Tx<'_>, blind: bool, now: Timestamp) -> Result<(), Sto
                 let failure = Failure::new(FailureCode::RestartedAfterCommit, "armed when this state was saved");
                 Item { state: ItemState::OutcomeUnknown, failure: Some(failure), verify, ..item.clone() }
             } else {
-                Item { state: ItemState::Held, held_for: Some(HeldFor::Restore), verify, ..item.clone() }
+                // The restore ended whatever ran when this state was saved: that costs no attempt.
+                let attempts = item.attempts.saturating_sub(u32::from(item.state == ItemState::Running));
+                Item { state: ItemState::Held, held_for: Some(HeldFor::Restore), attempts, verify, ..item.clone() }
             };
             let kind = held.state.name();
             tx.change_item(&item, held, kind, "restored", now)?;

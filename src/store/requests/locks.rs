@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::StoreError;
-use crate::model::{Fence, Lock, LockKind, LockOwner, Timestamp};
+use crate::model::{Fence, Lock, LockKind, LockOwner, ProfileId, Timestamp};
 
 /// A lock that somebody wants.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +21,13 @@ pub struct LockHeld {
     pub kind: LockKind,
     pub key: String,
     pub owner: LockOwner,
+    pub fence: Fence,
+}
+
+/// A lent browser: the lock of its profile, under this fence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionName {
+    pub profile: ProfileId,
     pub fence: Fence,
 }
 

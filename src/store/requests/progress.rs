@@ -10,14 +10,14 @@ use super::{
 };
 
 /// What a claim did.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Claim {
     Started(Box<Claimed>),
     /// The item cannot start any more, or not yet: it was moved, nothing is running.
     Moved,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Claimed {
     pub item: Item,
     pub task: Task,
@@ -129,6 +129,8 @@ pub struct Outlook {
     pub verifies: Vec<Head>,
     /// Leases of outside workers are over.
     pub claims_over: bool,
+    /// Lent browsers whose lease is over.
+    pub sessions_over: Vec<Fence>,
     /// The wall clock is not believed.
     pub clock_suspect: bool,
     /// A backlog is being spread; nothing is claimed meanwhile.

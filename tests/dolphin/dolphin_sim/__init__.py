@@ -5,14 +5,18 @@ by running them against each other. Knows nothing about cove. Standard library o
 
   wire         HTTP/1.1 by hand: requests, answers, listeners that can vanish and come back
   peers        the ways in which a bad HTTP peer spoils an answer
+  refusals     the bodies of refused calls
+  sockets      the ways in which a WebSocket at a CDP port can be bad
   faults       the table of faults, and the book that decides which fire at a call
   journal      every call, and the greatest number of starts and stops at once
   profiles     what a profile is, and its validation
-  launch       browser processes: a stub or Chromium
-  stub         the stub browser, a program of its own
+  process      a child process, until its whole group is gone
+  launch       browsers as processes: a stub or Chromium
+  stub         the stub browser, a program of its own, with stub_cdp
   gate         a CDP port that opens late, or answers badly
   app          what the desktop app believes and does: start, stop, running
-  local_api    the routes under /v1.0
+  service      one call, from its arrival to its last byte
+  local_api    the routes under /v1.0, with start_options
   cloud        the cloud API
   admin        the routes by which a test arranges all this
   main         command line and life time

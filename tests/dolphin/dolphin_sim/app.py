@@ -52,9 +52,9 @@ class App:
         self.settings = {"plan": "paid", "tokens": ["sim-api-token"], "max_parallel_starts": 0,
                          "temporary_browser": "stub"}
         self.generation = 0
-        self.session_token = self.uuid_of("session", 0)
         self.tasks = set()
         self.forget()
+        self.begin_anew()
 
     def forget(self):
         """What the app forgets when it ends: everything that it does not keep on disk."""
@@ -62,9 +62,13 @@ class App:
         self.blocked = {}
         self.auth = "ok"
         self.stuck_status = 401
+
+    def begin_anew(self):
+        """Makes a world in which nothing was launched yet; a restart of the app alone does not."""
         self.launches = {}
         self.last_uuid = {}
         self.temporary = 0
+        self.session_token = self.uuid_of("session", 0)
 
     def uuid_of(self, *parts):
         """A UUID that depends on the seed and on `parts` alone, not on the order of calls."""

@@ -8,7 +8,6 @@ otherwise, and its headers are on every answer. There is no run state here, as i
 import collections
 import urllib.parse
 
-from . import refusals
 from .service import Service
 from .wire import Answer
 
@@ -156,7 +155,7 @@ def spoiled(body, kind, url):
         "ids_as_text": lambda: [one.update(id=str(one["id"])) for one in body["data"]],
         "text_numbers": lambda: body.update({key: str(body[key]) for key in
                                              ("current_page", "last_page", "per_page", "total")}),
-        "null_urls": lambda: body.update({key: None for key in body if key.endswith("_url")} | {"from": None, "to": None}),
+        "null_urls": lambda: body.update({key: None for key in body if key.endswith("_url") or key in ("from", "to")}),
         "last_page_lies": lambda: body.update(last_page=1_000_000),
         "next_page_lies": lambda: body.update(last_page=1_000_000, next_page_url=url(body["current_page"] + 1)),
         "always_page_1": lambda: body.update(current_page=1, last_page=1_000_000, next_page_url=url(1)),

@@ -12,13 +12,14 @@ what is done, `shape` changes a success, `peer` spoils the answer on its way out
 
 import random
 
-from . import peers, refusals
+from . import peers, refusals, sockets
 
 CALLS = ("start", "stop", "running", "login", "list", "cloud", "any")
 LOCAL = ("start", "stop", "running", "login", "list")
 EVERY = (*LOCAL, "cloud")
 MOST_FAULTS = 1000
 MOST_MS = 3_600_000
+MOST_NUMBER = 2**30
 
 # name: (behaviour, calls, stage, parameters with defaults, what it does). A parameter's type is its default's;
 # a tuple is a choice whose first is the default; None is a text that may be absent.
@@ -56,11 +57,14 @@ KINDS = {
                         "deleted, foreign or locked by a password, as configured"),
     "just_created": (22, ("start",), "refuse", {"for_ms": 5000}, "500 until `for_ms` after the fault was set"),
     "session_401": (9, LOCAL, "refuse", {}, "401 invalid session token"),
-    "cdp_late": (14, ("start",), "launch", {"ms": 3000}, "the CDP port refuses connections until `ms` after the answer"),
+    "cdp_late": (14, ("start",), "launch", {"ms": 3000},
+                 "the CDP port refuses connections until `ms` after the answer"),
     "cdp_never": (14, ("start",), "launch", {}, "the CDP port never opens"),
     "cdp_crash": (14, ("start",), "launch", {"after_ms": 0}, "the browser dies `after_ms` after the answer"),
     "cdp_peer": (14, ("start",), "launch", {"peer": tuple(peers.SENDERS)},
                  "the CDP port answers HTTP as a bad peer does, with that peer's defaults"),
+    "cdp_socket": (14, ("start",), "launch", {"kind": tuple(sockets.KINDS)},
+                   "the CDP port answers /json/version rightly, and its WebSocket is bad in the chosen way"),
     "cdp_frozen": (14, ("start",), "launch", {"for_ms": 600_000},
                    "the browser is stopped by SIGSTOP for `for_ms`: its port accepts and never answers"),
     "dead_proxy": (23, ("start",), "launch", {}, "the browser's proxy is a closed port: every navigation fails"),
@@ -96,6 +100,8 @@ KINDS = {
                        "a list answer that is wrong in the chosen way"),
 }
 
+# These last by their nature, so `times` is 0 for them unless it is given.
+LASTING = ("just_created", "slow_parallel_stop")
 BEHAVIOUR_OF_PEER = {"reset_mid_answer": 24, "truncated_json": 16, "empty_body": 16}
 
 for _name, (_send, _params, _says) in peers.SENDERS.items():
@@ -134,11 +140,11 @@ def checked_param(pointer, rule, value):
             raise BadField(pointer, "must be a text")
     elif isinstance(value, bool) or not isinstance(value, int):
         raise BadField(pointer, "must be an integer")
-    elif not (-1 if rule == -1 else 0) <= value <= 2**31 or pointer.endswith("ms") and value > MOST_MS:
-        raise BadField(pointer, f"must be 0 or more, and at most {MOST_MS} where it is a time")
+    elif not (-1 if rule == -1 else 0) <= value <= MOST_NUMBER or pointer.endswith("ms") and value > MOST_MS:
+        raise BadField(pointer, f"must be 0 or more, at most {MOST_NUMBER}, and {MOST_MS} where it is a time")
     elif pointer.endswith("/status") and not 200 <= value <= 599:
         raise BadField(pointer, "must be a status from 200 to 599")
-    elif pointer.endswith(("/bytes", "/times", "/depth")) and value == 0:
+    elif pointer.endswith(("/bytes", "/count", "/depth")) and value == 0:
         raise BadField(pointer, "must be 1 or more")
     return value
 
@@ -256,11 +262,12 @@ def checked_order(order):
         raise BadField("/profile", "must be a positive integer or null")
     counts = {}
     for key, least in (("nth", 1), ("times", 0)):
-        counts[key] = order.get(key, 1)
+        counts[key] = order.get(key, 0 if key == "times" and name in LASTING else 1)
         if isinstance(counts[key], bool) or not isinstance(counts[key], int) or counts[key] < least:
             raise BadField(f"/{key}", f"must be an integer, {least} or more")
     chance = order.get("chance")
-    if chance is not None and (isinstance(chance, bool) or not isinstance(chance, (int, float)) or not 0 <= chance <= 1):
+    sound = isinstance(chance, (int, float)) and not isinstance(chance, bool) and 0 <= chance <= 1
+    if chance is not None and not sound:
         raise BadField("/chance", "must be a number from 0 to 1, or null")
     given = order.get("params", {})
     if not isinstance(given, dict):

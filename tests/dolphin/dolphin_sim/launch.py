@@ -47,6 +47,10 @@ class Order:
         self.proxy_port = None
         self.closed_port = False
         self.peer = None
+        self.socket = None
+
+    def needs_gate(self):
+        return bool(self.peer or self.socket or self.closed_port and self.kind == "chromium")
 
 
 class Browser:
@@ -191,7 +195,7 @@ async def launch(order, chromium):
                 await stub_ready(browser)
             else:
                 await chromium_ready(browser)
-            if order.automation and (order.peer or order.closed_port and order.kind == "chromium"):
+            if order.automation and order.needs_gate():
                 await put_behind_gate(browser)
     except (TimeoutError, LaunchFailed) as reason:
         await browser.kill()
@@ -200,6 +204,10 @@ async def launch(order, chromium):
         await browser.kill()
         raise
     return browser
+
+
+def log_file(order):
+    return os.path.join(order.data_dir, "..", "browser.log")
 
 
 def launch_stub(order):
@@ -217,8 +225,7 @@ def launch_stub(order):
         command.append("--restore")
     if order.tabs != "none":
         command.append("--tabs=about:blank")
-    log = open(os.path.join(order.data_dir, "..", "browser.log"), "wb")
-    with log:
+    with open(log_file(order), "wb") as log:
         process = Process(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, bufsize=0)
     return Browser(order, process, StubControl(process.popen.stdin))
 
@@ -261,9 +268,8 @@ def launch_chromium(order, chromium):
         os.dup2(reads, 3)
         os.dup2(writes, 4)
 
-    log = open(os.path.join(order.data_dir, "..", "browser.log"), "wb")
     try:
-        with log:
+        with open(log_file(order), "wb") as log:
             process = Process(command, preexec_fn=as_three_and_four, pass_fds=(3, 4), stdin=subprocess.DEVNULL,
                               stdout=subprocess.DEVNULL, stderr=log)
     except OSError as reason:
@@ -281,9 +287,8 @@ def launch_chromium(order, chromium):
 def kept_pages(pages_file, tabs):
     """The pages to open, at least one."""
     if tabs == "restored":
-        with contextlib.suppress(OSError, ValueError):
-            with open(pages_file) as file:
-                return json.load(file) or ["about:blank"]
+        with contextlib.suppress(OSError, ValueError), open(pages_file) as file:
+            return json.load(file) or ["about:blank"]
     return ["about:blank"]
 
 
@@ -312,3 +317,5 @@ async def put_behind_gate(browser):
     browser.port = browser.gate.port
     if browser.order.peer:
         await browser.gate.spoil(browser.order.peer)
+    elif browser.order.socket:
+        await browser.gate.spoil_socket(browser.order.socket)

@@ -262,6 +262,8 @@ def prepare(app, fired, run, order):
         order.proxy_port = app.closed_port()
     if fired.get("cdp_peer") is not None:
         order.peer = fired.get("cdp_peer")["peer"]
+    if fired.get("cdp_socket") is not None:
+        order.socket = fired.get("cdp_socket")["kind"]
     order.closed_port = fired.get("cdp_late") is not None or fired.get("cdp_never") is not None
 
 

@@ -23,6 +23,11 @@ from .local_api import LocalApi
 from .wire import Listener
 
 PORTS_TRIED = 100
+BROWSERS = ("chromium", "google-chrome-stable", "google-chrome", "chromium-browser")
+
+
+def found_chromium():
+    return next(filter(None, map(shutil.which, BROWSERS)), None)
 
 
 class World:
@@ -31,7 +36,7 @@ class World:
         self.data = data
         self.journal = Journal()
         self.book = Book(options.seed)
-        chromium = options.chromium or shutil.which("chromium")
+        chromium = options.chromium or found_chromium()
         self.app = App(options.seed, data, chromium, self.journal.time_ms)
         self.local = LocalApi(self.app, self.book, self.journal)
         self.cloud = Cloud(self.app, self.book, self.journal)
@@ -104,6 +109,7 @@ class World:
         """Ends every call and every browser, and serves again as an app just started."""
         await self.api_down()
         await self.app.down("kill")
+        self.app.begin_anew()
         await self.api_up(self.api.port, next_free=False)
         if wipe_data:
             shutil.rmtree(os.path.join(self.data, "browser_profiles"), ignore_errors=True)
@@ -133,7 +139,7 @@ def options_of(words):
     parser.add_argument("--cloud-port", type=port, default=0)
     parser.add_argument("--admin-port", type=port, default=0)
     parser.add_argument("--seed", type=int, default=1, help="of UUIDs, tokens and chances")
-    parser.add_argument("--chromium", help="its path (found in PATH where not given)")
+    parser.add_argument("--chromium", help="its path (found in PATH where not given, as chromium or as Chrome)")
     parser.add_argument("--data", help="folder for the profiles' data (a temporary one where not given)")
     parser.add_argument("--until-stdin-ends", action="store_true", help="end when stdin ends")
     parser.add_argument("--ipv6-localhost", choices=("none", "both", "only", "hang"), default="none",
@@ -153,7 +159,11 @@ async def wait_for_end(until_stdin_ends):
             over.set()
 
     if until_stdin_ends:
-        loop.add_reader(0, stdin_readable)
+        try:
+            loop.add_reader(0, stdin_readable)
+        except PermissionError:
+            # A plain file or /dev/null cannot be waited for: it has ended as soon as it is read.
+            over.set()
     await over.wait()
 
 

@@ -242,9 +242,9 @@ async def switching_101(connection, answer, p):
     return True
 
 
-@peer("many_1xx", "sends `times` interim answers before the right one", times=2000)
+@peer("many_1xx", "sends `count` interim answers before the right one", count=2000)
 async def many_1xx(connection, answer, p):
-    for _ in range(p["times"]):
+    for _ in range(p["count"]):
         await connection.send(b"HTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\n")
     await connection.send(answer.bytes())
     return False

@@ -33,7 +33,7 @@ def common_refusal(fault, call):
         return Answer.html(fault.params["status"], "Internal Server Error")
     if fault.name == "redirect":
         to = fault.params["to"]
-        return Answer(fault.params["status"], headers=[("location", call.request.path if to == "self" else to)])
+        return Answer(fault.params["status"], headers=[("location", call.request.target if to == "self" else to)])
     return None
 
 
@@ -82,12 +82,19 @@ class Service:
                 self.app.spawn(work)
 
     async def answered(self, call):
-        if not await self.delayed(call):
+        hang = call.fired.get("hang")
+        if hang is not None:
+            await call.connection.gone(hang["for_ms"] / 1000)
             return None
-        if call.fired.get("slow_parallel_stop"):
-            over = call.fired.get("slow_parallel_stop")["error_over"]
-            if over and self.journal.now["stop"] > over:
+        slow = call.fired.get("slow")
+        if slow is not None:
+            await asyncio.sleep((slow["ms"] + slow["per_profile_ms"] * len(self.app.runs)) / 1000)
+        parallel = call.fired.get("slow_parallel_stop")
+        if parallel is not None:
+            under_way = self.journal.now["stop"]
+            if 0 < parallel["error_over"] < under_way:
                 return refusals.ebusy(self.app.data_dir(call.profile_id))
+            await asyncio.sleep(parallel["per_other_ms"] * (under_way - 1) / 1000)
         fault = call.fired.first("refuse")
         if fault is not None:
             answer = common_refusal(fault, call) or await self.refuse(fault, call)
@@ -97,17 +104,3 @@ class Service:
         if peer is not None and not peer.params["act"]:
             return Answer.of(200, {"success": True})
         return await self.carry_out(call)
-
-    async def delayed(self, call):
-        """Waits as the faults say; False when the call ends with that."""
-        hang = call.fired.get("hang")
-        if hang is not None:
-            await call.connection.gone(hang["for_ms"] / 1000)
-            return False
-        slow = call.fired.get("slow")
-        if slow is not None:
-            await asyncio.sleep((slow["ms"] + slow["per_profile_ms"] * len(self.app.runs)) / 1000)
-        parallel = call.fired.get("slow_parallel_stop")
-        if parallel is not None:
-            await asyncio.sleep(parallel["per_other_ms"] * (self.journal.now["stop"] - 1) / 1000)
-        return True

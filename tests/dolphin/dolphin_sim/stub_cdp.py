@@ -32,6 +32,7 @@ class Browser:
         self.closed = False
         self.clients = []
         self.targets = {}
+        self.loads = {}
         self.made = 0
         self.jar = os.path.join(data_dir, "stub-state.json")
         self.state = {"cookies": []}
@@ -60,6 +61,10 @@ class Browser:
         for client in self.clients:
             client.target_created(self.targets[number])
         return self.targets[number]
+
+    def loader(self, target):
+        """The id of the page's latest load."""
+        return f"{target['targetId'][:24]}{self.loads.get(target['targetId'], 0):08X}"
 
     def close_target(self, number):
         if self.targets.pop(number, None) is None:
@@ -118,6 +123,7 @@ class Client:
         self.made = 0
         self.discovers = False
         self.auto_attach = False
+        self.follow = []
 
     def gone(self):
         if self in self.browser.clients:
@@ -173,6 +179,9 @@ class Client:
             self.send({**around, "error": {"code": error.code, "message": str(error)}})
             return
         self.send({**around, "result": result})
+        follow, self.follow = self.follow, []
+        for work in follow:
+            work()
         if method == "Browser.close":
             self.browser.closed = True
 
@@ -255,27 +264,44 @@ class Client:
     def Page_createIsolatedWorld(self, params, page, session):
         return {"executionContextId": 2}
 
+    def Page_setLifecycleEventsEnabled(self, params, page, session):
+        """Chrome tells again what the page has been through already; libraries wait for that."""
+        if params.get("enabled"):
+            self.lifecycle(self.page_target(page), session)
+        return {}
+
     def Page_navigate(self, params, page, session):
         target = self.page_target(page)
-        answer = {"frameId": target["targetId"], "loaderId": target["targetId"]}
         if self.browser.dead_proxy:
-            return {**answer, "errorText": "net::ERR_PROXY_CONNECTION_FAILED"}
+            return {"frameId": target["targetId"], "loaderId": self.browser.loader(target),
+                    "errorText": "net::ERR_PROXY_CONNECTION_FAILED"}
         target["url"] = target["title"] = params.get("url", "about:blank")
-        self.event("Page.frameNavigated", {"frame": self.frame(target), "type": "Navigation"}, session)
-        for name in ("init", "DOMContentLoaded", "load", "networkIdle"):
-            self.event("Page.lifecycleEvent", {"frameId": target["targetId"], "loaderId": target["targetId"],
+        self.browser.loads[target["targetId"]] = self.browser.loads.get(target["targetId"], 0) + 1
+
+        def load():
+            self.event("Page.frameNavigated", {"frame": self.frame(target), "type": "Navigation"}, session)
+            self.lifecycle(target, session)
+            self.event("Page.loadEventFired", {"timestamp": 1.0}, session)
+            for client in self.browser.clients:
+                if client.discovers:
+                    client.event("Target.targetInfoChanged", {"targetInfo": target})
+
+        # As in Chrome, the answer comes first and the load follows.
+        self.follow.append(load)
+        return {"frameId": target["targetId"], "loaderId": self.browser.loader(target)}
+
+    def lifecycle(self, target, session):
+        for name in ("init", "commit", "DOMContentLoaded", "load", "networkAlmostIdle", "networkIdle"):
+            self.event("Page.lifecycleEvent", {"frameId": target["targetId"], "loaderId": self.browser.loader(target),
                                                "name": name, "timestamp": 1.0}, session)
-        self.event("Page.loadEventFired", {"timestamp": 1.0}, session)
-        return answer
 
     def page_target(self, page):
         if page not in self.browser.targets:
             raise CdpError(-32601, "this needs a page")
         return self.browser.targets[page]
 
-    @staticmethod
-    def frame(target):
-        return {"id": target["targetId"], "loaderId": target["targetId"], "url": target["url"],
+    def frame(self, target):
+        return {"id": target["targetId"], "loaderId": self.browser.loader(target), "url": target["url"],
                 "domainAndRegistry": "", "securityOrigin": "://", "mimeType": "text/html",
                 "secureContextType": "InsecureScheme", "crossOriginIsolatedContextType": "NotIsolated",
                 "gatedAPIFeatures": []}

@@ -40,6 +40,7 @@ class Request:
     def __init__(self, method, target, headers, body):
         parts = urllib.parse.urlsplit(target)
         self.method = method
+        self.target = target
         self.path = parts.path
         self.query = dict(urllib.parse.parse_qsl(parts.query, keep_blank_values=True))
         self.headers = headers

@@ -1,28 +1,50 @@
 //! One exchange with a session's DevTools port: a file, or a WebSocket.
 //!
-//! The DevTools handlers alone call this. Invariants: no exchange takes longer than [`DEADLINE`] and no
+//! The handlers of DevTools and of lent sessions call this. Invariants: no exchange takes longer than [`DEADLINE`] and no
 //! file more than [`MAX_FILE_BYTES`]; the connection is driven by whoever waits for it, so nothing is left
-//! behind when a request goes away. It knows neither tokens nor which paths may be asked for.
+//! behind when a request goes away. A WebSocket that both sides have agreed to is two
+//! streams of bytes that are passed on as they come. It knows neither tokens nor which paths may be asked for.
 
 use std::fmt::Display;
+use std::io;
 use std::pin::Pin;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::client::conn::http1;
-use hyper::header::{self, HeaderMap, HeaderValue};
-use hyper::upgrade::OnUpgrade;
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper::{Request, Response, StatusCode, body::Incoming};
 use hyper_util::rt::TokioIo;
-use tokio::io::copy_bidirectional;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, copy_bidirectional_with_sizes};
+use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
-use super::super::error::{ApiError, Code};
+use super::connection::Guarded;
+use super::error::{ApiError, Code};
 
 pub const DEADLINE: Duration = Duration::from_secs(5);
 const MAX_FILE_BYTES: usize = 32 * 1024 * 1024;
+
+/// What a WebSocket handshake carries on to the browser. Not `Origin`: the browser refuses any.
+const HANDSHAKE: [HeaderName; 4] = [
+    header::SEC_WEBSOCKET_KEY,
+    header::SEC_WEBSOCKET_VERSION,
+    header::SEC_WEBSOCKET_EXTENSIONS,
+    header::SEC_WEBSOCKET_PROTOCOL,
+];
+/// Of each direction: a large message passes in few steps, and a slow reader holds little memory.
+const BUFFER_BYTES: usize = 64 * 1024;
+
+pub fn wants_socket(headers: &HeaderMap) -> bool {
+    headers.get(header::UPGRADE).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"))
+}
+
+/// What is passed on of a request for a WebSocket.
+pub fn handshake(headers: &HeaderMap) -> HeaderMap {
+    HANDSHAKE.iter().filter_map(|name| Some((name.clone(), headers.get(name)?.clone()))).collect()
+}
 
 /// A file of the browser's.
 pub struct Answer {
@@ -32,7 +54,7 @@ pub struct Answer {
 }
 
 pub fn unreachable(why: impl Display) -> ApiError {
-    ApiError::internal(Code::BadGateway, format!("the browser of an open profile: {why}"))
+    ApiError::internal(Code::BadGateway, format!("the browser of a profile: {why}"))
 }
 
 /// The connection's own work; whoever waits for an answer polls it. None once it has ended.
@@ -63,6 +85,8 @@ async fn driven<T>(driver: &mut Driver, exchange: impl Future<Output = hyper::Re
 
 async fn ask(port: u16, path: &str, headers: HeaderMap) -> Result<(Driver, Response<Incoming>), ApiError> {
     let stream = TcpStream::connect(("127.0.0.1", port)).await.map_err(unreachable)?;
+    // A small message is sent at once, not when the one before it was acknowledged.
+    stream.set_nodelay(true).map_err(unreachable)?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(unreachable)?;
     let mut driver = Driver(Some(Box::pin(connection.with_upgrades())));
     let mut request = Request::new(Empty::<Bytes>::new());
@@ -125,13 +149,41 @@ impl Socket {
         let both = async { tokio::try_join!(self.driver.run(), self.theirs, ours) };
         match timeout(DEADLINE, both).await {
             Ok(Ok(((), theirs, ours))) => {
-                let ended = copy_bidirectional(&mut TokioIo::new(theirs), &mut TokioIo::new(ours)).await;
+                let ended = pass_on(theirs, ours).await;
                 tracing::debug!(?ended, "a DevTools connection ended");
             }
             Ok(Err(error)) => tracing::debug!("a DevTools connection did not come about: {error}"),
             Err(_) => tracing::debug!("a DevTools connection did not come about in time"),
         }
     }
+}
+
+/// The streams themselves where they are plain sockets, which is always: without the layers that HTTP needed
+/// over them, which bound waits that a tunnel may make, and cost time with every message.
+async fn pass_on(theirs: Upgraded, ours: Upgraded) -> io::Result<(u64, u64)> {
+    let (theirs, said) = match theirs.downcast::<TokioIo<TcpStream>>() {
+        Ok(parts) => (parts.io.into_inner(), parts.read_buf),
+        Err(theirs) => return both_ways(TokioIo::new(theirs), &[], TokioIo::new(ours), &[]).await,
+    };
+    let ours = match ours.downcast::<TokioIo<Guarded<TcpStream>>>() {
+        Ok(parts) => return both_ways(theirs, &said, parts.io.into_inner().into_inner(), &parts.read_buf).await,
+        Err(ours) => ours,
+    };
+    match ours.downcast::<TokioIo<Guarded<UnixStream>>>() {
+        Ok(parts) => both_ways(theirs, &said, parts.io.into_inner().into_inner(), &parts.read_buf).await,
+        Err(ours) => both_ways(theirs, &said, TokioIo::new(ours), &[]).await,
+    }
+}
+
+/// Until one side ends; `said` is what was read of each already.
+async fn both_ways<A, B>(mut a: A, a_said: &[u8], mut b: B, b_said: &[u8]) -> io::Result<(u64, u64)>
+where
+    A: AsyncRead + AsyncWrite + Unpin,
+    B: AsyncRead + AsyncWrite + Unpin,
+{
+    b.write_all(a_said).await?;
+    a.write_all(b_said).await?;
+    copy_bidirectional_with_sizes(&mut a, &mut b, BUFFER_BYTES, BUFFER_BYTES).await
 }
 
 #[cfg(test)]

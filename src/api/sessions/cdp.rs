@@ -1,0 +1,87 @@
+//! The way into a lent browser: its CDP endpoint on cove's own address.
+//!
+//! The secret token in the path is the only way in, compared in constant time; it dies with the lock. The
+//! upgrade is the one place where a handler waits for a browser, and is bounded by [`OPEN_WITHIN`]. Then bytes are
+//! passed on as they come, in both directions, until one side ends or the session does. Also the small
+//! document that Playwright's `connect_over_cdp("http://..")` asks for, which leads to the same address.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::header::{self, HeaderValue};
+use hyper::upgrade::OnUpgrade;
+use hyper::{Response, StatusCode};
+use serde_json::{Value, json};
+use tokio::time::timeout;
+
+use super::super::body::{self, Reply, empty};
+use super::super::devtools::same;
+use super::super::error::{ApiError, Code};
+use super::super::front::Call;
+use super::super::{Context, upstream};
+use super::{address, parse_session_id};
+use crate::browser::Session;
+use crate::engine::{Door, MAX_VISITS};
+use crate::model::Fence;
+
+/// Longer than any provider takes to start a browser, or to say that it cannot.
+const OPEN_WITHIN: Duration = Duration::from_secs(120);
+
+/// The session whose secret this is.
+fn door(context: &Context, call: &Call) -> Result<(Fence, Arc<Door>), ApiError> {
+    let token = call.params.get("token");
+    let fence = parse_session_id(call.params.get("id"));
+    let found = fence.and_then(|fence| Some((fence, context.engine.door(fence)?)));
+    found
+        .filter(|(_, door)| !door.token().is_empty() && same(door.token(), token))
+        .ok_or_else(|| ApiError::not_found("There is no such path."))
+}
+
+async fn opened(door: &Door) -> Result<Session, ApiError> {
+    let late = |_| ApiError::new(Code::NotReady, "The browser is not up yet; connect again.");
+    let opened = timeout(OPEN_WITHIN, door.opened()).await.map_err(late)?;
+    opened.map_err(|why| ended(&why))
+}
+
+fn ended(why: &str) -> ApiError {
+    ApiError::new(Code::SessionEnded, format!("The session ended: {why}."))
+}
+
+/// Waits for the browser, and joins the program to it.
+pub async fn connect(context: Arc<Context>, mut call: Call) -> Result<Response<Reply>, ApiError> {
+    let (_, door) = door(&context, &call)?;
+    if let Some(why) = door.why_shut() {
+        return Err(ended(&why));
+    }
+    let ours = call.head.extensions.remove::<OnUpgrade>();
+    let Some(ours) = ours.filter(|_| upstream::wants_socket(&call.head.headers)) else {
+        let detail = "This is the address of a browser: connect a WebSocket, for example with `connect_over_cdp`.";
+        let upgrade = HeaderValue::from_static("websocket");
+        return Err(ApiError::new(Code::UpgradeRequired, detail).with_header(header::UPGRADE, upgrade));
+    };
+    let session = opened(&door).await?;
+    let many = || ApiError::new(Code::NotReady, format!("The session has {MAX_VISITS} connections; close one."));
+    let visit = door.visit().ok_or_else(many)?;
+    let socket = upstream::socket(session.port, &session.ws_path, upstream::handshake(&call.head.headers)).await?;
+    let mut response = empty(StatusCode::SWITCHING_PROTOCOLS);
+    *response.headers_mut() = socket.headers.clone();
+    context.session_tunnels.add(async move {
+        tokio::select! {
+            () = door.shut() => {}
+            () = socket.join(ours) => {}
+        }
+        drop(visit);
+    })?;
+    Ok(response)
+}
+
+/// What a client that was given an http address asks first.
+pub async fn version(context: Arc<Context>, call: Call) -> Result<Response<Reply>, ApiError> {
+    let (fence, door) = door(&context, &call)?;
+    let session = opened(&door).await?;
+    let answer = upstream::get(session.port, "/json/version").await?;
+    let version: Result<Value, _> = serde_json::from_slice(&answer.body);
+    let mut version = version.ok().filter(Value::is_object).ok_or_else(|| upstream::unreachable("no version"))?;
+    version["webSocketDebuggerUrl"] = json!(address(fence, &call.host, door.token()).1);
+    Ok(body::json(StatusCode::OK, &version))
+}
