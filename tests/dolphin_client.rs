@@ -7,10 +7,16 @@
 
 #[path = "dolphin_client/errors.rs"]
 mod errors;
+#[path = "dolphin_client/fake.rs"]
+mod fake;
+#[path = "dolphin_client/foreign.rs"]
+mod foreign;
 #[path = "dolphin_client/lists.rs"]
 mod lists;
 #[path = "dolphin_client/ordinary.rs"]
 mod ordinary;
+#[path = "dolphin_client/peers.rs"]
+mod peers;
 #[path = "dolphin_client/rig.rs"]
 mod rig;
 #[path = "dolphin_client/stops.rs"]

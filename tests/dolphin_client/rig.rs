@@ -108,6 +108,11 @@ impl Sim {
         serde_json::from_str(&text).unwrap()
     }
 
+    pub async fn forget_faults(&self) {
+        let answer = self.http.delete(format!("{}/faults", self.admin)).send().await.unwrap();
+        assert!(answer.status().is_success());
+    }
+
     /// Makes a profile; `values` beside its id.
     pub async fn profile(&self, number: u64, values: Value) -> ProfileId {
         let mut profile = json!({"id": number});
