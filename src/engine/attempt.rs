@@ -168,9 +168,10 @@ async fn survivor(child: &Child, item: &Item) -> Result<Option<Session>, Failure
     loop {
         match child.shared.provider.running().await {
             Ok(running) => return Ok(running.into_iter().find(|session| session.profile == item.profile)),
-            Err(failure) if tries == 0 => return Err(failure),
+            // What was refused was not asked: an open breaker admits a call when its time is over.
+            Err(failure) if tries == 0 && failure.code != FailureCode::BreakerOpen => return Err(failure),
             Err(_) => {
-                tries -= 1;
+                tries = tries.saturating_sub(1);
                 tokio::time::sleep(PROVIDER_WAIT).await;
             }
         }
