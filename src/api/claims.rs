@@ -235,7 +235,8 @@ pub async fn refresh(context: Arc<Context>, call: Call) -> Result<Response<Reply
     let mut walk = Walk::default();
     let fields = walk.object(&body, "", &["fence", "ttl_seconds"]).cloned().unwrap_or_default();
     let fence = read_fence(&mut walk, &fields);
-    let ttl = seconds(walk.integer(&fields, "", "ttl_seconds", &TTL_SECONDS), DEFAULT_TTL);
+    let ttl = walk.integer(&fields, "", "ttl_seconds", &TTL_SECONDS);
+    let ttl = ttl.map(|seconds| Duration::from_secs(seconds.unsigned_abs()));
     walk.finish()?;
     same_fence(name, fence)?;
     let refreshed = context.store.refresh_claim(name, ttl, context.clock.moment()).await?;

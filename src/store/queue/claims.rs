@@ -40,12 +40,12 @@ fn lock_of(tx: &Tx<'_>, name: &ClaimName, now: Moment) -> Ran<(Item, Lock), NotY
 pub(in crate::store) fn refresh(
     tx: &mut Tx<'_>,
     name: &ClaimName,
-    ttl: Duration,
+    ttl: Option<Duration>,
     moment: Moment,
 ) -> Ran<Option<Timestamp>, NotYours> {
     let moment = tx.in_order(moment);
     match lock_of(tx, name, moment)? {
-        Ok((_, lock)) => Ok(Ok(locks::renew(tx, &lock, Some(ttl), moment)?.expires_at())),
+        Ok((_, lock)) => Ok(Ok(locks::renew(tx, &lock, ttl.or(lock.ttl()), moment)?.expires_at())),
         Err(refused) => Ok(Err(refused)),
     }
 }
