@@ -22,10 +22,12 @@ use super::locks::not_yours;
 use super::profiles::no_body;
 use super::tasks::Viewer;
 use super::{sessions, wire};
-use crate::engine::{Borrower, Door, LendAsked, LendRefused, Lent, LentBrowser, Limits, after_failure, effect};
+use crate::engine::{
+    Borrower, Door, LendAsked, LendRefused, Lent, LentBrowser, Limits, after_failure, effect, effect_after_commit,
+};
 use crate::model::flow::is_external_kind;
 use crate::model::lock::{MAX_LOCK_NAME_BYTES, is_lock_name};
-use crate::model::{Failure, FailureCode, Fence, Item, ItemId, LockKind, Proofs, Verdict};
+use crate::model::{Failure, FailureCode, Fence, Item, ItemId, ItemState, LockKind, Proofs, Verdict};
 use crate::store::media;
 use crate::store::{ArmRefused, AttemptEnded, Claim, ClaimName, Claimed, FinishRefused};
 
@@ -367,14 +369,13 @@ pub async fn fail(context: Arc<Context>, call: Call) -> Result<Response<Reply>, 
     let max_attempts = context.store.task_alone(task).await?.ok_or_else(stale)?.0.max_attempts;
     let (limits, now) = (Limits::from(&context.config.engine), context.clock.now());
     let verdict = |item: &Item| {
-        let effect = effect(&failure, &limits, now);
-        let verdict = if item.is_armed() {
-            Verdict::OutcomeUnknown(failure.clone())
-        } else {
-            let (spent, roll) = (item.attempts_spent(), fastrand::f64());
-            after_failure(&limits, spent, max_attempts, failure.clone(), roll, now)
-        };
-        (verdict, effect)
+        if item.is_armed() {
+            let unknown = failure.clone().after_commit();
+            return (Verdict::OutcomeUnknown(unknown), effect_after_commit(&failure));
+        }
+        let (spent, roll) = (item.attempts_spent(), fastrand::f64());
+        let verdict = after_failure(&limits, spent, max_attempts, failure.clone(), roll, now);
+        (verdict, effect(&failure, &limits, now))
     };
     end(&context, name, verdict).await
 }

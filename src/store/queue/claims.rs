@@ -37,6 +37,7 @@ fn lock_of(tx: &Tx<'_>, name: &ClaimName, now: Moment) -> Ran<(Item, Lock), NotY
     })
 }
 
+/// A new lease, as long as the one before where nothing else is asked.
 pub(in crate::store) fn refresh(
     tx: &mut Tx<'_>,
     name: &ClaimName,
@@ -135,7 +136,7 @@ pub(super) fn give_back(tx: &mut Tx<'_>, item: &Item, worker: &str, now: Timesta
     let task = tx.task(item.task)?.ok_or_else(|| StoreError::Corrupt(format!("tasks: no row of {}", item.task)))?;
     let failure = Failure::new(FailureCode::WorkerLost, format!("{worker} let its lease run out"));
     let verdict = if item.is_armed() {
-        Verdict::OutcomeUnknown(failure)
+        Verdict::OutcomeUnknown(failure.after_commit())
     } else if item.attempts_spent() >= task.max_attempts {
         Verdict::Failed(failure)
     } else {
