@@ -79,7 +79,7 @@ codes! {
     OriginBlocked "origin_blocked" Flow Never "The page went to an origin outside the flow's list; add it to `cove.origins` if that is right.";
     // Media.
     MediaMissing "media_missing" Host Backoff "The file is gone or empty: put it back under the media root.";
-    MediaChanged "media_changed" Host Backoff "The file changed while the attempt ran; it is hashed again at the next try.";
+    MediaChanged "media_changed" Host Backoff "What was accepted goes out, or nothing: put the accepted file back, or submit the new file as a new item.";
     MediaUnreadable "media_unreadable" Host Backoff "Let the browser's user read the file (group cove-media, mode 0640, folders 0750).";
     // Browser and provider.
     BrowserNotFound "browser_not_found" Provider Uncounted "Install chromium, or name the browser in `[browser] chromium`; the item waits and loses no attempt.";
