@@ -71,9 +71,12 @@ async fn rule_23_arm_is_yes_once_for_the_right_media_and_complete_is_said_as_oft
     let daemon = studio("", &["anna"]).await;
     let task = daemon.order(&["anna"], &json!({})).await;
     let claim = daemon.claim_for("w1", 60).await;
-    for wrong in
-        [json!({}), json!({"media_sha256": "0".repeat(64)}), json!({"media_sha256": [claim.media(), claim.media()]})]
-    {
+    for (wrong, code) in [(json!({}), "missing_field"), (json!({"media_sha256": "film.mp4"}), "invalid_field")] {
+        let refused = daemon.say(&claim, "arm", wrong.clone()).await;
+        assert_eq!((refused.status, refused.code()), (422, code), "{wrong}: {}", refused.body);
+        assert_eq!(refused.pointers(), ["/media_sha256"]);
+    }
+    for wrong in [json!({"media_sha256": "0".repeat(64)}), json!({"media_sha256": [claim.media(), claim.media()]})] {
         let refused = daemon.say(&claim, "arm", wrong.clone()).await;
         assert_eq!((refused.status, refused.code()), (409, "media_mismatch"), "{wrong}: {}", refused.body);
     }
@@ -85,8 +88,10 @@ async fn rule_23_arm_is_yes_once_for_the_right_media_and_complete_is_said_as_oft
     assert_eq!((yes.status, &yes.body["armed"]), (200, &json!(true)), "{}", yes.body);
     let within = yes.body["click_within_seconds"].as_u64().unwrap();
     assert!((500..600).contains(&within), "{}", yes.body);
+    // The answer may have been lost on the way: a second yes would be a second click.
     let again = daemon.arm(&claim).await;
-    assert_eq!((again.status, again.code()), (409, "stale_fence"), "{}", again.body);
+    assert_eq!((again.status, again.code()), (409, "already_armed"), "{}", again.body);
+    assert!(again.body["detail"].as_str().unwrap().contains("complete it or fail it"), "{}", again.body);
 
     let url = json!({"url": "http://127.0.0.1:9/p/1"});
     for _ in 0..3 {
