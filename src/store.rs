@@ -9,6 +9,7 @@ pub mod ballast;
 mod boot;
 mod check;
 mod codec;
+mod epoch;
 mod files;
 mod flows;
 mod inspect;

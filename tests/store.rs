@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "store/blind.rs"]
+mod blind;
 #[path = "store/claims.rs"]
 mod claims;
 #[path = "store/inspect.rs"]

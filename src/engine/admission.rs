@@ -71,6 +71,15 @@ pub fn effect(failure: &Failure, limits: &Limits, now: Timestamp) -> Option<Prof
     }
 }
 
+/// The same where the click may have happened: whatever the site said then, a person looks at the profile
+/// before it goes on (fence.md rule 7).
+#[must_use]
+pub fn effect_after_commit(failure: &Failure) -> Option<ProfileEffect> {
+    let said_by_the_site =
+        matches!(failure.code, FailureCode::NeedsHuman | FailureCode::RateLimited | FailureCode::Rejected);
+    said_by_the_site.then(|| ProfileEffect::Park(failure.detail.clone()))
+}
+
 /// What the store says of an item's profile.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ProfileFacts {

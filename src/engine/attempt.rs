@@ -229,7 +229,8 @@ pub(super) async fn load_flow(child: &Child, task: &Task) -> Result<Flow, Failur
     }
 }
 
-/// The flow, and the inputs with every file looked at again: what is published is what is on disk now.
+/// The flow, and the inputs with every file looked at again: what was accepted is what goes out, or nothing
+/// (fence.md rule 3). A file that was only touched, or put back, is the same by its hash.
 async fn prepare(child: &Child, item: &Item, task: &Task) -> Result<(Flow, BTreeMap<String, InputValue>), Failure> {
     let flow = load_flow(child, task).await?;
     let mut inputs = item.inputs.clone();
@@ -240,7 +241,13 @@ async fn prepare(child: &Child, item: &Item, task: &Task) -> Result<(Flow, BTree
         };
         if !media::unchanged(file).await.map_err(missing)? {
             let name = file.path.display().to_string();
-            *file = child.shared.media.resolve(&name).await.map_err(|error| media_failure(&name, &error))?;
+            let found = child.shared.media.resolve(&name).await.map_err(|error| media_failure(&name, &error))?;
+            if found.sha256 != file.sha256 {
+                let (is, was) = (found.sha256, &file.sha256);
+                let detail = format!("{name} was accepted with the SHA-256 {was}; what is there now has {is}");
+                return Err(Failure::new(FailureCode::MediaChanged, detail));
+            }
+            *file = found;
         }
         readable(child, &file.path).await?;
     }

@@ -69,7 +69,7 @@ async fn rule_23_an_unarmed_item_is_queued_again_a_minute_after_its_lease_and_no
         assert!(store.claimable(vec!["studio".to_owned()], now).await.unwrap().is_empty(), "its profile is locked");
     }
     // From the end of its lease on it may neither go on nor click.
-    let refreshed = store.refresh_claim(name(&first), TTL, after(TTL)).await.unwrap();
+    let refreshed = store.refresh_claim(name(&first), Some(TTL), after(TTL)).await.unwrap();
     assert!(matches!(refreshed, Err(NotYours::NotHeld)), "{refreshed:?}");
     assert_eq!(arm(store, &first, after(TTL)).await, Err(ArmRefused::LockLost));
     assert!(store.outlook(after(TTL + CLAIM_GRACE)).await.unwrap().claims_over);
@@ -127,7 +127,7 @@ async fn rule_23_a_late_complete_frees_the_profile_and_a_refresh_moves_the_end()
     order(store, &["anna", "boris"], 3).await;
     let (late, kept) = (claim(store, MOMENT).await, claim(store, MOMENT).await);
     arm(store, &late, MOMENT).await.unwrap();
-    let until = store.refresh_claim(name(&kept), TTL * 3, before(TTL)).await.unwrap().unwrap();
+    let until = store.refresh_claim(name(&kept), Some(TTL * 3), before(TTL)).await.unwrap().unwrap();
     assert_eq!(until, Some(before(TTL * 4).wall));
     assert_eq!(store.expire_claims(after(TTL * 2)).await.unwrap(), Expired { items: 1, freed: 0 });
     assert_eq!(look(store, &kept).await.state, ItemState::Running);
@@ -177,7 +177,7 @@ async fn rule_21_and_23_a_forced_cleanup_ends_the_lease_and_the_ordinary_end_fol
     assert_eq!((would.removed, would.stopping.len()), (0, 1));
     let gentle = Cleanup { force: false, ..forced.clone() };
     assert!(store.clean_up_locks(gentle, now).await.unwrap().stopping.is_empty());
-    assert!(store.refresh_claim(name(&claimed), TTL, now).await.unwrap().is_ok(), "so far nothing changed");
+    assert!(store.refresh_claim(name(&claimed), Some(TTL), now).await.unwrap().is_ok(), "so far nothing changed");
     let cleaned = store.clean_up_locks(forced.clone(), now).await.unwrap();
     assert_eq!((cleaned.removed, cleaned.stopping.len()), (0, 1));
     assert!(cleaned.stopping[0].is_expired(now) && cleaned.stopping[0].is_held(now));
