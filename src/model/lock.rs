@@ -129,10 +129,11 @@ impl fmt::Display for LockOwner {
             Self::Item(item) => write!(out, "item {item}"),
             Self::Operator => out.write_str("operator"),
             Self::Outside(name) => out.write_str(name),
-            Self::Claim { worker, .. } => write!(out, "worker {worker}"),
+            Self::Claim { worker, .. } | Self::Session { owner: worker, item: Some(_) } => {
+                write!(out, "worker {worker}")
+            }
             Self::Verify(item) => write!(out, "verify {item}"),
             Self::Session { owner, item: None } => write!(out, "session {owner}"),
-            Self::Session { owner: worker, item: Some(_) } => write!(out, "worker {worker}"),
         }
     }
 }

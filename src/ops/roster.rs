@@ -121,8 +121,10 @@ mod tests {
     use crate::browser::{ListedProfile, Session, SessionStats, StartOptions};
     use crate::model::{FailureCode, SystemClock};
 
+    type Listed = Result<Option<Vec<(&'static str, &'static str)>>, Failure>;
+
     /// Lists what the test says.
-    struct Keeper(Mutex<Result<Option<Vec<(&'static str, &'static str)>>, Failure>>);
+    struct Keeper(Mutex<Listed>);
 
     #[async_trait]
     impl Provider for Keeper {
