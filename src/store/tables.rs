@@ -143,6 +143,8 @@ macro_rules! transaction {
             /// Lines that must be durable before the commit (`published`), and after it (`armed`).
             pub ledger_before: Vec<Line>,
             pub ledger_after: Vec<Line>,
+            /// A damaged ledger is to be followed by another, before the commit.
+            pub ledger_anew: Option<Timestamp>,
             /// What happens is no news: webhooks are not told.
             pub silent: bool,
             /// The sender of webhooks has something to look at after the commit.
@@ -167,6 +169,7 @@ macro_rules! transaction {
                     meta,
                     ledger_before: Vec::new(),
                     ledger_after: Vec::new(),
+                    ledger_anew: None,
                     silent: false,
                     wakes_sender: false,
                     writes: 0,
@@ -224,6 +227,7 @@ pub(super) struct Closed {
     pub meta: Meta,
     pub ledger_before: Vec<Line>,
     pub ledger_after: Vec<Line>,
+    pub ledger_anew: Option<Timestamp>,
     pub wakes_sender: bool,
     pub writes: u64,
     pub latest: BootTime,
@@ -258,8 +262,8 @@ impl Tx<'_> {
 
     /// Closes the tables, so that the transaction can end; what is left is what the end needs.
     pub fn close(self) -> Closed {
-        let Self { meta, ledger_before, ledger_after, wakes_sender, writes, latest, .. } = self;
-        Closed { meta, ledger_before, ledger_after, wakes_sender, writes, latest }
+        let Self { meta, ledger_before, ledger_after, ledger_anew, wakes_sender, writes, latest, .. } = self;
+        Closed { meta, ledger_before, ledger_after, ledger_anew, wakes_sender, writes, latest }
     }
 
     /// Writes what changed of `meta`; called once, right before the commit.
