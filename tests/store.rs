@@ -11,6 +11,8 @@ mod claims;
 mod inspect;
 #[path = "store/outbox.rs"]
 mod outbox;
+#[path = "store/overdue.rs"]
+mod overdue;
 #[path = "store/verify.rs"]
 mod verify;
 

@@ -393,6 +393,8 @@ pub struct Waiting {
     pub next_scheduled: Option<Timestamp>,
     /// When the first of those that back off comes due.
     pub next_retry: Option<Timestamp>,
+    /// When unknown outcomes are looked at next: the first of each profile.
+    pub looks: Vec<(ProfileId, Timestamp)>,
     /// When the item that waits longest was accepted.
     pub oldest: Option<Timestamp>,
 }

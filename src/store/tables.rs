@@ -51,6 +51,8 @@ pub(super) const READY: TableDefinition<(&str, &str, u32, u64), ()> = TableDefin
 pub(super) const READY_COUNTS: TableDefinition<(&str, &str), u64> = TableDefinition::new("ready_counts");
 /// Index: items in `Place::Due`, (due in milliseconds, item).
 pub(super) const DUE: TableDefinition<(u64, u64), ()> = TableDefinition::new("due");
+/// Index: items that wait and have a `not_after`, (that in milliseconds, item).
+pub(super) const NOT_AFTER: TableDefinition<(u64, u64), ()> = TableDefinition::new("not_after");
 /// Index: items in `Place::Paused`.
 pub(super) const PAUSED: TableDefinition<u64, ()> = TableDefinition::new("paused");
 /// Index: items with a verify to come, (due in milliseconds, item).
@@ -204,6 +206,7 @@ transaction! {
     ready: READY<(&'static str, &'static str, u32, u64), ()>;
     ready_counts: READY_COUNTS<(&'static str, &'static str), u64>;
     due: DUE<(u64, u64), ()>;
+    not_after: NOT_AFTER<(u64, u64), ()>;
     paused: PAUSED<u64, ()>;
     verify_due: VERIFY_DUE<(u64, u64), ()>;
     keys: KEYS<Hash, u64>;
