@@ -13,6 +13,8 @@ mod inspect;
 mod lent;
 #[path = "store/outbox.rs"]
 mod outbox;
+#[path = "store/overdue.rs"]
+mod overdue;
 #[path = "store/verify.rs"]
 mod verify;
 

@@ -275,7 +275,7 @@ fn reconcile(
         tx.meta.sequence = tx.meta.sequence.max(blind_sequence(now));
     }
     if report.restored {
-        facts.take_over(&mut tx, lost_ledger, now)?;
+        facts.take_over(&mut tx, lost_ledger || damaged, now)?;
         tx.meta.pause = Some(Pause::Restored { since: now, blind: lost_ledger });
     } else {
         facts.take_published(&mut tx, now)?;

@@ -164,7 +164,7 @@ impl Store {
         sure(self.writer.submit(move |tx| lent::release(tx, &name, now)).await)
     }
 
-    /// Makes items ready whose time has come, or holds them where the clock is not to be believed. True:
+    /// Ends items whose `not_after` has passed and makes those ready whose time has come, or holds them where the clock is not to be believed. True:
     /// there may be more.
     pub async fn promote(&self, now: Timestamp) -> Result<bool, StoreError> {
         sure(self.writer.submit(move |tx| progress::promote(tx, now, STEP)).await)

@@ -87,7 +87,7 @@ async fn rule_3_a_file_that_changed_in_the_queue_does_not_go_out_and_the_accepte
     let daemon = Daemon::start().await;
     let practice = PracticeSite::start(json!({})).await;
     daemon.furnish(&["anna"]).await;
-    assert_eq!(daemon.post("/api/v1/pause", &json!({})).await.status, 200);
+    assert_eq!(daemon.post("/api/v1/pause", &json!({})).await.status, 202);
     let task = daemon.submit(&practice.site, &[("anna", "changed"), ("anna", "put back")]).await;
     let items = daemon.items(&task).await;
     let film = |item: &Value| std::path::PathBuf::from(item["inputs"]["video"].as_str().unwrap());
@@ -97,7 +97,7 @@ async fn rule_3_a_file_that_changed_in_the_queue_does_not_go_out_and_the_accepte
     let accepted = std::fs::read(&back).unwrap();
     std::fs::write(&back, &accepted).unwrap();
     std::fs::write(&changed, b"another film").unwrap();
-    assert_eq!(daemon.post("/api/v1/resume", &json!({})).await.status, 200);
+    assert_eq!(daemon.post("/api/v1/resume", &json!({})).await.status, 202);
     let items = daemon.settled(&task).await;
     let named = |path: &std::path::Path| items.iter().find(|item| film(item) == path).unwrap();
     let failed = named(&changed);

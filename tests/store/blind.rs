@@ -6,9 +6,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use cove::model::{Fence, ItemId, LockKind, LockOwner, Moment};
-use cove::store::{Acquire, LEDGER_FILE, LockAsked, LockHeld, NotYours, Pause, STATE_FILE, Store};
+use cove::store::{Acquire, EnqueueError, LEDGER_FILE, LockAsked, LockHeld, NotYours, Pause, STATE_FILE, Store};
 
-use super::{MOMENT, Opened, furnished, item, only_item, task};
+use super::{MOMENT, NOW, Opened, furnished, item, keyed, only_item, publish, succeeded, task};
 
 const TTL: Duration = Duration::from_secs(3_600);
 const OWNER: &str = "w1";
@@ -148,4 +148,62 @@ async fn rule_1_two_lives_with_a_damaged_ledger_share_no_number() {
         opened.close().await;
     }
     assert_eq!(fences.len(), 4);
+}
+
+#[tokio::test]
+async fn rule_11_who_accepts_duplicates_gets_a_new_ledger_that_knows_all_that_could_be_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let opened = furnished(folder.path()).await;
+    let mut published = Vec::new();
+    for _ in 0..3 {
+        let made =
+            opened.store.enqueue(task(vec![keyed("anna", &format!("k{}", published.len()))]), NOW).await.unwrap();
+        let id = only_item(&opened.store, made.task).await;
+        publish(&opened.store, id, succeeded()).await;
+        published.push(id);
+    }
+    opened.close().await;
+    let ledger = folder.path().join(LEDGER_FILE);
+    let mut damaged = std::fs::read(&ledger).unwrap();
+    // Somewhere in the second line, the first item's arming.
+    let second = damaged.iter().position(|byte| *byte == b'\n').unwrap() + 20;
+    damaged[second] ^= 1;
+    std::fs::write(&ledger, &damaged).unwrap();
+    for _ in 0..2 {
+        let opened = open_at(folder.path(), MOMENT);
+        let refused = opened.store.resume(false, NOW).await.unwrap_err().to_string();
+        assert!(refused.contains("damaged") && refused.contains("cove resume --accept-duplicates"), "{refused}");
+        opened.close().await;
+    }
+    let opened = open_at(folder.path(), MOMENT);
+    opened.store.resume(true, NOW).await.unwrap();
+    let made = opened.store.enqueue(task(vec![item("boris")]), NOW).await.unwrap();
+    let after = only_item(&opened.store, made.task).await;
+    publish(&opened.store, after, succeeded()).await;
+    opened.close().await;
+    let kept: Vec<_> = std::fs::read_dir(folder.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.to_string_lossy().contains("publish.ledger.damaged-"))
+        .collect();
+    assert_eq!(kept.len(), 1, "{kept:?}");
+    assert_eq!(std::fs::read(&kept[0]).unwrap(), damaged);
+
+    let opened = open_at(folder.path(), MOMENT);
+    let report = &opened.report;
+    assert_eq!((report.ledger_damage.as_deref(), report.restored, &report.pause), (None, false, &None));
+    opened.close().await;
+    // And it does what a ledger is for: an older state learns from it what went out.
+    let old = tempfile::tempdir().unwrap();
+    let opened = furnished(old.path()).await;
+    opened.close().await;
+    std::fs::copy(&ledger, old.path().join(LEDGER_FILE)).unwrap();
+    let opened = open_at(old.path(), MOMENT);
+    assert!(matches!(opened.report.pause, Some(Pause::Restored { blind: false, .. })));
+    opened.store.resume(false, NOW).await.unwrap();
+    for number in 0..3 {
+        let again = opened.store.enqueue(task(vec![keyed("anna", &format!("k{number}"))]), NOW).await;
+        assert!(matches!(again, Err(EnqueueError::KeyTaken { .. })), "{number}: {again:?}");
+    }
+    opened.close().await;
 }

@@ -140,7 +140,7 @@ pub(super) fn give_back(tx: &mut Tx<'_>, item: &Item, worker: &str, now: Timesta
     } else if item.attempts_spent() >= task.max_attempts {
         Verdict::Failed(failure)
     } else {
-        Verdict::TryAgain { failure, due_at: now, counted: true }
+        Verdict::TryAgain { failure, due_at: Timestamp::ZERO, counted: true }
     };
     let Some(fence) = item.fence else { return Ok(()) };
     let end = AttemptEnded { item: item.id, fence, verdict, evidence: Vec::new(), effect: None };
