@@ -2,10 +2,10 @@
 //!
 //! The daemon composes it, the engine calls it through [`Provider`]. Each part is a file: `answer` reads,
 //! `exchange` calls, `local` and `cloud` know the paths, `notebook` remembers what was started here,
-//! `starting` and `stopping` decide; `look` is for `cove doctor` alone. Invariants: one start or stop at a time per profile; stops one after the
-//! other, starts a few at a time and apart; a browser that is not proved to be ours is never stopped unless
-//! the configuration says so (fence.md rule 16); nothing is called while its breaker is open. How items wait
-//! and what is tried again belongs to the engine.
+//! `starting` and `stopping` decide; `look` is for `cove doctor` alone. Invariants: one start or stop at a
+//! time per profile; stops one after the other, starts a few at a time and apart; a browser that is not proved
+//! to be ours is never stopped unless the configuration says so (fence.md rule 16); nothing is called while
+//! its breaker is open. How items wait and what is tried again belongs to the engine.
 
 mod answer;
 mod attach;

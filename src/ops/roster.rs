@@ -19,6 +19,8 @@ use crate::store::Store;
 const EVERY: Duration = Duration::from_secs(600);
 /// Between two looks, whoever rings.
 const LEAST: Duration = Duration::from_secs(60);
+/// A list so old will do: shorter than any pause between two looks, so that each gets a new one.
+const MAX_AGE: Duration = Duration::from_secs(30);
 /// Profiles put into the store at a time, so that the writer is not held for long.
 const BATCH: usize = 500;
 
@@ -55,12 +57,11 @@ pub struct Roster {
 
 /// Runs until `stop`.
 pub async fn run(roster: Roster, stop: CancellationToken) {
-    let mut max_age = EVERY;
     loop {
         let began = Instant::now();
         let looked = tokio::select! {
             () = stop.cancelled() => return,
-            looked = look(&roster, max_age) => looked,
+            looked = look(&roster) => looked,
         };
         match looked {
             Ok(Some(Put { added, renamed })) => {
@@ -81,11 +82,11 @@ pub async fn run(roster: Roster, stop: CancellationToken) {
             roster.handle.bell.notified().await;
             sleep_until(began + LEAST).await;
         };
-        max_age = tokio::select! {
+        tokio::select! {
             () = stop.cancelled() => return,
-            () = sleep_until(began + next) => EVERY,
-            () = rung => LEAST,
-        };
+            () = sleep_until(began + next) => {}
+            () = rung => {}
+        }
     }
 }
 
@@ -97,8 +98,8 @@ struct Put {
 }
 
 /// None: this provider keeps no list.
-async fn look(roster: &Roster, max_age: Duration) -> Result<Option<Put>, String> {
-    let listed = roster.provider.profiles(max_age).await.map_err(|failure: Failure| failure.to_string())?;
+async fn look(roster: &Roster) -> Result<Option<Put>, String> {
+    let listed = roster.provider.profiles(MAX_AGE).await.map_err(|failure: Failure| failure.to_string())?;
     let Some(listed) = listed else { return Ok(None) };
     let named: Vec<(ProfileId, String)> = listed.into_iter().map(|profile| (profile.id, profile.name)).collect();
     let mut put = Put::default();
@@ -162,15 +163,15 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let keeper = Arc::new(Keeper(Mutex::new(Ok(Some(vec![("7", "Anna"), ("8", "Ben")])))));
         let roster = roster(folder.path(), &keeper);
-        let list = |listed: Result<Option<Vec<_>>, Failure>| *keeper.0.lock().unwrap() = listed;
-        assert_eq!(look(&roster, EVERY).await, Ok(Some(Put { added: 2, renamed: 0 })));
+        let list = |listed: Listed| *keeper.0.lock().unwrap() = listed;
+        assert_eq!(look(&roster).await, Ok(Some(Put { added: 2, renamed: 0 })));
         list(Ok(Some(vec![("8", "Benno"), ("9", "Ben")])));
-        assert_eq!(look(&roster, EVERY).await, Ok(Some(Put { added: 1, renamed: 1 })));
-        assert_eq!(look(&roster, EVERY).await, Ok(Some(Put::default())));
+        assert_eq!(look(&roster).await, Ok(Some(Put { added: 1, renamed: 1 })));
+        assert_eq!(look(&roster).await, Ok(Some(Put::default())));
         list(Err(Failure::new(FailureCode::ProviderDown, "gone")));
-        assert_eq!(look(&roster, EVERY).await, Err("provider_down: gone".to_owned()));
+        assert_eq!(look(&roster).await, Err("provider_down: gone".to_owned()));
         list(Ok(None));
-        assert_eq!(look(&roster, EVERY).await, Ok(None));
+        assert_eq!(look(&roster).await, Ok(None));
         let kept = roster.store.profiles().await.unwrap();
         let names: Vec<_> = kept.iter().map(|profile| (profile.id.as_str(), profile.name.as_str())).collect();
         assert_eq!(names, [("7", "Anna"), ("8", "Benno"), ("9", "Ben")]);

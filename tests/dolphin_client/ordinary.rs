@@ -99,6 +99,48 @@ async fn rule_16_only_the_configuration_lets_a_persons_browser_be_stopped() {
     assert_eq!(sim.browsers().await, [u64::from(session.pid)]);
 }
 
+/// Dolphin says that it runs and does not list it: a stop may help, and is made where the configuration lets it.
+#[tokio::test]
+async fn a_duplicate_that_is_not_listed_is_stopped_once_where_that_is_wanted() {
+    let sim = Sim::start();
+    let profile = sim.profile(101, json!({})).await;
+    let dolphin = Dolphin { on_duplicate: OnDuplicate::StopAndStart, ..sim.dolphin() };
+    for (dolphin, stops) in [(dolphin, 1), (sim.dolphin(), 0)] {
+        sim.post("/reset", json!({})).await;
+        let provider = sim.provider_of(&dolphin, None, &rig::patient(), rig::deadlines());
+        sim.fault("start", "duplicate", 2, json!({})).await;
+        provider.start(&profile, HEADLESS).await.unwrap();
+        assert_eq!((sim.calls("start").await, sim.calls("stop").await), (3, stops));
+        rig::stop_as_the_engine_does(&provider, &profile).await;
+    }
+}
+
+/// Whoever starts may go away at any moment, and then stops what came of it.
+#[tokio::test]
+async fn a_start_that_is_dropped_at_any_moment_leaves_nothing() {
+    let sim = Sim::start();
+    let provider = sim.provider();
+    let profile = sim.profile(101, json!({"start_delay_ms": 150})).await;
+    let mut cut = 0;
+    for (number, after) in (0..20_u64).map(|number| (number, number.pow(3) / 3)) {
+        let dropped = tokio::time::timeout(Duration::from_millis(after), provider.start(&profile, HEADLESS)).await;
+        cut += u32::from(dropped.is_err());
+        if number % 3 == 0 {
+            // The stop itself may be given up as well.
+            drop(tokio::time::timeout(Duration::from_millis(number), provider.stop(&profile)).await);
+        }
+        rig::stop_as_the_engine_does(&provider, &profile).await;
+        assert_eq!(sim.browsers().await, [] as [u64; 0], "dropped after {after} ms");
+        let notes: Value = std::fs::read(sim.notebook())
+            .map_or(json!({"sessions": []}), |bytes| serde_json::from_slice(&bytes).unwrap());
+        let asked = sim.calls("start").await;
+        assert!(asked == 0 || notes["sessions"] == json!([]), "{notes}");
+    }
+    assert!((8..20).contains(&cut), "{cut} of 20 were cut");
+    assert_eq!(provider.running().await.unwrap(), []);
+    assert_eq!(sim.state().await["most_at_once"]["start"], json!(1));
+}
+
 /// The browser of ours ended, and a person opened the profile before anybody looked.
 #[tokio::test]
 async fn rule_16_a_person_who_came_after_us_is_not_stopped() {

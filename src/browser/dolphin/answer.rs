@@ -262,8 +262,8 @@ fn by_status(status: u16, json: Option<&Map<String, Value>>) -> Meaning {
         (429, _) => Meaning::TooManyLaunches,
         (499, _) => Meaning::PlanLimit,
         (400 | 422, _) => Meaning::BadRequest,
-        (403 | 404, Some(_)) => Meaning::NoAccess,
-        (300..=399 | 404 | 405, _) => Meaning::NotTheApi,
+        (403, _) | (404, Some(_)) => Meaning::NoAccess,
+        (300..=399, _) | (400..=499, None) => Meaning::NotTheApi,
         // A success that is not in the form of one has no meaning, unless it says no.
         (200..=299, Some(json)) if truth(json.get("success")) == Some(false) || json.contains_key("error") => {
             Meaning::Failed

@@ -109,12 +109,7 @@ async fn look(dolphin: &DolphinProvider, wanted: Wanted<'_>, said: &answer::Endp
     if let (Some(port), Port::Browser(path)) = (said.port, &at_port)
         && said.ws_path.as_ref() == Some(path)
     {
-        let listed = listed(dolphin, wanted.id).await.ok().flatten().and_then(|sight| sight.main);
-        let process = match listed {
-            Some(main) => Some(main),
-            None => sight::on_port(port).await,
-        };
-        return Found::Browser(Endpoint { port, ws_path: path.clone() }, process);
+        return Found::Browser(Endpoint { port, ws_path: path.clone() }, process_of(dolphin, wanted, port).await);
     }
     if let Some(main) = so_far.main
         && sight::living(&[main].into()).await.is_empty()
@@ -131,6 +126,17 @@ async fn look(dolphin: &DolphinProvider, wanted: Wanted<'_>, said: &answer::Endp
             if so_far.unlisted < UNLISTED_LOOKS { Found::NotYet(said_nothing(&at_port)) } else { Found::Ended }
         }
         Ok(None) | Err(_) => Found::NotYet(said_nothing(&at_port)),
+    }
+}
+
+/// The process of a browser that answers on `port`. A number that Dolphin gives may mean another process here, where
+/// one of the two runs in a container: it has to have begun with this start.
+async fn process_of(dolphin: &DolphinProvider, wanted: Wanted<'_>, port: u16) -> Option<Identity> {
+    let listed = listed(dolphin, wanted.id).await.ok().flatten().and_then(|sight| sight.main);
+    let note = dolphin.notebook.get(wanted.profile)?;
+    match listed.filter(|main| note.is_in_window(*main)) {
+        Some(main) => Some(main),
+        None => sight::on_port(port).await,
     }
 }
 

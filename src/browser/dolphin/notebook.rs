@@ -71,19 +71,22 @@ impl Note {
     /// the profile after ours had ended.
     #[must_use]
     pub fn whose(&self, seen: &Seen) -> Whose {
-        let in_window = |process: Identity| {
-            let began = process.began();
-            began.plus(CLOCK_SLACK) >= self.began && began <= self.until.plus(CLOCK_SLACK)
-        };
         let ours = match (self.process, seen.process) {
             _ if seen.answers => true,
             (Some(noted), Some(process)) => noted == process,
             // It died, and Dolphin has not noticed yet.
             (Some(noted), None) => seen.pid == Some(noted.pid),
-            (None, Some(process)) => in_window(process) && (self.launched || seen.debuggable),
+            (None, Some(process)) => self.is_in_window(process) && (self.launched || seen.debuggable),
             (None, None) => false,
         };
         if ours { Whose::Ours } else { Whose::Operators }
+    }
+
+    /// Whether the process began when what was asked for could come up.
+    #[must_use]
+    pub fn is_in_window(&self, process: Identity) -> bool {
+        let began = process.began();
+        began.plus(CLOCK_SLACK) >= self.began && began <= self.until.plus(CLOCK_SLACK)
     }
 
     /// Whether what was asked for may still come up.

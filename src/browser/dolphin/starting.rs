@@ -1,7 +1,7 @@
 //! The start of a profile: room is made, the intent is noted, one call is made, and its end is understood.
 //!
-//! Called by the provider, which holds the profile's gate. Invariants: the profile did not run when the
-//! intent was noted; a call is made again only after an answer that proves that nothing was launched, and
+//! Called by the provider, which holds the profile's gate. Invariants: the profile did not run a moment before
+//! the intent was noted; a call is made again only after an answer that proves that nothing was launched, and
 //! never after one that was cut or did not come: then what runs decides. Whatever this call may have brought
 //! up stays noted until `stopping` has seen it gone. Dropped at any await, it leaves a note that says so.
 
@@ -48,6 +48,8 @@ struct Patience {
     locked: u32,
     connections: u32,
     sign_ins: u32,
+    /// Of what is not listed, where the configuration says so.
+    stops: u32,
     pause: Duration,
 }
 
@@ -64,6 +66,7 @@ pub async fn start(dolphin: &DolphinProvider, wanted: Wanted<'_>) -> Result<Sess
         locked: LOCKED_TRIES,
         connections: 1,
         sign_ins: 1,
+        stops: u32::from(dolphin.on_duplicate == OnDuplicate::StopAndStart),
         pause: deadlines.first_look,
     };
     loop {
@@ -243,7 +246,7 @@ async fn refused(
         Meaning::Locked | Meaning::InitConnection | Meaning::Failed => closes(dolphin, profile, Duration::ZERO).await,
     }
     match refusal.meaning {
-        Meaning::Duplicate => duplicate(dolphin, wanted, patience, refusal),
+        Meaning::Duplicate => duplicate(dolphin, wanted, patience, refusal).await,
         Meaning::PlanForbids => Err(failure(FailureCode::ProviderRefused, "automation is not in its plan").into()),
         Meaning::PlanLimit => {
             Err(failure(FailureCode::ProviderRefused, "its plan runs no more profiles at a time").into())
@@ -328,14 +331,20 @@ async fn wait_out(
 }
 
 /// It runs already, says the answer; it did not, said the look before. Either it has just been stopped and
-/// has not quite ended, or somebody opened it at this moment.
-fn duplicate(
+/// has not quite ended, or somebody opened it at this moment, or Dolphin has lost count of it.
+async fn duplicate(
     dolphin: &DolphinProvider,
     wanted: Wanted<'_>,
     patience: &mut Patience,
     refusal: &Refusal,
 ) -> Result<Session, Again> {
     patience.pause = (patience.pause * 2).min(dolphin.deadlines.longest_look);
+    if patience.stops > 0 {
+        patience.stops -= 1;
+        if let Err(unmet) = stopping::call(dolphin, wanted.id).await {
+            tracing::warn!(profile = %wanted.profile, failure = %unmet.failure(), "what is said to run was not stopped");
+        }
+    }
     if Instant::now() + patience.pause < patience.duplicate_until {
         return Err(Again::After(patience.pause));
     }

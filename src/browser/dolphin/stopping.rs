@@ -164,7 +164,7 @@ fn is_an_answer(unmet: &Unmet) -> bool {
 }
 
 /// The stop call, one at a time for the whole application. It changes nothing when it is made twice.
-async fn call(dolphin: &DolphinProvider, id: u64) -> Result<(), Unmet> {
+pub async fn call(dolphin: &DolphinProvider, id: u64) -> Result<(), Unmet> {
     let _turn = dolphin.stops.lock().await;
     let mut tries = Tries::new(&dolphin.deadlines, dolphin.deadlines.stop);
     let mut signed_in = false;
