@@ -29,6 +29,7 @@ mod metrics;
 mod page;
 mod profiles;
 mod query;
+mod relay;
 pub mod routes;
 mod server;
 mod sessions;

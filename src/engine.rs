@@ -28,7 +28,7 @@ use crate::browser::{Provider, Session};
 use crate::model::{Clock, Failure, Fence, ItemId, ProfileId, Proofs, Timestamp};
 use crate::store::media::MediaStore;
 use crate::store::{Pause, Store};
-pub use admission::{ProfileFacts, after_failure, effect, why_ready_waits, why_waiting};
+pub use admission::{ProfileFacts, after_failure, effect, effect_after_commit, why_ready_waits, why_waiting};
 use event::Event;
 use session::Doors;
 pub use session::{Borrower, Door, LendAsked, LendRefused, Lent, MAX_VISITS, VANISHED_AFTER, Visit};

@@ -9,6 +9,7 @@ pub mod ballast;
 mod boot;
 mod check;
 mod codec;
+mod epoch;
 mod files;
 mod flows;
 mod inspect;
@@ -280,8 +281,8 @@ impl Store {
     }
 
     /// Why items wait, in numbers.
-    pub async fn waiting(&self) -> Result<Waiting, StoreError> {
-        self.read(reads::waiting).await
+    pub async fn waiting(&self, now: Timestamp) -> Result<Waiting, StoreError> {
+        self.read(move |txn| reads::waiting(txn, now)).await
     }
 
     /// Finished tasks to forget: ended before `before`, or the oldest beyond `keep`.

@@ -112,6 +112,7 @@ async fn start(folder: &Path) -> Running {
         retry_max: Duration::from_secs(1),
         rest: Duration::ZERO,
         catch_up_per_hour: 0,
+        sessions: 0,
     };
     let shared = Shared {
         store: store.clone(),

@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "store/blind.rs"]
+mod blind;
 #[path = "store/claims.rs"]
 mod claims;
 #[path = "store/inspect.rs"]
@@ -11,6 +13,8 @@ mod inspect;
 mod lent;
 #[path = "store/outbox.rs"]
 mod outbox;
+#[path = "store/overdue.rs"]
+mod overdue;
 #[path = "store/verify.rs"]
 mod verify;
 

@@ -92,6 +92,7 @@ codes! {
     DeliveryNotGivenUp "delivery_not_given_up" 409 "The delivery was not given up";
     ResumeRefused "resume_refused" 409 "A human has to look first";
     StaleFence "stale_fence" 409 "The lock has another fence or another owner";
+    AlreadyArmed "already_armed" 409 "The item is armed already";
     NotHeld "not_held" 409 "Nobody holds this lock";
     SessionEnded "session_ended" 409 "The session is over";
     // The daemon.

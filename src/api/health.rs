@@ -174,6 +174,21 @@ fn queue_json(stats: &StoreStats, waits: Option<&Waits>) -> Value {
     Value::Object(queue)
 }
 
+/// Which pause it is, since when, and what a person does about it.
+fn pause_json(pause: &Pause) -> Value {
+    const ACCEPT: &str = "Look at what was published; then `cove resume --accept-duplicates`.";
+    match pause {
+        Pause::Operator { since } => json!({"kind": "operator", "since": since, "help": "`cove resume` goes on."}),
+        Pause::Restored { since, blind } => {
+            let help = if *blind { ACCEPT } else { "What was held goes on with `cove resume`." };
+            json!({"kind": "restored", "since": since, "blind": blind, "help": help})
+        }
+        Pause::LedgerDamaged { since, what } => {
+            json!({"kind": "ledger_damaged", "since": since, "what": what, "help": ACCEPT})
+        }
+    }
+}
+
 pub async fn status(context: Arc<Context>, _: Call) -> Result<Response<Reply>, ApiError> {
     let findings = look(&context).await;
     let view = &findings.view;
@@ -197,7 +212,7 @@ pub async fn status(context: Arc<Context>, _: Call) -> Result<Response<Reply>, A
         "uid": rustix::process::geteuid().as_raw(),
         "uptime_seconds": context.started.elapsed().as_secs(),
         "state": state,
-        "pause": view.pause,
+        "pause": view.pause.as_ref().map(pause_json),
         "slots": {"total": view.slots, "busy": view.busy},
         "queue": findings.store.as_ref().ok().map(|stats| queue_json(stats, waits.as_ref())),
         "resource_usage": resources,
@@ -275,6 +290,21 @@ mod tests {
         assert_eq!(parts["breakers"]["reason"], format!("{told}; and 1 more"));
         let (_, parts) = judged(Timestamp::from_millis(60_000));
         assert_eq!(parts["provider"]["reason"], "cdp_attach is half_open: attach_failed: port 9");
+    }
+
+    #[test]
+    fn a_pause_says_which_it_is_and_how_to_go_on() {
+        let since = Timestamp::ZERO;
+        let told = |pause: Pause| {
+            let json = pause_json(&pause);
+            (json["kind"].as_str().unwrap().to_owned(), json["help"].as_str().unwrap().contains("--accept-duplicates"))
+        };
+        assert_eq!(told(Pause::Operator { since }), ("operator".to_owned(), false));
+        assert_eq!(told(Pause::Restored { since, blind: false }), ("restored".to_owned(), false));
+        assert_eq!(told(Pause::Restored { since, blind: true }), ("restored".to_owned(), true));
+        let damaged = Pause::LedgerDamaged { since, what: "line 3: no checksum".to_owned() };
+        assert_eq!(pause_json(&damaged)["what"], "line 3: no checksum");
+        assert_eq!(told(damaged), ("ledger_damaged".to_owned(), true));
     }
 
     #[test]

@@ -6,6 +6,7 @@
 
 use std::fmt::Write as _;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Response, StatusCode};
@@ -87,8 +88,19 @@ async fn gather(context: &Context) -> Result<(Vec<Series>, StoreStats), ApiError
         let labels = vec![("wait_reason", reason.name())];
         series.push(Series { labels, ..gauge("items_waiting", "Items that wait, by reason.", count(items)) });
     }
+    series.extend(until(&waits));
     series.extend(breakers(&context.breakers, now));
     Ok((series, stats))
+}
+
+/// Only for reasons that have a time: zero would be one.
+fn until(waits: &Waits) -> impl Iterator<Item = Series> {
+    const HELP: &str = "When the first of the items that wait for this reason can go on, in seconds since 1970.";
+    waits.by_reason.iter().filter_map(|(reason, wait)| {
+        let seconds = Duration::from_millis(wait.until?.as_millis()).as_secs_f64();
+        let labels = vec![("wait_reason", reason.name())];
+        Some(Series { labels, ..gauge("items_waiting_until_seconds", HELP, seconds) })
+    })
 }
 
 /// One series a kind, also of breakers that were not used yet. Targets have no names of their own here.
@@ -179,9 +191,8 @@ pub async fn prometheus(context: Arc<Context>, _: Call) -> Result<Response<Reply
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
+    use crate::api::waits::Wait;
     use crate::breaker::{BreakerLimits, CDP_ATTACH};
 
     #[test]
@@ -193,6 +204,20 @@ mod tests {
             # HELP cove_items Items by state.\n# TYPE cove_items gauge\n\
             cove_items{state=\"queued\"} 3\ncove_items{state=\"failed\"} 0\n";
         assert_eq!(text(&series), expected);
+    }
+
+    #[test]
+    fn a_reason_with_a_time_tells_it_in_seconds_and_one_without_is_left_out() {
+        let wait = |until| Wait { items: 2, until };
+        let by_reason = [
+            (WaitReason::NoSlot, wait(None)),
+            (WaitReason::OutcomeUnknown, wait(Some(Timestamp::from_millis(1_795_000_000_500)))),
+        ];
+        let waits = Waits { by_reason: by_reason.into(), oldest: None };
+        let text = text(&until(&waits).collect::<Vec<_>>());
+        let series: Vec<_> = text.lines().filter(|line| !line.starts_with('#')).collect();
+        let line = "cove_items_waiting_until_seconds{wait_reason=\"outcome_unknown\"} 1795000000.5";
+        assert_eq!(series, [line]);
     }
 
     #[test]

@@ -67,7 +67,7 @@ fn read_asked(body: &Value, ttl: Duration, headless: bool) -> Result<Asked, ApiE
     let mut asked = Asked { profile: String::new(), owner: UNNAMED.to_owned(), ttl, headless };
     if let Some(fields) = walk.object(body, "", &["profile", "ttl_seconds", "owner", "headless"]) {
         let profile = walk.required(fields, "", "profile").and_then(|value| walk.string(value, "/profile"));
-        asked.profile = profile.unwrap_or_default().to_owned();
+        profile.unwrap_or_default().clone_into(&mut asked.profile);
         if optional(fields, "owner").is_some() {
             asked.owner = read_name(&mut walk, fields, "owner").unwrap_or_default();
         }

@@ -137,6 +137,7 @@ async fn read(
         max_items: usize::try_from(context.config.engine.max_items_per_task).unwrap_or(usize::MAX),
         default_max_attempts: context.config.engine.max_attempts,
         idempotency_key: idempotency.map(|idempotency| idempotency.key.clone()),
+        now: context.clock.now(),
     };
     off_runtime(move || {
         let mut body: Value = parse_json(&bytes)?;

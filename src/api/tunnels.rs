@@ -1,4 +1,4 @@
-//! The open WebSockets that are passed on to browsers.
+//! The open `WebSocket`s that are passed on to browsers.
 //!
 //! DevTools of an open profile and lent sessions keep theirs here; what is passed on, and when it ends, is
 //! theirs to say. Invariant: there are never more than the bound, and all end with the server, since a

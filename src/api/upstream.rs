@@ -17,12 +17,12 @@ use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper::{Request, Response, StatusCode, body::Incoming};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, copy_bidirectional_with_sizes};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
 use super::connection::Guarded;
 use super::error::{ApiError, Code};
+use super::relay::{self, End};
 
 pub const DEADLINE: Duration = Duration::from_secs(5);
 const MAX_FILE_BYTES: usize = 32 * 1024 * 1024;
@@ -34,8 +34,6 @@ const HANDSHAKE: [HeaderName; 4] = [
     header::SEC_WEBSOCKET_EXTENSIONS,
     header::SEC_WEBSOCKET_PROTOCOL,
 ];
-/// Of each direction: a large message passes in few steps, and a slow reader holds little memory.
-const BUFFER_BYTES: usize = 64 * 1024;
 
 pub fn wants_socket(headers: &HeaderMap) -> bool {
     headers.get(header::UPGRADE).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"))
@@ -158,32 +156,19 @@ impl Socket {
     }
 }
 
-/// The streams themselves where they are plain sockets, which is always: without the layers that HTTP needed
-/// over them, which bound waits that a tunnel may make, and cost time with every message.
-async fn pass_on(theirs: Upgraded, ours: Upgraded) -> io::Result<(u64, u64)> {
-    let (theirs, said) = match theirs.downcast::<TokioIo<TcpStream>>() {
-        Ok(parts) => (parts.io.into_inner(), parts.read_buf),
-        Err(theirs) => return both_ways(TokioIo::new(theirs), &[], TokioIo::new(ours), &[]).await,
-    };
+/// The sockets themselves: the layers that HTTP needed over them bound waits that a tunnel may make.
+async fn pass_on(theirs: Upgraded, ours: Upgraded) -> io::Result<()> {
+    let other = |_| io::Error::other("the connection is no socket");
+    let theirs = theirs.downcast::<TokioIo<TcpStream>>().map_err(other)?;
+    let theirs = End { socket: theirs.io.into_inner().into_std()?.into(), said: theirs.read_buf };
     let ours = match ours.downcast::<TokioIo<Guarded<TcpStream>>>() {
-        Ok(parts) => return both_ways(theirs, &said, parts.io.into_inner().into_inner(), &parts.read_buf).await,
-        Err(ours) => ours,
+        Ok(ours) => End { socket: ours.io.into_inner().into_inner().into_std()?.into(), said: ours.read_buf },
+        Err(ours) => {
+            let ours = ours.downcast::<TokioIo<Guarded<UnixStream>>>().map_err(other)?;
+            End { socket: ours.io.into_inner().into_inner().into_std()?.into(), said: ours.read_buf }
+        }
     };
-    match ours.downcast::<TokioIo<Guarded<UnixStream>>>() {
-        Ok(parts) => both_ways(theirs, &said, parts.io.into_inner().into_inner(), &parts.read_buf).await,
-        Err(ours) => both_ways(theirs, &said, TokioIo::new(ours), &[]).await,
-    }
-}
-
-/// Until one side ends; `said` is what was read of each already.
-async fn both_ways<A, B>(mut a: A, a_said: &[u8], mut b: B, b_said: &[u8]) -> io::Result<(u64, u64)>
-where
-    A: AsyncRead + AsyncWrite + Unpin,
-    B: AsyncRead + AsyncWrite + Unpin,
-{
-    b.write_all(a_said).await?;
-    a.write_all(b_said).await?;
-    copy_bidirectional_with_sizes(&mut a, &mut b, BUFFER_BYTES, BUFFER_BYTES).await
+    relay::join(theirs, ours).await
 }
 
 #[cfg(test)]
@@ -251,7 +236,8 @@ mod tests {
     #[tokio::test]
     async fn bytes_go_both_ways_until_one_side_ends() {
         let (port, _browser) = echo().await;
-        let (mut person, served) = tokio::io::duplex(1024);
+        let (mut person, served) = UnixStream::pair().unwrap();
+        let served = Guarded::new(served, std::sync::Arc::default());
         let tunnels = std::sync::Arc::new(std::sync::Mutex::new(JoinSet::new()));
         let kept = std::sync::Arc::clone(&tunnels);
         let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {

@@ -73,6 +73,9 @@ pub fn item(item: &Item, wait: Wait, is_secret: impl Fn(&str) -> bool) -> Value 
         "attempts": item.attempts,
         "fence": item.fence,
         "key": item.key,
+        "priority": item.priority,
+        "not_before": item.not_before,
+        "not_after": item.not_after,
         "inputs": inputs,
         "result": item.result,
         "url": item.url,
@@ -168,6 +171,7 @@ pub mod tests {
             due_at: Timestamp::from_millis(9_000),
             place: Place::Due,
             attempts: 2,
+            not_after: Some(Timestamp::from_millis(10_000)),
             fence: Some(Fence::new(12)),
             started_at: Some(Timestamp::from_millis(2_000)),
             failure: Some(Failure::new(FailureCode::WaitTimedOut, "no dialog")),
@@ -184,6 +188,7 @@ pub mod tests {
             "id": "i7", "task_id": "t3", "index": 2, "profile": "anna", "state": "retry_wait",
             "wait_reason": "retry_backoff", "wait_until": "1970-01-01T00:00:09.000Z",
             "attempts": 2, "fence": "f12", "key": "spring-1",
+            "priority": 0, "not_before": null, "not_after": "1970-01-01T00:00:10.000Z",
             "inputs": {"caption": "Привет", "code": "***", "count": 5, "ratio": 0.5, "loud": true,
                 "video": "/srv/media/1.mp4"},
             "result": {}, "url": null,
@@ -219,7 +224,7 @@ pub mod tests {
             last: None,
         };
         let mut shown = item(&waiting_item(), None, |_| true);
-        for untold in ["wait_reason", "wait_until", "inputs", "evidence"] {
+        for untold in ["wait_reason", "wait_until", "priority", "not_before", "not_after", "inputs", "evidence"] {
             shown.as_object_mut().unwrap().remove(untold).unwrap();
         }
         assert_eq!(told.body()["data"], shown);

@@ -241,6 +241,9 @@ pub fn status(status: &Value) -> String {
             text(resources, "disk_free_mb")
         ),
     ];
+    if status["pause"].is_object() {
+        lines.insert(1, format!("pause      {}", pause(&status["pause"])));
+    }
     for (reason, wait) in status["queue"]["wait_reasons"].as_object().into_iter().flatten() {
         let until = time(wait, "until");
         let until = if until.is_empty() { until } else { format!(", the first until {until}") };
@@ -259,6 +262,17 @@ pub fn status(status: &Value) -> String {
         lines.push(format!("session    {} {} MB, {} % cpu", facts.0, facts.1, facts.2));
     }
     lines.iter().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
+}
+
+/// Why nothing is started, and what to do.
+fn pause(pause: &Value) -> String {
+    let what = match text(pause, "kind").as_str() {
+        "restored" if pause["blind"] == true => "restored blind: no ledger says what went out since".to_owned(),
+        "restored" => "restored: what is not finished is held".to_owned(),
+        "ledger_damaged" => format!("ledger damaged: {}", text(pause, "what")),
+        _ => "by a person".to_owned(),
+    };
+    format!("{what} (since {}). {}", time(pause, "since"), text(pause, "help"))
 }
 
 #[cfg(test)]
@@ -308,6 +322,22 @@ mod tests {
         let told =
             "  h3 task.finished pending retry_backoff, next at 2026-12-01 09:00:00Z, 2 tries: no connection: refused";
         assert_eq!(lines[1..], [told]);
+    }
+
+    #[test]
+    fn a_pause_is_told_with_what_to_do() {
+        let shown = |pause| status(&json!({"state": "restored", "pause": pause}));
+        assert!(!shown(json!(null)).contains("pause"));
+        let help = "Look; then `cove resume --accept-duplicates`.";
+        let since = "2026-12-01T09:00:00.000Z";
+        let blind = shown(json!({"kind": "restored", "blind": true, "since": since, "help": help}));
+        let line = blind.lines().find(|line| line.starts_with("pause")).unwrap();
+        assert!(line.starts_with("pause      restored blind: ") && line.ends_with(help), "{line}");
+        let damaged = shown(json!({"kind": "ledger_damaged", "what": "line 3: no text", "since": since, "help": help}));
+        assert!(
+            damaged.contains("pause      ledger damaged: line 3: no text (since 2026-12-01 09:00:00Z)"),
+            "{damaged}"
+        );
     }
 
     #[test]

@@ -168,9 +168,10 @@ async fn survivor(child: &Child, item: &Item) -> Result<Option<Session>, Failure
     loop {
         match child.shared.provider.running().await {
             Ok(running) => return Ok(running.into_iter().find(|session| session.profile == item.profile)),
-            Err(failure) if tries == 0 => return Err(failure),
+            // What was refused was not asked: an open breaker admits a call when its time is over.
+            Err(failure) if tries == 0 && failure.code != FailureCode::BreakerOpen => return Err(failure),
             Err(_) => {
-                tries -= 1;
+                tries = tries.saturating_sub(1);
                 tokio::time::sleep(PROVIDER_WAIT).await;
             }
         }
@@ -228,7 +229,8 @@ pub(super) async fn load_flow(child: &Child, task: &Task) -> Result<Flow, Failur
     }
 }
 
-/// The flow, and the inputs with every file looked at again: what is published is what is on disk now.
+/// The flow, and the inputs with every file looked at again: what was accepted is what goes out, or nothing
+/// (fence.md rule 3). A file that was only touched, or put back, is the same by its hash.
 async fn prepare(child: &Child, item: &Item, task: &Task) -> Result<(Flow, BTreeMap<String, InputValue>), Failure> {
     let flow = load_flow(child, task).await?;
     let mut inputs = item.inputs.clone();
@@ -239,7 +241,13 @@ async fn prepare(child: &Child, item: &Item, task: &Task) -> Result<(Flow, BTree
         };
         if !media::unchanged(file).await.map_err(missing)? {
             let name = file.path.display().to_string();
-            *file = child.shared.media.resolve(&name).await.map_err(|error| media_failure(&name, &error))?;
+            let found = child.shared.media.resolve(&name).await.map_err(|error| media_failure(&name, &error))?;
+            if found.sha256 != file.sha256 {
+                let (is, was) = (found.sha256, &file.sha256);
+                let detail = format!("{name} was accepted with the SHA-256 {was}; what is there now has {is}");
+                return Err(Failure::new(FailureCode::MediaChanged, detail));
+            }
+            *file = found;
         }
         readable(child, &file.path).await?;
     }

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::breaker::Passage;
 use crate::model::{Failure, FailureCode, Fence, Moment, ProfileId, Proofs};
-use crate::store::{Store, StoreError};
+use crate::store::{AttemptEnded, Store, StoreError};
 
 /// First and longest wait between two tries to stop a browser.
 const CLOSE_FIRST_WAIT: Duration = Duration::from_millis(250);
@@ -281,6 +281,21 @@ async fn close(shared: Arc<Shared>, mailbox: mpsc::Sender<Message>, fence: Fence
     drop(mailbox.send(Message::Event(Event::Closed { fence })).await);
 }
 
+async fn finish(store: &Store, end: AttemptEnded, moment: Moment) -> Result<Event, StoreError> {
+    let (item, fence, state) = (end.item, end.fence, end.verdict.state());
+    let refused = match store.finish(end, moment.wall).await? {
+        Ok(finished) => {
+            tracing::info!(%item, task = %finished.task, %fence, %state, "attempt ended");
+            false
+        }
+        Err(refused) => {
+            tracing::error!(%item, %fence, %refused, "the end of an attempt was not taken");
+            true
+        }
+    };
+    Ok(Event::EndStored { fence, refused })
+}
+
 /// Carries one commit to the store and its answer back. Public for the simulation, which turns the same
 /// state machine over the same store without a clock and without browsers.
 pub async fn carry(store: &Store, commit: Commit, moment: Moment) -> Result<Event, StoreError> {
@@ -303,20 +318,7 @@ pub async fn carry(store: &Store, commit: Commit, moment: Moment) -> Result<Even
         Commit::Arm { item, fence, proofs } => {
             Event::ArmAnswered { fence, answer: store.arm(item, fence, proofs, moment).await? }
         }
-        Commit::Finish(end) => {
-            let (item, fence, state) = (end.item, end.fence, end.verdict.state());
-            let refused = match store.finish(end, now).await? {
-                Ok(finished) => {
-                    tracing::info!(%item, task = %finished.task, %fence, %state, "attempt ended");
-                    false
-                }
-                Err(refused) => {
-                    tracing::error!(%item, %fence, %refused, "the end of an attempt was not taken");
-                    true
-                }
-            };
-            Event::EndStored { fence, refused }
-        }
+        Commit::Finish(end) => finish(store, end, moment).await?,
         Commit::BeginVerify { item } => match store.begin_verify(item, moment).await? {
             Ok(begun) => Event::VerifyBegun(Box::new(begun)),
             Err(refused) => {

@@ -129,10 +129,11 @@ impl fmt::Display for LockOwner {
             Self::Item(item) => write!(out, "item {item}"),
             Self::Operator => out.write_str("operator"),
             Self::Outside(name) => out.write_str(name),
-            Self::Claim { worker, .. } => write!(out, "worker {worker}"),
+            Self::Claim { worker, .. } | Self::Session { owner: worker, item: Some(_) } => {
+                write!(out, "worker {worker}")
+            }
             Self::Verify(item) => write!(out, "verify {item}"),
             Self::Session { owner, item: None } => write!(out, "session {owner}"),
-            Self::Session { owner: worker, item: Some(_) } => write!(out, "worker {worker}"),
         }
     }
 }
@@ -199,6 +200,12 @@ pub struct Lock {
 }
 
 impl Lock {
+    /// How long its lease was made for; None: it has none.
+    #[must_use]
+    pub fn ttl(&self) -> Option<Duration> {
+        self.lease.map(|lease| Duration::from_millis(lease.ttl_ms))
+    }
+
     /// The lease is over. Whether that frees the lock is [`LockOwner::is_freed_by_time`].
     #[must_use]
     pub fn is_expired(&self, now: Moment) -> bool {

@@ -191,7 +191,9 @@ impl Round {
 async fn deliver(sender: Arc<Sender>, due: DueDelivery) -> Result<Done, StoreError> {
     let DueDelivery { delivery, webhook } = due;
     let Some(webhook) = webhook else {
-        let tried = Tried::new(sender.clock.now(), 0, None, Some("its task is gone".to_owned()));
+        let now = sender.clock.now();
+        sender.breakers.withdrawn(&breaker_name(&delivery.target), now);
+        let tried = Tried::new(now, 0, None, Some("its task is gone".to_owned()));
         sender.store.record_delivery(delivery.id, delivery.attempts, tried, TryEnd::GivenUp).await?;
         return Ok(Done { rest_until: None });
     };

@@ -181,6 +181,9 @@ impl Tx<'_> {
                 self.paused.insert(id, ())?;
             }
         }
+        if let Some(not_after) = item.not_after.filter(|_| item.place != Place::Off) {
+            self.not_after.insert((not_after.as_millis(), id), ())?;
+        }
         if let Some(next_at) = item.verify.and_then(|plan| plan.next_at) {
             self.verify_due.insert((next_at.as_millis(), id), ())?;
         }
@@ -210,6 +213,9 @@ impl Tx<'_> {
             Place::Paused => {
                 self.paused.remove(id)?;
             }
+        }
+        if let Some(not_after) = item.not_after.filter(|_| item.place != Place::Off) {
+            self.not_after.remove((not_after.as_millis(), id))?;
         }
         if let Some(next_at) = item.verify.and_then(|plan| plan.next_at) {
             self.verify_due.remove((next_at.as_millis(), id))?;

@@ -235,10 +235,12 @@ pub enum Pause {
 #[derive(Debug, thiserror::Error)]
 pub enum ResumeRefused {
     #[error(
-        "the state was restored and no ledger says what went out since: look at what was published, then resume with accept_duplicates"
+        "the state was restored and no ledger says what went out since: look at what was published, then `cove resume --accept-duplicates` (`accept_duplicates` in the API)"
     )]
     Blind,
-    #[error("the publish ledger is damaged: look at what was published, then resume with accept_duplicates")]
+    #[error(
+        "the publish ledger is damaged: look at what was published, then `cove resume --accept-duplicates` (`accept_duplicates` in the API) begins a new one with all that can be read and keeps the damaged file beside it"
+    )]
     LedgerDamaged,
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -391,6 +393,8 @@ pub struct Waiting {
     pub next_scheduled: Option<Timestamp>,
     /// When the first of those that back off comes due.
     pub next_retry: Option<Timestamp>,
+    /// When unknown outcomes are looked at next: the first of each profile.
+    pub looks: Vec<(ProfileId, Timestamp)>,
     /// When the item that waits longest was accepted.
     pub oldest: Option<Timestamp>,
 }

@@ -26,8 +26,10 @@ fn row(call: &'static str, fault: &'static str, times: u32, shows: &'static [&'s
     Row { fault, call, params: json!({}), times, shows, attempts }
 }
 
-fn with(row: Row, params: Value) -> Row {
-    Row { params, ..row }
+impl Row {
+    fn with(self, params: Value) -> Self {
+        Self { params, ..self }
+    }
 }
 
 /// A wait reason, the code of an attempt, or a breaker that was seen.
@@ -89,7 +91,7 @@ async fn a_dolphin_that_refuses_or_is_not_there_keeps_items_waiting_with_the_rea
 async fn a_start_that_goes_wrong_is_tidied_up_and_tried_again() {
     go_through(&[
         row("start", "duplicate", 1, &[], 1),
-        with(row("start", "duplicate", 1, &[], 1), json!({"variant": "200_success_false"})),
+        row("start", "duplicate", 1, &[], 1).with(json!({"variant": "200_success_false"})),
         row("start", "ebusy", 1, &[], 2),
         row("start", "init_connection_error", 1, &[], 2),
         row("start", "generic_500", 1, &["browser_start_failed", "retry_backoff"], 2),
@@ -108,7 +110,7 @@ async fn a_browser_that_cannot_be_attached_to_is_stopped_and_tried_again() {
         row("start", "port_zero", 1, &[], 2),
         row("start", "empty_ws", 1, &[], 2),
         row("start", "stale_uuid", 1, &[], 2),
-        with(row("start", "cdp_late", 1, &[], 1), json!({"ms": 1500})),
+        row("start", "cdp_late", 1, &[], 1).with(json!({"ms": 1500})),
         row("start", "cdp_crash", 1, &["attach_failed", "browser_lost", "retry_backoff"], 2),
     ])
     .await;
@@ -120,8 +122,8 @@ async fn a_stop_that_goes_wrong_keeps_the_lock_until_the_browser_is_dead() {
         row("stop", "stop_500", 1, &[], 1),
         row("stop", "zombie", 1, &[], 1),
         row("stop", "stop_success_false", 1, &[], 1),
-        with(row("stop", "still_duplicate_for", 1, &[], 1), json!({"ms": 1500})),
-        with(row("stop", "running_lag", 1, &[], 1), json!({"ms": 1500})),
+        row("stop", "still_duplicate_for", 1, &[], 1).with(json!({"ms": 1500})),
+        row("stop", "running_lag", 1, &[], 1).with(json!({"ms": 1500})),
         row("stop", "reset_mid_answer", 1, &[], 1),
     ])
     .await;

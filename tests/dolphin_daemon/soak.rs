@@ -87,6 +87,24 @@ async fn states(daemon: &Daemon, items: &[(String, String)]) -> BTreeMap<String,
     states
 }
 
+/// Succeeded with one post, failed with none, unknown with one at the most, and whatever did not succeed says why.
+fn all_are_right(ended: &BTreeMap<String, Vec<(Value, String)>>, practice: &PracticeSite, seed: u64, daemon: &Daemon) {
+    let posts = practice.posts();
+    for (state, items) in ended {
+        for (item, caption) in items {
+            let times = posts.iter().filter(|post| post.caption == *caption).count();
+            let right = match state.as_str() {
+                "succeeded" => times == 1,
+                "failed" => times == 0,
+                "outcome_unknown" => times <= 1,
+                _ => false,
+            };
+            assert!(right, "SEED={seed}: posted {times} times: {item:#}\n{}", daemon.logged());
+            assert!(state == "succeeded" || item["error"]["message"].is_string(), "SEED={seed}: no reason: {item:#}");
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mixture_of_all_faults_leaves_every_item_in_a_right_state_and_nothing_behind() {
     let (size_of, count) = (number("PROFILES", 3), number("ITEMS", 20));
@@ -133,20 +151,7 @@ async fn a_mixture_of_all_faults_leaves_every_item_in_a_right_state_and_nothing_
     };
     simulator.mend().await;
     all_is_put_away(&daemon, &simulator, &format!("SEED={seed}")).await;
-    let posts = practice.posts();
-    for (state, items) in &ended {
-        for (item, caption) in items {
-            let times = posts.iter().filter(|post| post.caption == *caption).count();
-            let right = match state.as_str() {
-                "succeeded" => times == 1,
-                "failed" => times == 0,
-                "outcome_unknown" => times <= 1,
-                _ => false,
-            };
-            assert!(right, "SEED={seed}: posted {times} times: {item:#}\n{}", daemon.logged());
-            assert!(state == "succeeded" || item["error"]["message"].is_string(), "SEED={seed}: no reason: {item:#}");
-        }
-    }
+    all_are_right(&ended, &practice, seed, &daemon);
     let (memory, descriptors) = size(&daemon);
     let early = early.unwrap();
     let tally: BTreeMap<_, _> = ended.iter().map(|(state, items)| (state, items.len())).collect();

@@ -11,6 +11,8 @@ use super::worker::python;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const FILE_BYTES: usize = 20 * 1024 * 1024;
+/// A message of so many characters, in both directions.
+const LARGE: usize = 20_000_000;
 
 /// The folder with the clients for Node, made where it is missing, in the way of tests/run.sh.
 fn node_modules() -> PathBuf {
@@ -39,17 +41,17 @@ async fn drive(mut client: impl FnMut() -> Command, http: bool) {
     let lent = daemon.post("/api/v1/sessions", &json!({"profile": "anna", "owner": "script"})).await;
     assert_eq!(lent.status, 201, "{}", lent.body);
     let endpoint = lent.body["ws_endpoint"].as_str().unwrap();
-    let mut endpoints = vec![endpoint.to_owned()];
+    let mut ways = vec![(endpoint.to_owned(), LARGE)];
     if http {
-        endpoints.push(endpoint.replace("ws://", "http://"));
+        ways.push((endpoint.replace("ws://", "http://"), 1_000));
     }
-    for endpoint in endpoints {
+    for (endpoint, length) in ways {
         let mut command = client();
-        command.args([&endpoint, &practice.site.url()]).arg(&file).stdin(Stdio::null());
+        command.args([&endpoint, &practice.site.url()]).arg(&file).arg(length.to_string()).stdin(Stdio::null());
         let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
         assert!(output.status.success(), "{output:#?}\n{}", daemon.logged());
         let seen: Value = serde_json::from_slice(&output.stdout).unwrap();
-        assert_eq!((&seen["sent"], &seen["fetched"]), (&json!(20_000_000), &json!(20_000_000)), "{seen}");
+        assert_eq!((&seen["sent"], &seen["fetched"]), (&json!(length), &json!(length)), "{seen}");
         assert_eq!(seen["file_bytes"], json!(FILE_BYTES), "{seen}");
         let named = !seen["title"].as_str().unwrap().is_empty() && !seen["version"].as_str().unwrap().is_empty();
         assert!(named, "{seen}");

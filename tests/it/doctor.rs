@@ -1,13 +1,13 @@
 //! `cove doctor`, the real binary: on a sound machine, on broken ones, and beside a daemon.
 
+mod dolphin;
+
 use std::fs::Permissions;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
 
 use super::rig::{Daemon, cove, write_config};
 
@@ -317,92 +317,4 @@ async fn a_state_file_that_somebody_holds_without_answering_is_an_error_that_nam
     std::fs::write(state.join("state.redb"), "garbage").unwrap();
     let (report, _) = doctor(folder.path(), &[], &[]);
     is(&report, "state_file", "error", "cove snapshots restore");
-}
-
-/// Answers every request by the first of `answers` whose text its first line has; 404 to the others.
-async fn serve(listener: TcpListener, answers: Vec<(&'static str, u16, Value)>) {
-    loop {
-        let (mut io, _) = listener.accept().await.unwrap();
-        let mut head = vec![0; 16 * 1024];
-        let read = io.read(&mut head).await.unwrap();
-        let head = String::from_utf8_lossy(&head[..read]).into_owned();
-        let first = head.lines().next().unwrap_or_default();
-        let found = answers.iter().find(|(text, _, _)| first.contains(text));
-        let (status, body) = found.map_or((404, json!("<html>")), |(_, status, body)| (*status, body.clone()));
-        let body = body.to_string();
-        let answer = format!(
-            "HTTP/1.1 {status} X\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
-            body.len()
-        );
-        // A client that went away is not this server's trouble.
-        let _ = io.write_all(answer.as_bytes()).await;
-    }
-}
-
-async fn with_dolphin(answers: Vec<(&'static str, u16, Value)>, token: Option<&str>) -> Value {
-    let folder = place();
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
-    let mut env = vec![
-        ("COVE_BROWSER__PROVIDER".to_owned(), "dolphin".to_owned()),
-        ("COVE_DOLPHIN__API_HOST".to_owned(), url.clone()),
-        ("COVE_DOLPHIN__CLOUD_HOST".to_owned(), format!("{url}/cloud")),
-    ];
-    if let Some(token) = token {
-        let file = folder.path().join("token");
-        std::fs::write(&file, token).unwrap();
-        set_mode(&file, 0o600);
-        env.push(("COVE_DOLPHIN__API_TOKEN_FILE".to_owned(), file.display().to_string()));
-    }
-    let run = tokio::task::spawn_blocking(move || {
-        let env: Vec<(&str, &str)> = env.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-        doctor(folder.path(), &env, &[])
-    });
-    let ((report, code), ()) = tokio::select! {
-        done = run => (done.unwrap(), ()),
-        () = serve(listener, answers) => unreachable!("it serves for ever"),
-    };
-    assert_eq!(code == Some(0), report["ok"] == true);
-    assert!(!report.to_string().contains("t0ken"), "a token is shown: {report:#}");
-    report
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_dolphin_is_asked_whether_it_is_there_and_who_is_signed_in() {
-    let running = || ("/v1.0/browser_profiles/running", 200, json!({"7": {"runid": "r", "pid": 1}}));
-    let guarded = || ("GET /v1.0/browser_profiles?", 401, json!({"error": "invalid session token"}));
-    let sign_in = |status, success| ("POST /v1.0/auth/login-with-token", status, json!({"success": success}));
-    let cloud = |status| ("/cloud/browser_profiles?", status, json!({"data": [], "total": "12", "per_page": "1"}));
-
-    let report = with_dolphin(vec![running(), guarded(), sign_in(200, true), cloud(200)], Some("t0ken\n")).await;
-    is(&report, "dolphin", "ok", "1 profile open: ");
-    is(&report, "dolphin", "ok", &format!("process {}", std::process::id()));
-    is(&report, "dolphin_signed_in", "ok", "accepted cove's token");
-    is(&report, "dolphin_profiles", "ok", "the token sees 12 profiles");
-    is(&report, "display", "ok", "Dolphin Anty runs");
-
-    let report = with_dolphin(vec![running(), guarded(), sign_in(401, false), cloud(401)], Some("t0ken")).await;
-    is(&report, "dolphin_signed_in", "error", "refuses cove's token");
-    is(&report, "dolphin_profiles", "error", "make a new token");
-
-    let report = with_dolphin(vec![running(), guarded()], None).await;
-    is(&report, "dolphin_signed_in", "warning", "--profile NAME");
-    is(&report, "dolphin_profiles", "error", "cove knows no profile");
-
-    let report = with_dolphin(Vec::new(), None).await;
-    is(&report, "dolphin", "error", "not as Dolphin Anty does");
-}
-
-#[test]
-fn a_dolphin_that_is_away_is_an_error() {
-    let folder = place();
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let host = format!("http://127.0.0.1:{port}");
-    let env = [("COVE_BROWSER__PROVIDER", "dolphin"), ("COVE_DOLPHIN__API_HOST", host.as_str())];
-    let (report, code) = doctor(folder.path(), &env, &[]);
-    assert_eq!(code, Some(UNSOUND));
-    is(&report, "dolphin", "error", "start Dolphin Anty on this machine");
-    is(&report, "dolphin_signed_in", "error", "see the line `dolphin`");
-    is(&report, "media_browser", "warning", "is not known");
-    is(&report, "process_tree", "warning", "is not known");
 }

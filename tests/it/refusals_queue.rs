@@ -104,7 +104,7 @@ async fn what_a_worker_says_wrongly_is_told_and_changes_nothing() {
     }
     let table = vec![("ttl_seconds", json!(4), "/ttl_seconds"), ("ttl_seconds", json!("9"), "/ttl_seconds")];
     spoil(&daemon, &path("refresh"), &good, table).await;
-    let table = vec![("media_sha256", json!(7), "/media_sha256"), ("media_sha256", json!([7]), "/media_sha256")];
+    let table = vec![("media_sha256", json!(7), "/media_sha256"), ("media_sha256", json!([7]), "/media_sha256/0")];
     spoil(&daemon, &path("arm"), &good, table).await;
     let results: serde_json::Map<String, Value> = (0..65).map(|number| (format!("r{number}"), json!("x"))).collect();
     let table = vec![

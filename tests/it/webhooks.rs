@@ -1,5 +1,6 @@
 //! Webhooks from outside: what a receiver gets, and gets again; what a receiver that misbehaves can do; and
-//! that a secret stays one. Items fail by themselves here (their time is over), so that no browser runs.
+//! that a secret stays one. Items fail by themselves here (somebody else holds their profile until their time is
+//! over), so that no browser runs.
 
 mod receiver;
 
@@ -15,11 +16,18 @@ use receiver::{Receiver, Reply, unix_seconds};
 const SECRET: &str = "hush-hush-not-for-anybody";
 const QUERY: &str = "query-token-not-for-anybody";
 
-/// A task of items whose time is over: each fails at once, and then the task is finished.
+/// How long the items of [`overdue`] wait in vain.
+const LIFE: Duration = Duration::from_millis(1_500);
+
+/// A task of items whose time is over soon: each fails then, and with the last the task is finished.
 async fn overdue(daemon: &Daemon, count: usize, webhook: Value) -> String {
     let film = daemon.film("1.mp4");
+    let lock = json!({"kind": "profile", "key": "anna", "owner": "somebody", "ttl_seconds": 3_600});
+    let locked = daemon.post("/api/v1/locks/acquire", &lock).await;
+    assert_eq!(locked.body["acquired"], true, "{}", locked.body);
+    let not_after = cove::model::SystemClock.now().plus(LIFE);
     let item = |number: usize| {
-        json!({"profile": "anna", "not_after": "2020-01-01T00:00:00Z", "inputs": {
+        json!({"profile": "anna", "not_after": not_after, "inputs": {
             "site": "http://127.0.0.1:9", "account": "anna", "video": film, "caption": format!("input-{number}")}})
     };
     let items: Vec<_> = (0..count).map(item).collect();

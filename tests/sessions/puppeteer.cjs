@@ -1,7 +1,8 @@
-// Puppeteer on a lent session: argv is the endpoint, the practice site, a file. Prints JSON.
+// Puppeteer on a lent session: argv is the endpoint, the practice site, a file, the length of a
+// large message. Prints JSON.
 const puppeteer = require('puppeteer-core');
 
-async function main([endpoint, site, file]) {
+async function main([endpoint, site, file, length]) {
   const browser = await puppeteer.connect({ browserWSEndpoint: endpoint, defaultViewport: null });
   const page = await browser.newPage();
   await page.goto(`${site}/?as=anna`);
@@ -12,8 +13,8 @@ async function main([endpoint, site, file]) {
     title: await page.title(),
     version: (await browser.version()).replace(/^.*\//, ''),
     file_bytes: await chosen.evaluate((input) => input.files[0].size),
-    sent: await page.evaluate((text) => text.length, 'x'.repeat(20_000_000)),
-    fetched: (await page.evaluate(() => 'y'.repeat(20_000_000))).length,
+    sent: await page.evaluate((text) => text.length, 'x'.repeat(Number(length))),
+    fetched: (await page.evaluate((length) => 'y'.repeat(length), Number(length))).length,
   }));
   await page.close();
   await browser.disconnect();

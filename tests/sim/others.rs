@@ -40,7 +40,7 @@ impl World {
                 self.outside.remove(&profile);
             }
             (Some((fence, _)), 1) => {
-                let refreshed = store.refresh_lock(LockHeld { kind, key, owner, fence }, ttl, now).await;
+                let refreshed = store.refresh_lock(LockHeld { kind, key, owner, fence }, Some(ttl), now).await;
                 assert_eq!(refreshed.is_ok(), is_held, "{profile}: {refreshed:?}");
                 if let Ok(granted) = refreshed {
                     self.outside.insert(profile, (fence, granted.expires_at.unwrap()));
@@ -94,7 +94,7 @@ impl World {
             }
             1 => {
                 let ttl = Duration::from_secs(self.dice.u64(30..300));
-                let refreshed = self.store().refresh_claim(name, ttl, self.moment()).await.unwrap();
+                let refreshed = self.store().refresh_claim(name, Some(ttl), self.moment()).await.unwrap();
                 if let Ok(until) = refreshed {
                     assert!(!worker.outdated && worker.until > self.now, "{worker:?} was refreshed after its end");
                     self.workers.get_mut(&fence).unwrap().until = until.unwrap();

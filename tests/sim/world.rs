@@ -29,7 +29,7 @@ mod others;
 const PROFILES: [&str; 3] = ["anna", "boris", "clara"];
 const SLOTS: u32 = 2;
 const REST: Duration = Duration::from_secs(600);
-const BREAKERS: BreakerLimits = BreakerLimits { failures: 3, open: Duration::from_secs(60), trials: 2 };
+const BREAKERS: BreakerLimits = BreakerLimits { failures: 2, open: Duration::from_secs(60), trials: 2 };
 
 /// What happened in a history.
 #[derive(Clone, Copy, Debug, Default)]
@@ -624,8 +624,9 @@ impl World {
                 let short = self.full_disk.then(|| "full".to_owned());
                 self.turn(Event::Disk { short }).await
             }
-            74 => {
-                self.mute_browsers = !self.mute_browsers;
+            74..=76 => {
+                // They do not answer for a while.
+                self.mute_browsers = !self.mute_browsers && self.chance(30);
                 Ok(())
             }
             _ => self.move_a_browser().await,

@@ -40,6 +40,7 @@ pub struct Bounds {
     pub max_items: usize,
     pub default_max_attempts: u32,
     pub idempotency_key: Option<String>,
+    pub now: Timestamp,
 }
 
 /// A part of the body with its place in it.
@@ -95,7 +96,7 @@ pub fn read(body: &Value, bounds: &Bounds, walk: &mut Walk) -> Request {
         request.flow = walk.string(value, "/flow").map(str::to_owned);
     }
     request.webhook = optional(fields, "webhook").and_then(|value| read_webhook(value, walk));
-    let times = times(fields, "", (None, None), walk);
+    let times = times(fields, "", (None, None), bounds.now, walk);
     let lists = ["profiles", "inputs_list", "distribute"];
     if fields.contains_key("items") {
         for name in lists.into_iter().filter(|name| optional(fields, name).is_some()) {
@@ -156,9 +157,14 @@ fn read_webhook(value: &Value, walk: &mut Walk) -> Option<Webhook> {
 type Times = (Option<Timestamp>, Option<Timestamp>);
 
 /// `not_before` and `not_after` at one place; what is absent comes from `defaults`.
-fn times(fields: &Map<String, Value>, at: &str, defaults: Times, walk: &mut Walk) -> Times {
+fn times(fields: &Map<String, Value>, at: &str, defaults: Times, now: Timestamp, walk: &mut Walk) -> Times {
     let before = walk.parsed::<Timestamp>(fields, at, "not_before").or(defaults.0);
-    let after = walk.parsed::<Timestamp>(fields, at, "not_after").or(defaults.1);
+    let after = walk.parsed::<Timestamp>(fields, at, "not_after");
+    if after.is_some_and(|after| after <= now) {
+        let detail = format!("`not_after` is over: it is {now} here.");
+        walk.wrong(Code::InvalidField, pointer(at, "not_after"), detail);
+    }
+    let after = after.or(defaults.1);
     if before.zip(after).is_some_and(|(before, after)| after <= before) {
         walk.wrong(Code::InvalidField, pointer(at, "not_after"), "`not_after` has to be later than `not_before`.");
     }
@@ -184,7 +190,7 @@ fn read_items(value: &Value, defaults: Times, bounds: &Bounds, walk: &mut Walk, 
             None => Some(Map::new()),
         };
         let key = optional(fields, "key").and_then(|value| read_key(value, &pointer(&at, "key"), walk));
-        let (not_before, not_after) = times(fields, &at, defaults, walk);
+        let (not_before, not_after) = times(fields, &at, defaults, bounds.now, walk);
         let (Some(name), Some(inputs)) = (name, inputs) else { continue };
         let profile = *known_profiles.entry(name).or_insert_with(|| {
             request.profiles.push(Placed { at: pointer(&at, "profile"), value: name.to_owned() });

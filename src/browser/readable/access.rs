@@ -1,7 +1,7 @@
 //! What the kernel would let a user do: owner, groups, mode, access lists, and a way through every folder.
 //!
 //! For users that we are not: nobody is impersonated and nothing is opened. The rules are those of acl(5) and
-//! path_resolution(7); root may do everything.
+//! `path_resolution(7)`; root may do everything.
 
 use std::io;
 use std::os::unix::fs::MetadataExt;

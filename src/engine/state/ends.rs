@@ -4,7 +4,7 @@
 //! The lock stays until the browser is verified dead.
 
 use super::{Owner, Phase, Running, State};
-use crate::engine::admission::{self, effect};
+use crate::engine::admission::{self, effect, effect_after_commit};
 use crate::engine::event::{Act, AttemptEnd, Commit, Step};
 use crate::engine::state::Limits;
 use crate::model::{EvidenceFile, Failure, FailureCode, Fence, Timestamp, Verdict};
@@ -27,7 +27,12 @@ impl State {
             AttemptEnd::Unarmed(failure) => Some(failure),
             _ => None,
         });
-        let effect = stopped.and_then(|failure| effect(failure, &self.limits, now));
+        let clicked = matches!(running.phase, Phase::Arming | Phase::Armed);
+        let effect = match stopped {
+            Some(failure) if clicked && !matches!(end, AttemptEnd::Confirmed { .. }) => effect_after_commit(failure),
+            Some(failure) => effect(failure, &self.limits, now),
+            None => None,
+        };
         let (item, verdict) = match (&running.owner, running.phase) {
             (Owner::Item { .. }, Phase::Ending | Phase::Closing) | (Owner::Leftover | Owner::Verify { .. }, _) => {
                 return Step::default();
@@ -87,7 +92,7 @@ fn verdict(
         AttemptEnd::Confirmed { url, result } if armed => return Verdict::Succeeded { url, result },
         AttemptEnd::Done { url, result } if !armed => return Verdict::Succeeded { url, result },
         AttemptEnd::Unknown(failure) | AttemptEnd::Unarmed(failure) if armed => {
-            return Verdict::OutcomeUnknown(as_unknown(failure));
+            return Verdict::OutcomeUnknown(failure.after_commit());
         }
         AttemptEnd::Unarmed(failure) => failure,
         AttemptEnd::Done { .. } => {
@@ -112,13 +117,4 @@ fn verdict(
         return Verdict::TryAgain { failure, due_at: Timestamp::ZERO, counted: false };
     }
     admission::after_failure(limits, attempts, max_attempts, failure, roll, now)
-}
-
-/// What an attempt met after its commit point, under a code that says what a person has to do.
-fn as_unknown(failure: Failure) -> Failure {
-    use FailureCode::{ConfirmationMissing, Internal, LostAfterCommit, RestartedAfterCommit};
-    match failure.code {
-        ConfirmationMissing | LostAfterCommit | RestartedAfterCommit | Internal => failure,
-        _ => Failure::new(LostAfterCommit, failure.to_string()),
-    }
 }

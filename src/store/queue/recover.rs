@@ -231,6 +231,9 @@ pub(in crate::store) fn resume(tx: &mut Tx<'_>, accept_duplicates: bool, now: Ti
         let queued = Item { state: ItemState::Queued, held_for: None, verify: None, ..item.clone() };
         tx.change_item(&item, queued, "queued", "resumed", now)?;
     }
+    if matches!(tx.meta.pause, Some(Pause::LedgerDamaged { .. })) {
+        tx.ledger_anew = Some(now);
+    }
     if tx.meta.pause.is_some() {
         tx.writes += 1;
         tx.meta.pause = None;
