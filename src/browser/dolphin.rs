@@ -69,6 +69,8 @@ pub struct Deadlines {
     pub gone: Duration,
     /// The part of it before such a browser is asked to close itself.
     pub linger: Duration,
+    /// From the end of a browser to the next start of its profile, at least.
+    pub gap: Duration,
     /// After a start had no answer in time, its browser may still come up.
     pub late: Duration,
     /// The same after an answer that was cut off.
@@ -98,6 +100,7 @@ impl Default for Deadlines {
             cloud_rest: Duration::from_secs(60),
             gone: Duration::from_secs(60),
             linger: Duration::from_secs(15),
+            gap: Duration::from_secs(2),
             late: Duration::from_secs(60),
             cut: Duration::from_secs(15),
             duplicate: Duration::from_secs(15),
@@ -136,6 +139,8 @@ pub struct DolphinProvider {
     stagger: Duration,
     /// When the next start may begin.
     next_start: Mutex<Option<Instant>>,
+    /// When browsers ended that were started here, as long as a start has to wait for it.
+    ended: std::sync::Mutex<HashMap<ProfileId, Instant>>,
     /// Held during a stop call.
     stops: Mutex<()>,
     readers: readers::Readers,
@@ -165,6 +170,7 @@ impl DolphinProvider {
             starts: Semaphore::new(usize::try_from(dolphin.parallel_starts.max(1)).unwrap_or(1)),
             stagger: Duration::from_millis(dolphin.start_stagger_ms),
             next_start: Mutex::default(),
+            ended: std::sync::Mutex::default(),
             stops: Mutex::default(),
             readers: readers::Readers::default(),
         })
@@ -178,6 +184,25 @@ impl DolphinProvider {
             gates.entry(profile.clone()).or_default().clone()
         };
         gate.lock_owned().await
+    }
+
+    /// The profile's browser is gone.
+    async fn note_end(&self, profile: &ProfileId) {
+        let now = Instant::now();
+        {
+            let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+            ended.retain(|_, at| now.saturating_duration_since(*at) < self.deadlines.gap);
+            ended.insert(profile.clone(), now);
+        }
+        self.notebook.tear_out(profile).await;
+    }
+
+    /// Waits until its files are free: Dolphin lets go of them a moment after the end.
+    async fn wait_for_gap(&self, profile: &ProfileId) {
+        let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner).get(profile).copied();
+        if let Some(ended) = ended {
+            sleep_until(ended + self.deadlines.gap).await;
+        }
     }
 
     /// Waits until a start may begin: they come apart.

@@ -28,15 +28,16 @@ pub const SOON: Duration = Duration::from_secs(20);
 pub fn deadlines() -> Deadlines {
     let ms = Duration::from_millis;
     Deadlines {
-        login: ms(2_500),
-        start: ms(4_000),
-        stop: ms(3_000),
-        running: ms(2_500),
-        attach: ms(2_500),
-        cloud: ms(2_500),
+        login: ms(4_000),
+        start: ms(6_000),
+        stop: ms(4_000),
+        running: ms(4_000),
+        attach: ms(4_000),
+        cloud: ms(4_000),
         cloud_rest: ms(300),
-        gone: ms(4_000),
+        gone: ms(5_000),
         linger: ms(1_500),
+        gap: ms(0),
         late: ms(1_500),
         cut: ms(700),
         duplicate: ms(1_500),

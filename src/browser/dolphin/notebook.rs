@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -100,7 +101,8 @@ impl Note {
 #[derive(Serialize, Deserialize)]
 struct Pages {
     version: u32,
-    boot_id: BootId,
+    /// In hexadecimal digits, which every reader of JSON keeps.
+    boot_id: String,
     sessions: Vec<Note>,
 }
 
@@ -108,8 +110,10 @@ struct Pages {
 #[derive(Clone)]
 pub struct Notebook {
     path: PathBuf,
-    boot_id: BootId,
+    boot_id: String,
     notes: Arc<Mutex<BTreeMap<ProfileId, Note>>>,
+    /// The file has a note that was withdrawn since.
+    is_stale: Arc<AtomicBool>,
     /// Held while the file is written, so that an older page never covers a newer one.
     pen: Arc<tokio::sync::Mutex<()>>,
 }
@@ -119,7 +123,7 @@ impl Notebook {
     /// be read is said aloud and taken for empty: what runs then counts as the operator's, and is left alone.
     #[must_use]
     pub fn open(folder: &Path, boot_id: BootId) -> Self {
-        let path = folder.join(FILE);
+        let (path, boot_id) = (folder.join(FILE), format!("{boot_id:?}"));
         let notes = match read(&path) {
             Ok(Some(pages)) if pages.boot_id == boot_id => pages.sessions,
             Ok(_) => Vec::new(),
@@ -129,7 +133,7 @@ impl Notebook {
             }
         };
         let notes: BTreeMap<_, _> = notes.into_iter().map(|note| (note.profile.clone(), note)).collect();
-        Self { path, boot_id, notes: Arc::new(Mutex::new(notes)), pen: Arc::default() }
+        Self { path, boot_id, notes: Arc::new(Mutex::new(notes)), is_stale: Arc::default(), pen: Arc::default() }
     }
 
     pub fn get(&self, profile: &ProfileId) -> Option<Note> {
@@ -168,6 +172,13 @@ impl Notebook {
         }
     }
 
+    /// Writes what was withdrawn without a write.
+    pub async fn tidy(&self) {
+        if self.is_stale.load(Ordering::Relaxed) {
+            self.write_or_warn().await;
+        }
+    }
+
     async fn write_or_warn(&self) {
         if let Err(error) = self.write().await {
             tracing::warn!(path = %self.path.display(), %error, "what was started in Dolphin Anty cannot be noted");
@@ -178,9 +189,14 @@ impl Notebook {
         let pen = self.pen.clone().lock_owned().await;
         let book = self.clone();
         let write = tokio::task::spawn_blocking(move || {
+            // Cleared first: what is withdrawn from here on is written the next time.
+            book.is_stale.store(false, Ordering::Relaxed);
             let sessions = book.all();
             let pages = Pages { version: VERSION, boot_id: book.boot_id, sessions };
             let written = write(&book.path, &pages);
+            if written.is_err() {
+                book.is_stale.store(true, Ordering::Relaxed);
+            }
             // Kept by the thread: whoever asked may be gone.
             drop(pen);
             written
@@ -210,6 +226,7 @@ impl Drop for Unsent<'_> {
     fn drop(&mut self) {
         if let Some(profile) = self.profile.take() {
             self.notebook.notes().remove(&profile);
+            self.notebook.is_stale.store(true, Ordering::Relaxed);
         }
     }
 }
@@ -327,7 +344,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let book = Notebook::open(folder.path(), BOOT);
         drop(book.begin(note()).await.unwrap());
-        assert_eq!(book.all(), []);
+        assert_eq!((book.all().len(), Notebook::open(folder.path(), BOOT).all().len()), (0, 1));
+        book.tidy().await;
+        assert_eq!(Notebook::open(folder.path(), BOOT).all(), []);
         let gone = Notebook::open(&folder.path().join("gone"), BOOT);
         assert!(gone.begin(note()).await.is_err());
         assert_eq!(gone.all(), []);
@@ -336,7 +355,7 @@ mod tests {
     #[test]
     fn a_file_that_is_none_of_ours_is_an_empty_notebook() {
         let folder = tempfile::tempdir().unwrap();
-        for bytes in [&b"{"[..], b"", b"[]", br#"{"version":2,"boot_id":7,"sessions":[]}"#, &[0xff; 40]] {
+        for bytes in [&b"{"[..], b"", b"[]", br#"{"version":2,"boot_id":"7","sessions":[]}"#, &[0xff; 40]] {
             std::fs::write(folder.path().join(FILE), bytes).unwrap();
             assert_eq!(Notebook::open(folder.path(), BOOT).all(), []);
         }

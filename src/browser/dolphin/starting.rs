@@ -140,6 +140,7 @@ async fn launch(dolphin: &DolphinProvider, wanted: Wanted<'_>, patience: &mut Pa
 
 /// Waits for its turn and notes the intent.
 async fn begin(dolphin: &DolphinProvider, wanted: Wanted<'_>) -> Result<(), Failure> {
+    dolphin.wait_for_gap(wanted.profile).await;
     dolphin.take_turn().await;
     let now = dolphin.clock.moment();
     let note = Note {

@@ -54,7 +54,10 @@ impl Remains {
 pub async fn stop(dolphin: &DolphinProvider, profile: &ProfileId, id: u64) -> Result<(), Failure> {
     let mut looks = Looks::new(&dolphin.deadlines, dolphin.deadlines.gone);
     loop {
-        let Some(note) = dolphin.notebook.get(profile) else { return Ok(()) };
+        let Some(note) = dolphin.notebook.get(profile) else {
+            dolphin.notebook.tidy().await;
+            return Ok(());
+        };
         let map = match dolphin.local.running().await {
             Ok(map) => map,
             Err(failure) => return without_the_app(dolphin, &note, failure).await,
@@ -148,7 +151,7 @@ pub async fn end(dolphin: &DolphinProvider, profile: &ProfileId, id: u64, remain
     let said = call(dolphin, id).await;
     let deadlines = &dolphin.deadlines;
     if gone(dolphin, id, &remains, deadlines.gone.min(deadlines.linger)).await {
-        dolphin.notebook.tear_out(profile).await;
+        dolphin.note_end(profile).await;
         return Ok(());
     }
     match said {
@@ -208,7 +211,7 @@ async fn close_ourselves(
     }
     let left = dolphin.deadlines.gone.saturating_sub(dolphin.deadlines.linger);
     if gone(dolphin, id, &remains, left).await {
-        dolphin.notebook.tear_out(profile).await;
+        dolphin.note_end(profile).await;
         return Ok(());
     }
     let detail = format!(
