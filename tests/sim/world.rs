@@ -9,7 +9,7 @@ use cove::breaker::board::Board;
 use cove::breaker::{BreakerLimits, CDP_ATTACH, Passage};
 use cove::browser::Session;
 use cove::engine::START_BREAKERS;
-use cove::engine::event::{Act, AttemptEnd, Event, Work};
+use cove::engine::event::{Act, AttemptEnd, Commit, Event, Work};
 use cove::engine::state::{Limits, State};
 use cove::model::{
     BootId, BootTime, Failure, FailureCode, Fence, ItemId, ItemState, Moment, OnUnknown, ProfileId, Proofs, Resolution,
@@ -129,6 +129,8 @@ pub struct World {
     /// How far the wall clock was set ahead, and nobody has said yet that this is right.
     skew: Duration,
     asked_clock: bool,
+    /// When `armed` was committed last; the click may come later.
+    arming_at: Timestamp,
     /// Nothing may start.
     full_disk: bool,
     /// As the daemon has it: gone when it dies.
@@ -186,6 +188,7 @@ impl World {
             booted,
             skew: Duration::ZERO,
             asked_clock: false,
+            arming_at: now,
             full_disk: false,
             board: Board::new(BREAKERS),
             mute_browsers: false,
@@ -225,6 +228,9 @@ impl World {
         while let Some(event) = events.pop_front() {
             let step = self.state.apply(event, self.now);
             for commit in step.commit {
+                if matches!(commit, Commit::Arm { .. }) {
+                    self.arming_at = self.now;
+                }
                 if self.chance(1) {
                     return Err(Crash);
                 }
@@ -337,7 +343,7 @@ impl World {
         if allowed && !browser.ended {
             browser.clicked = true;
             let (item, profile) = (browser.item.unwrap(), browser.profile.clone());
-            self.judge.armed(&profile, self.now);
+            self.judge.armed(&profile, self.arming_at);
             self.judge.clicked(item, posts);
         }
     }
@@ -642,6 +648,10 @@ impl World {
             self.now = Timestamp::ZERO.plus(self.now.since(Timestamp::ZERO.plus(self.skew)));
             self.skew = Duration::ZERO;
         } else if self.outside.is_empty() && self.workers.is_empty() {
+            if self.store().clock_mark().await.unwrap().is_none() {
+                // Nobody has written down yet what time it was: that it jumped nobody could know.
+                return Ok(());
+            }
             self.tally.clock_jumps += 1;
             self.skew = Duration::from_secs(self.dice.u64(3_600..300_000));
             self.now = self.now.plus(self.skew);
@@ -696,7 +706,17 @@ impl World {
         self.tally.restores += 1;
         self.close().await;
         std::fs::copy(snapshot, self.folder.join(STATE_FILE)).unwrap();
-        let (store, thread, _) = Store::open(&self.folder, self.moment()).unwrap();
+        let (store, thread, report) = Store::open(&self.folder, self.moment()).unwrap();
+        for (fence, worker) in &mut self.workers {
+            // A copy behind which the ledger has nothing is the state itself, and what it claims is claimed.
+            let item = store.item(worker.item).await.unwrap().filter(|_| !report.restored);
+            worker.outdated |= item.is_none_or(|item| item.fence != Some(*fence));
+        }
+        let mark = store.clock_mark().await.unwrap();
+        if mark.is_none_or(|mark| mark.believed.boot_id != self.moment().boot_id) {
+            // Of an earlier boot: what time it should be nobody knows (fence.md rule 20).
+            self.believe();
+        }
         let tasks = store.tasks(TaskQuery { limit: 9_999, ..TaskQuery::default() }).await.unwrap().rows;
         let paused = store.stats().await.unwrap().pause.is_some();
         let tasks = tasks
@@ -706,7 +726,6 @@ impl World {
         self.judge.paused = paused;
         // Their locks are gone, and until a human resumes nobody gets one (fence.md rule 18).
         self.outside.clear();
-        self.workers.values_mut().for_each(|worker| worker.outdated = true);
         self.store = Some((store, thread));
         self.close().await;
         self.open().await;
