@@ -148,7 +148,7 @@ impl Tx<'_> {
             Place::Off
         } else if self.intent(item.task)?.paused_at.is_some() {
             Place::Paused
-        } else if item.due_at <= now {
+        } else if item.due_at <= now && !self.is_due_by_suspect_clock(item.due_at) {
             Place::Ready
         } else {
             Place::Due

@@ -84,3 +84,27 @@ async fn rule_20_by_a_clock_that_is_not_believed_nothing_is_too_late() {
     assert_eq!(store.item(id).await.unwrap().unwrap().state, ItemState::Held);
     opened.close().await;
 }
+
+/// A resume of the task does not make its item's time come, and a resume of the engine is a human's word for the clock.
+#[tokio::test]
+async fn rule_20_a_resumed_task_is_due_by_the_believed_clock_and_a_human_resume_ends_the_suspicion() {
+    let folder = tempfile::tempdir().unwrap();
+    let opened = furnished(folder.path()).await;
+    let store = &opened.store;
+    let scheduled = NewItem { not_before: Some(NOW.plus(LIFE)), ..item("anna") };
+    let made = order(store, task(vec![scheduled])).await;
+    let id = only_item(store, made).await;
+    assert!(store.ask(made, Ask::Pause, NOW).await.unwrap());
+    while store.settle(made, NOW).await.unwrap().more {}
+    let jumped = after(LIFE * 100);
+    store.mark_clock(ClockMark { believed: MOMENT, suspect_since: Some(jumped.wall) }).await.unwrap();
+    assert!(store.ask(made, Ask::Resume, jumped.wall).await.unwrap());
+    while store.settle(made, jumped.wall).await.unwrap().more {}
+    assert!(store.outlook(jumped).await.unwrap().heads.is_empty(), "its time has come by a clock that jumped");
+    while store.promote(jumped.wall).await.unwrap() {}
+    assert_eq!(store.item(id).await.unwrap().unwrap().state, ItemState::Held);
+    store.resume(false, jumped.wall).await.unwrap();
+    let outlook = store.outlook(jumped).await.unwrap();
+    assert_eq!((outlook.clock_suspect, outlook.heads.len()), (false, 1));
+    opened.close().await;
+}

@@ -13,7 +13,7 @@ use redb::ReadableTable;
 use super::super::ledger::Line;
 use super::super::tables::{IdempotencyRow, NO_TASK, Tx};
 use super::super::writer::Ran;
-use super::super::{Pause, ResumeRefused, StoreError, codec, locks};
+use super::super::{ClockMark, Pause, ResumeRefused, StoreError, codec, locks};
 use super::key_hash_from_hex;
 use crate::model::{Failure, FailureCode, Fence, HeldFor, Item, ItemId, ItemState, Resolution, Timestamp, VerifyPlan};
 
@@ -246,6 +246,11 @@ pub(in crate::store) fn resume(tx: &mut Tx<'_>, accept_duplicates: bool, now: Ti
         Some(Pause::Restored { .. }) if held.is_empty() => {}
         Some(Pause::Restored { .. }) => return Ok(Err(ResumeRefused::Blind)),
         Some(Pause::LedgerDamaged { .. }) => return Ok(Err(ResumeRefused::LedgerDamaged)),
+    }
+    // A human who lets things go on has looked at the clock, too.
+    if let Some(mark) = tx.meta.clock.filter(|mark| mark.suspect_since.is_some()) {
+        tx.writes += 1;
+        tx.meta.clock = Some(ClockMark { suspect_since: None, ..mark });
     }
     for id in held {
         let Some(item) = tx.item(id)? else { continue };
