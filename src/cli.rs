@@ -80,7 +80,7 @@ enum Command {
     Demo(demo::DemoArgs),
     /// The only part that starts Chromium; the daemon runs it
     BrowserHost(HostOptions),
-    #[command(hide = true)]
+    /// A site to try flows on, on this machine; the demo and the tests publish to it
     PracticeSite(practice::PracticeArgs),
     /// Submit one flow, follow it, exit by its outcome
     #[command(after_help = submit::EXAMPLES)]

@@ -254,6 +254,21 @@ async fn rule_2_the_same_media_without_a_key_is_accepted_with_a_warning() {
     let again = opened.store.enqueue(task(vec![item("boris"), with("anna")]), NOW).await.unwrap();
     assert_eq!(again.warnings[0].index, 1);
     assert_eq!(again.warnings[0].older_item, only_item(&opened.store, first.task).await);
+    // What ended without having published is no duplicate of anything; what went out is one for good.
+    let boris = only_item(&opened.store, other_profile.task).await;
+    let claimed = claim(&opened.store, boris).await;
+    opened.store.finish(ended(boris, claimed.fence, Verdict::Failed(failure())), NOW).await.unwrap().unwrap();
+    opened.store.release(claimed.item.profile, claimed.fence).await.unwrap();
+    let third = opened.store.enqueue(task(vec![with("boris")]), NOW).await.unwrap();
+    assert!(third.warnings.is_empty(), "{:?}", third.warnings);
+    let published = only_item(&opened.store, third.task).await;
+    publish(&opened.store, published, succeeded()).await;
+    for _ in 0..2 {
+        let again = opened.store.enqueue(task(vec![with("boris")]), NOW).await.unwrap();
+        assert_eq!(again.warnings[0].older_item, published);
+        assert!(opened.store.ask(again.task, Ask::Cancel, NOW).await.unwrap());
+        opened.store.settle(again.task, NOW).await.unwrap();
+    }
     opened.close().await;
 }
 

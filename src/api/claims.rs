@@ -18,7 +18,6 @@ use super::body::{self, Reply};
 use super::error::{ApiError, Code, FieldError};
 use super::form::{Walk, optional, pointer};
 use super::front::Call;
-use super::locks::not_yours;
 use super::profiles::no_body;
 use super::tasks::Viewer;
 use super::{sessions, wire};
@@ -29,7 +28,7 @@ use crate::model::flow::is_external_kind;
 use crate::model::lock::{MAX_LOCK_NAME_BYTES, is_lock_name};
 use crate::model::{Failure, FailureCode, Fence, Item, ItemId, ItemState, LockKind, Proofs, Verdict};
 use crate::store::media;
-use crate::store::{ArmRefused, AttemptEnded, Claim, ClaimName, Claimed, FinishRefused};
+use crate::store::{ArmRefused, AttemptEnded, Claim, ClaimName, Claimed, FinishRefused, NotYours};
 
 const MAX_KINDS: usize = 16;
 const TTL_SECONDS: std::ops::RangeInclusive<i64> = 5..=86_400;
@@ -222,6 +221,17 @@ fn stale() -> ApiError {
     ApiError::new(Code::StaleFence, "The item is not yours under this fence any more: stop what you do with it.")
 }
 
+fn over(refused: NotYours) -> ApiError {
+    match refused {
+        NotYours::StaleFence => stale(),
+        NotYours::NotHeld => {
+            let detail = "The lease of this claim is over: stop what you do with the item. Where it was armed and went out, `complete` still counts.";
+            ApiError::new(Code::NotHeld, detail)
+        }
+        NotYours::Store(error) => error.into(),
+    }
+}
+
 fn read_fence(walk: &mut Walk, fields: &Map<String, Value>) -> Option<Fence> {
     walk.required(fields, "", "fence");
     walk.parsed(fields, "", "fence")
@@ -242,7 +252,7 @@ pub async fn refresh(context: Arc<Context>, call: Call) -> Result<Response<Reply
     walk.finish()?;
     same_fence(name, fence)?;
     let refreshed = context.store.refresh_claim(name, ttl, context.clock.moment()).await?;
-    let expires_at = refreshed.map_err(not_yours)?;
+    let expires_at = refreshed.map_err(over)?;
     Ok(body::json(StatusCode::OK, &json!({"expires_at": expires_at})))
 }
 
@@ -273,7 +283,7 @@ pub async fn arm(context: Arc<Context>, call: Call) -> Result<Response<Reply>, A
     let (fence, hashes) = (read_fence(&mut walk, &fields), read_hashes(&mut walk, &fields));
     walk.finish()?;
     same_fence(name, fence)?;
-    let left = context.store.claim_left(name, context.clock.moment()).await?.map_err(not_yours)?;
+    let left = context.store.claim_left(name, context.clock.moment()).await?.map_err(over)?;
     let item = context.store.item(name.item).await?.ok_or_else(stale)?;
     not_armed_yet(&item, name)?;
     check_media(&item, hashes).await?;

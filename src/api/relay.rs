@@ -197,7 +197,7 @@ mod tests {
             a.set_write_timeout(Some(Duration::from_secs(20))).unwrap();
             b.set_write_timeout(Some(Duration::from_millis(200))).unwrap();
             // Nobody reads of a: it fills up.
-            while b.write_all(&[7; 64 * 1024]).is_ok() {}
+            while b.write_all(&vec![7; 64 * 1024]).is_ok() {}
             let reader = std::thread::spawn(move || {
                 let mut heard = vec![0; LARGE];
                 b.read_exact(&mut heard).unwrap();

@@ -8,7 +8,9 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 
 use super::evidence;
-use crate::model::{Delivery, DeliveryState, InputValue, Item, ItemState, TaskState, Timestamp, WaitReason};
+use crate::model::{
+    Delivery, DeliveryState, InputValue, Item, ItemState, Resolution, TaskState, Timestamp, WaitReason,
+};
 use crate::store::{EventRow, TaskRow};
 
 /// Shown in place of a secret.
@@ -80,11 +82,25 @@ pub fn item(item: &Item, wait: Wait, is_secret: impl Fn(&str) -> bool) -> Value 
         "result": item.result,
         "url": item.url,
         "error": error,
+        "resolution": resolution(item),
         "evidence": evidence::files(item),
         "created_at": item.created_at,
         "started_at": item.started_at,
         "finished_at": item.finished_at,
     })
+}
+
+/// What was said of an unknown outcome, as far as the item still tells: only a person gives up on one that
+/// may have published, and only a resolution clears what was armed.
+fn resolution(item: &Item) -> Option<&'static str> {
+    let settled = if item.state == ItemState::Failed && item.may_have_published() {
+        Resolution::GiveUp
+    } else if item.cleared_fence.is_some() && item.cleared_fence == item.armed_fence {
+        Resolution::NotPublished
+    } else {
+        return None;
+    };
+    Some(settled.name())
 }
 
 fn input(value: &InputValue) -> Value {
@@ -181,6 +197,18 @@ pub mod tests {
     }
 
     #[test]
+    fn what_was_said_of_an_unknown_outcome_is_shown() {
+        let fence = Some(Fence::new(12));
+        let unknown = Item { state: ItemState::OutcomeUnknown, armed_fence: fence, ..waiting_item() };
+        assert_eq!(resolution(&unknown), None);
+        assert_eq!(resolution(&Item { state: ItemState::Failed, ..unknown.clone() }), Some("give_up"));
+        let cleared = Item { state: ItemState::Queued, cleared_fence: fence, ..unknown };
+        assert_eq!(resolution(&cleared), Some("not_published"));
+        assert_eq!(resolution(&Item { armed_fence: Some(Fence::new(13)), ..cleared }), None, "armed anew");
+        assert_eq!(resolution(&Item { state: ItemState::Failed, ..waiting_item() }), None);
+    }
+
+    #[test]
     fn an_item_has_exactly_the_shape_of_the_contract() {
         let wait = Some((WaitReason::RetryBackoff, Some(Timestamp::from_millis(9_000))));
         let json = item(&waiting_item(), wait, |name| name == "code");
@@ -193,6 +221,7 @@ pub mod tests {
                 "video": "/srv/media/1.mp4"},
             "result": {}, "url": null,
             "error": {"code": "wait_timed_out", "message": "no dialog", "help": FailureCode::WaitTimedOut.help()},
+            "resolution": null,
             "evidence": [
                 {"attempt": 1, "file": "failure.png", "bytes": 9, "kind": "screenshot",
                     "url": "/api/v1/items/i7/evidence/failure.png?attempt=1"},
@@ -224,7 +253,9 @@ pub mod tests {
             last: None,
         };
         let mut shown = item(&waiting_item(), None, |_| true);
-        for untold in ["wait_reason", "wait_until", "priority", "not_before", "not_after", "inputs", "evidence"] {
+        let untold =
+            ["wait_reason", "wait_until", "priority", "not_before", "not_after", "inputs", "resolution", "evidence"];
+        for untold in untold {
             shown.as_object_mut().unwrap().remove(untold).unwrap();
         }
         assert_eq!(told.body()["data"], shown);

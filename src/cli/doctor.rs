@@ -22,7 +22,10 @@ mod state;
 mod tree;
 mod trial;
 
+use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
 
 use serde_json::json;
 
@@ -32,7 +35,7 @@ use crate::browser::{self, Provider, SessionStats, processes};
 use crate::config::dolphin::Token;
 use crate::config::{Config, ProviderKind, Sources};
 use crate::model::{Clock, SystemClock};
-use crate::store::{self, ClockMark, OpenError};
+use crate::store::{self, ClockMark, Inspected, OpenError};
 use line::{Line, Status};
 use person::Person;
 use running::Daemon;
@@ -51,6 +54,10 @@ pub struct DoctorArgs {
     #[arg(long)]
     json: bool,
 }
+
+/// For a look at the file system.
+const FILES_WITHIN: Duration = Duration::from_secs(20);
+const INSPECT_WITHIN: Duration = Duration::from_secs(120);
 
 /// The lines so far; a person sees each as it comes.
 struct Report {
@@ -90,11 +97,18 @@ pub(super) async fn run(global: &Global, args: DoctorArgs) -> anyhow::Result<u8>
         report.add([clock::judge(SystemClock.moment(), clock::is_synchronised().await, None)]);
         return Ok(report.end());
     };
+    let state_dir = loaded.config.state_dir();
+    // Nearly everything looks at it: one that is away would hold each check.
+    let path = state_dir.clone();
+    if command::bounded(FILES_WITHIN, move || drop(std::fs::metadata(path))).await.is_none() {
+        report.add([state::no_answer(&state_dir, FILES_WITHIN)]);
+        return Ok(report.end());
+    }
     let scene = Scene::look(global, loaded).await?;
     report.add([running::judge(&scene.daemon, env!("CARGO_PKG_VERSION"))]);
     let mark = scene.state(&mut report, global).await;
-    scene.media(&mut report);
-    scene.disk(&mut report);
+    scene.media(&mut report).await;
+    scene.disk(&mut report).await;
     report.add([clock::judge(SystemClock.moment(), clock::is_synchronised().await, mark)]);
     scene.machine(&mut report);
     let measured = match scene.config().browser.provider {
@@ -107,6 +121,13 @@ pub(super) async fn run(global: &Global, args: DoctorArgs) -> anyhow::Result<u8>
     Ok(report.end())
 }
 
+/// A file of some size is read to its end.
+async fn inspect(dir: &Path) -> Result<Option<Inspected>, OpenError> {
+    let folder = dir.to_owned();
+    let found = command::bounded(INSPECT_WITHIN, move || store::inspect(&folder)).await;
+    found.unwrap_or_else(|| Err(OpenError::Io { path: dir.to_owned(), error: ErrorKind::TimedOut.into() }))
+}
+
 /// The checks, in parts.
 impl Scene {
     /// Answers the time that the state file last saw, if no daemon holds it.
@@ -116,35 +137,45 @@ impl Scene {
         let daemon = self.daemon.process();
         report.add([state::state_directory(&dir, &folder, &self.own, daemon.map(|(_, uid)| uid))]);
         // A file that a daemon holds is left alone.
-        let found = if self.daemon.runs() { Ok(None) } else { store::inspect(&dir) };
+        let found = if self.daemon.runs() { Ok(None) } else { inspect(&dir).await };
         let holder = match (&self.daemon, &found) {
             (Daemon::Absent { .. }, Err(OpenError::Held(path))) => {
                 state::Holder::Stranger { pid: processes::who_opened(path) }
             }
-            (Daemon::Absent { .. }, _) => state::Holder::Nobody,
+            (Daemon::Absent { .. } | Daemon::Forbidden { .. }, _) => state::Holder::Nobody,
             _ => state::Holder::Daemon { pid: daemon.map(|(pid, _)| pid) },
         };
         let files = state::private_files(self.config(), self.loaded.file.as_deref(), global.token_file.as_deref());
-        report.add([state::state_file(&dir, &found, &holder), state::permissions(&files, &self.cove)]);
+        report.add([state::state_file(&dir, &found, &holder), state::permissions(files, &self.cove).await]);
         found.ok().flatten().and_then(|found| found.clock)
     }
 
-    fn media(&self, report: &mut Report) {
+    async fn media(&self, report: &mut Report) {
         let roots = &self.config().media.roots;
-        let for_cove: Vec<_> = roots.iter().map(|root| media::look(root, &self.cove)).collect();
+        let mut for_cove = Vec::new();
+        for root in roots {
+            for_cove.push(media::look(root, &self.cove).await);
+        }
         report.add([media::for_cove(&for_cove, &self.cove)]);
         let uploads = self.config().state_dir().join("media");
-        let for_browser: Vec<_> = match &self.browser {
-            Some(browser) => roots.iter().chain([&uploads]).map(|root| media::look(root, browser)).collect(),
-            None => Vec::new(),
-        };
+        let mut for_browser = Vec::new();
+        if let Some(browser) = &self.browser {
+            for root in roots.iter().chain([&uploads]) {
+                for_browser.push(media::look(root, browser).await);
+            }
+        }
         report.add([media::for_browser(&for_browser, self.browser.as_ref(), &self.cove)]);
     }
 
-    fn disk(&self, report: &mut Report) {
+    async fn disk(&self, report: &mut Report) {
         let dir = self.config().state_dir();
-        report.add([disk::space(&dir, &disk::free_mb(&dir), self.config().resources.disk_reserve_mb)]);
-        report.add([disk::speed(&dir, &disk::measure(&dir))]);
+        let folder = dir.clone();
+        let free = command::bounded(FILES_WITHIN, move || disk::free_mb(&folder)).await;
+        let free: io::Result<u64> = free.unwrap_or_else(|| Err(ErrorKind::TimedOut.into()));
+        report.add([disk::space(&dir, &free, self.config().resources.disk_reserve_mb)]);
+        let folder = dir.clone();
+        let median = command::bounded(FILES_WITHIN, move || disk::measure(&folder)).await;
+        report.add([disk::speed(&dir, &median.unwrap_or_else(|| Err(ErrorKind::TimedOut.into())))]);
     }
 
     fn machine(&self, report: &mut Report) {
@@ -233,6 +264,9 @@ impl Scene {
 
     async fn profile(&self, name: Option<&str>) -> [Line; 2] {
         let Some(name) = name else { return profile::not_tried() };
+        if let Daemon::Forbidden { tried } = &self.daemon {
+            return profile::not_now(format!("this user may not open {tried}"), "run `cove doctor` with sudo");
+        }
         if self.daemon.runs() {
             return profile::through_daemon(&self.client, name).await;
         }

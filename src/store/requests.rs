@@ -101,6 +101,8 @@ pub enum EnqueueError {
     KeyTaken { index: u32, item: ItemId },
     #[error("this Idempotency-Key came before with another body")]
     IdempotencyConflict { task: TaskId },
+    #[error("what this Idempotency-Key made was published before the state was restored")]
+    KnownToTheLedgerAlone,
     #[error(transparent)]
     Store(#[from] StoreError),
 }

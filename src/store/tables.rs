@@ -62,7 +62,8 @@ pub(super) const VERIFY_DUE: TableDefinition<(u64, u64), ()> = TableDefinition::
 pub(super) const KEYS: TableDefinition<Hash, u64> = TableDefinition::new("keys");
 /// SHA-256 of (scope, Idempotency-Key) → what it made.
 pub(super) const IDEMPOTENCY: TableDefinition<Hash, Bytes> = TableDefinition::new("idempotency");
-/// SHA-256 of (flow, profile, media) → the newest item without a key that was made of them.
+/// SHA-256 of (flow, profile, media) → an item without a key that was made of them: one that
+/// may have published, else the newest.
 pub(super) const DUPLICATES: TableDefinition<Hash, u64> = TableDefinition::new("duplicates");
 
 /// (task, number) → a line of its log.
@@ -120,6 +121,9 @@ pub(super) struct CatchUp {
 }
 
 pub(super) const META_KEY: &str = "state";
+
+/// The task of an Idempotency-Key that only the ledger knows. No task has this number.
+pub(super) const NO_TASK: TaskId = TaskId::new(0);
 
 /// What an Idempotency-Key made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

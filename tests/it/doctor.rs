@@ -253,6 +253,32 @@ fn root_looks_for_coves_own_user() {
     assert_eq!(code, Some(0), "{report:#}");
 }
 
+#[test]
+fn a_stranger_is_told_what_he_may_not_see() {
+    if !is_root() {
+        // Nobody else's files can be made here; that case is judged in the unit tests.
+        return;
+    }
+    let folder = place();
+    let program = for_everybody(folder.path());
+    let state = folder.path().join("state");
+    std::fs::create_dir(&state).unwrap();
+    set_mode(&state, 0o700);
+    set_mode(&folder.path().join("tmp"), 0o777);
+    let mut command = Command::new("setpriv");
+    let user = STRANGER.to_string();
+    command.args(["--reuid", &user, "--regid", &user, "--clear-groups"]).arg(program);
+    command.env_clear().env("PATH", std::env::var_os("PATH").unwrap()).env("HOME", folder.path().join("tmp"));
+    command.env("COVE_SERVER__SOCKET", state.join("cove.sock"));
+    let (report, code) = doctor_of(command, folder.path(), &["--profile", "anna"]);
+    is(&report, "daemon", "warning", "may not open");
+    is(&report, "state_directory", "warning", "sudo -u root cove doctor");
+    is(&report, "state_file", "warning", "may not be opened by this user");
+    is(&report, "disk_speed", "warning", "was not measured");
+    is(&report, "profile_start", "warning", "with sudo");
+    assert_eq!(code, Some(0), "{report:#}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn beside_a_daemon_it_asks_and_without_one_it_looks_itself() {
     let mut daemon = Daemon::start().await;

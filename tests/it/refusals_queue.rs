@@ -176,6 +176,7 @@ async fn what_a_person_says_wrongly_is_told_and_changes_nothing() {
     for (path, pointer) in [
         ("/api/v1/items?state=waiting", "state"),
         ("/api/v1/items?task=7", "task"),
+        ("/api/v1/items?task=t9", "task"),
         ("/api/v1/items?profile=nobody", "profile"),
         ("/api/v1/items?cursor=xyz", "cursor"),
         ("/api/v1/items?limit=0", "limit"),

@@ -650,6 +650,10 @@ impl World {
             self.now = Timestamp::ZERO.plus(self.now.since(Timestamp::ZERO.plus(self.skew)));
             self.skew = Duration::ZERO;
         } else if self.outside.is_empty() && self.workers.is_empty() {
+            if self.store().clock_mark().await.unwrap().is_none() {
+                // Nobody has written down yet what time it was: that it jumped nobody could know.
+                return Ok(());
+            }
             self.tally.clock_jumps += 1;
             self.skew = Duration::from_secs(self.dice.u64(3_600..300_000));
             self.now = self.now.plus(self.skew);
@@ -704,7 +708,17 @@ impl World {
         self.tally.restores += 1;
         self.close().await;
         std::fs::copy(snapshot, self.folder.join(STATE_FILE)).unwrap();
-        let (store, thread, _) = Store::open(&self.folder, self.moment()).unwrap();
+        let (store, thread, report) = Store::open(&self.folder, self.moment()).unwrap();
+        for (fence, worker) in &mut self.workers {
+            // A copy behind which the ledger has nothing is the state itself, and what it claims is claimed.
+            let item = store.item(worker.item).await.unwrap().filter(|_| !report.restored);
+            worker.outdated |= item.is_none_or(|item| item.fence != Some(*fence));
+        }
+        let mark = store.clock_mark().await.unwrap();
+        if mark.is_none_or(|mark| mark.believed.boot_id != self.moment().boot_id) {
+            // Of an earlier boot: what time it should be nobody knows (fence.md rule 20).
+            self.believe();
+        }
         let tasks = store.tasks(TaskQuery { limit: 9_999, ..TaskQuery::default() }).await.unwrap().rows;
         let paused = store.stats().await.unwrap().pause.is_some();
         let tasks = tasks
@@ -714,7 +728,6 @@ impl World {
         self.judge.paused = paused;
         // Their locks are gone, and until a human resumes nobody gets one (fence.md rule 18).
         self.outside.clear();
-        self.workers.values_mut().for_each(|worker| worker.outdated = true);
         self.store = Some((store, thread));
         self.close().await;
         self.open().await;

@@ -6,7 +6,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use cove::model::{Fence, ItemId, LockKind, LockOwner, Moment};
-use cove::store::{Acquire, EnqueueError, LEDGER_FILE, LockAsked, LockHeld, NotYours, Pause, STATE_FILE, Store};
+use cove::store::{
+    Acquire, EnqueueError, Idempotency, LEDGER_FILE, LockAsked, LockHeld, NewTask, NotYours, Pause, STATE_FILE, Store,
+};
 
 use super::{MOMENT, NOW, Opened, furnished, item, keyed, only_item, publish, succeeded, task};
 
@@ -205,5 +207,34 @@ async fn rule_11_who_accepts_duplicates_gets_a_new_ledger_that_knows_all_that_co
         let again = opened.store.enqueue(task(vec![keyed("anna", &format!("k{number}"))]), NOW).await;
         assert!(matches!(again, Err(EnqueueError::KeyTaken { .. })), "{number}: {again:?}");
     }
+    opened.close().await;
+}
+
+/// The ledger keeps a hash of the Idempotency-Key and none of the body: nothing under that key is a
+/// repetition of what went out, and nothing under it is new.
+#[tokio::test]
+async fn rule_2_an_idempotency_key_that_only_the_ledger_knows_makes_nothing_again() {
+    let folder = tempfile::tempdir().unwrap();
+    saved(folder.path()).await;
+    let asked = |key: &str, body: u8, own: &str| NewTask {
+        idempotency: Some(Idempotency { scope: String::new(), key: key.to_owned(), body_hash: [body; 32] }),
+        ..task(vec![keyed("anna", own)])
+    };
+    let opened = open_at(folder.path(), MOMENT);
+    let made = opened.store.enqueue(asked("spring", 1, "a"), NOW).await.unwrap();
+    publish(&opened.store, only_item(&opened.store, made.task).await, succeeded()).await;
+    opened.store.enqueue(asked("summer", 1, "b"), NOW).await.unwrap();
+    opened.close().await;
+    std::fs::copy(folder.path().join("saved"), folder.path().join(STATE_FILE)).unwrap();
+    let opened = open_at(folder.path(), MOMENT);
+    assert!(matches!(opened.report.pause, Some(Pause::Restored { blind: false, .. })));
+    opened.store.resume(false, NOW).await.unwrap();
+    for (body, own) in [(1, "a"), (2, "another")] {
+        let again = opened.store.enqueue(asked("spring", body, own), NOW).await;
+        assert!(matches!(again, Err(EnqueueError::KnownToTheLedgerAlone)), "{again:?}");
+        let asked = asked("spring", body, own).idempotency.unwrap();
+        assert!(matches!(opened.store.find_replay(asked).await, Err(EnqueueError::KnownToTheLedgerAlone)));
+    }
+    opened.store.enqueue(asked("summer", 1, "b"), NOW).await.unwrap();
     opened.close().await;
 }

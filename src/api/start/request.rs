@@ -57,6 +57,8 @@ pub struct Row {
     /// Number in [`Request::inputs`].
     pub inputs: usize,
     pub key: Option<String>,
+    /// It was made of the Idempotency-Key.
+    pub key_of_header: bool,
     pub not_before: Option<Timestamp>,
     pub not_after: Option<Timestamp>,
 }
@@ -197,17 +199,24 @@ fn read_items(value: &Value, defaults: Times, bounds: &Bounds, walk: &mut Walk, 
             request.profiles.len() - 1
         });
         request.inputs.push(Placed { at: inputs_at, value: inputs });
-        request.rows.push(Row { profile, inputs: request.inputs.len() - 1, key, not_before, not_after });
+        request.rows.push(Row {
+            profile,
+            inputs: request.inputs.len() - 1,
+            key,
+            key_of_header: false,
+            not_before,
+            not_after,
+        });
     }
 }
 
 fn read_key(value: &Value, at: &str, walk: &mut Walk) -> Option<String> {
     let key = walk.string(value, at)?;
-    if KEY_BYTES.contains(&key.len()) {
+    if KEY_BYTES.contains(&key.len()) && !key.chars().any(char::is_control) {
         return Some(key.to_owned());
     }
     let (least, most) = (KEY_BYTES.start(), KEY_BYTES.end());
-    walk.wrong(Code::InvalidField, at, format!("A key has {least} to {most} bytes."));
+    walk.wrong(Code::InvalidField, at, format!("A key has {least} to {most} bytes and no control characters."));
     None
 }
 
@@ -252,7 +261,7 @@ fn read_lists(fields: &Map<String, Value>, times: Times, bounds: &Bounds, walk: 
         request.inputs.push(Placed { at, value });
     }
     let (not_before, not_after) = times;
-    let row = |profile, inputs| Row { profile, inputs, key: None, not_before, not_after };
+    let row = |profile, inputs| Row { profile, inputs, key: None, key_of_header: false, not_before, not_after };
     request.rows = if round_robin {
         (0..inputs.len()).map(|number| row(number % profiles.len(), number)).collect()
     } else {
@@ -267,6 +276,7 @@ fn read_lists(fields: &Map<String, Value>, times: Times, bounds: &Bounds, walk: 
 fn name_rows(bounds: &Bounds, walk: &mut Walk, request: &mut Request) {
     if let Some(prefix) = &bounds.idempotency_key {
         for (index, row) in request.rows.iter_mut().enumerate() {
+            row.key_of_header = row.key.is_none();
             row.key.get_or_insert_with(|| format!("{prefix}#{index}"));
         }
     }

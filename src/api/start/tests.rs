@@ -51,6 +51,8 @@ async fn what_the_store_refuses_is_told_at_its_place() {
         (&taken["errors"][0]["pointer"], &taken["errors"][0]["item_id"]),
         (&json!("/items/1/key"), &json!("i9"))
     );
+    let known = problem(EnqueueError::KnownToTheLedgerAlone).await;
+    assert_eq!((&known["status"], &known["code"]), (&json!(409), &json!("idempotency_conflict")));
     let conflict = problem(EnqueueError::IdempotencyConflict { task: TaskId::new(3) }).await;
     assert_eq!((&conflict["status"], &conflict["code"]), (&json!(409), &json!("idempotency_conflict")));
     let profile = problem(EnqueueError::UnknownProfile { index: 1 }).await;

@@ -208,4 +208,42 @@ mod tests {
         assert_eq!(access(&closed, &stranger, READ | ENTER), Access::No(closed));
         assert_eq!(access(&top.join("gone"), &stranger, READ), Access::Missing);
     }
+
+    /// The list is written by us in the kernel's form and read back from the kernel; as root a real attempt by that
+    /// user has the last word.
+    #[test]
+    fn the_kernels_own_list_is_read_and_agrees_with_a_real_attempt() {
+        const STRANGER: u32 = 65_533;
+        let root = tempfile::tempdir_in("/tmp").unwrap();
+        let file = root.path().join("a.mp4");
+        std::fs::write(&file, "x").unwrap();
+        std::fs::set_permissions(root.path(), std::fs::Permissions::from_mode(0o711)).unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+        let stranger = reader(STRANGER, &[STRANGER]);
+        for (granted, mask) in [(0, 0), (4, 4), (4, 0)] {
+            let entries = [
+                (OWNING_USER, 6, u32::MAX),
+                (USER, granted, STRANGER),
+                (OWNING_GROUP, 0, u32::MAX),
+                (MASK, mask, u32::MAX),
+                (OTHER, 0, u32::MAX),
+            ];
+            let mut list = 2_u32.to_le_bytes().to_vec();
+            for (tag, permissions, id) in entries {
+                list.extend(tag.to_le_bytes().into_iter().chain(u16::to_le_bytes(permissions)).chain(id.to_le_bytes()));
+            }
+            let set = rustix::fs::setxattr(&file, ACCESS_LIST, &list, rustix::fs::XattrFlags::empty());
+            if set == Err(rustix::io::Errno::OPNOTSUPP) {
+                return;
+            }
+            set.unwrap();
+            let may = access(&file, &stranger, READ) == Access::Yes;
+            assert_eq!(may, granted & mask & READ != 0, "{granted} {mask}");
+            if rustix::process::geteuid().is_root() {
+                let mut attempt = std::process::Command::new("setpriv");
+                attempt.args(["--reuid=65533", "--regid=65533", "--clear-groups", "cat"]).arg(&file);
+                assert_eq!(attempt.output().unwrap().status.success(), may, "{granted} {mask}");
+            }
+        }
+    }
 }

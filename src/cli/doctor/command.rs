@@ -1,4 +1,7 @@
-//! Programs of the system that are asked a question: bounded in time and in what they may answer.
+//! Questions that may never be answered: to programs of the system, and to file systems that are away.
+//!
+//! Both are bounded in time. A look at a dead network share cannot be taken back: its thread is left behind, and
+//! ends with the process.
 
 use std::ffi::OsStr;
 use std::process::Stdio;
@@ -24,11 +27,24 @@ pub async fn output(program: impl AsRef<OsStr>, arguments: &[&str], within: Dura
     timeout(within, ask).await.ok().flatten()
 }
 
+/// What a blocking look finds; None where it does not end in time.
+pub async fn bounded<T: Send + 'static>(within: Duration, look: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    timeout(within, tokio::task::spawn_blocking(look)).await.ok()?.ok()
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
-    use super::output;
+    use super::{bounded, output};
+
+    #[tokio::test]
+    async fn a_look_that_does_not_end_is_given_up() {
+        let (keep, wait) = std::sync::mpsc::channel::<()>();
+        assert_eq!(bounded(Duration::from_millis(50), move || wait.recv()).await, None);
+        assert_eq!(bounded(Duration::from_secs(10), || 7).await, Some(7));
+        drop(keep);
+    }
 
     #[tokio::test]
     async fn an_answer_is_what_was_printed_and_nothing_else_is_one() {

@@ -5,13 +5,16 @@
 
 use std::fs::FileType;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use super::command;
 use super::line::{Line, counted};
 use super::person::Person;
 use crate::browser::readable::{Access, ENTER, READ};
 
 /// Entries of one root that are looked at, breadth first.
 const SAMPLE: usize = 300;
+const LOOK_WITHIN: Duration = Duration::from_secs(10);
 
 /// What of one root a person cannot read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,8 +37,17 @@ pub enum Trouble {
     Unknown(String),
 }
 
-/// Blocks.
-pub fn look(root: &Path, person: &Person) -> Root {
+/// Bounded: a root may be on a network share that is away.
+pub async fn look(root: &Path, person: &Person) -> Root {
+    let (path, by) = (root.to_owned(), person.clone());
+    let found = command::bounded(LOOK_WITHIN, move || look_now(&path, &by)).await;
+    found.unwrap_or_else(|| {
+        let why = format!("no answer within {} s; is it on a network share that is away?", LOOK_WITHIN.as_secs());
+        Root { path: root.to_owned(), access: Trouble::Unknown(why), files: 0 }
+    })
+}
+
+fn look_now(root: &Path, person: &Person) -> Root {
     let root_is = |access| Root { path: root.to_owned(), access, files: 0 };
     match person.access(root, READ | ENTER) {
         Access::Yes => {}
@@ -181,11 +193,11 @@ mod tests {
         set(&top.join("deep"), 0o755);
         set(&file, 0o644);
         let stranger = Person::of_test("stranger", 4_000_000);
-        assert_eq!(look(&top, &stranger), Root { path: top.clone(), access: Trouble::None, files: 1 });
+        assert_eq!(look_now(&top, &stranger), Root { path: top.clone(), access: Trouble::None, files: 1 });
         set(&file, 0o600);
-        assert_eq!(look(&top, &stranger).access, Trouble::Refused { at: file, more: 0 });
+        assert_eq!(look_now(&top, &stranger).access, Trouble::Refused { at: file, more: 0 });
         set(&top, 0o700);
-        assert_eq!(look(&top, &stranger).access, Trouble::Refused { at: top.clone(), more: 0 });
-        assert_eq!(look(&top.join("gone"), &stranger).access, Trouble::Missing);
+        assert_eq!(look_now(&top, &stranger).access, Trouble::Refused { at: top.clone(), more: 0 });
+        assert_eq!(look_now(&top.join("gone"), &stranger).access, Trouble::Missing);
     }
 }

@@ -35,7 +35,7 @@ pub fn not_tried() -> [Line; 2] {
     [Line::ok(START, why), Line::ok(CDP, why)]
 }
 
-fn not_now(why: impl Into<String>, help: impl Into<String>) -> [Line; 2] {
+pub fn not_now(why: impl Into<String>, help: impl Into<String>) -> [Line; 2] {
     let (why, help) = (why.into(), help.into());
     [Line::warning(START, why.clone(), help.clone()), Line::warning(CDP, why, help)]
 }

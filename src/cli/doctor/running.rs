@@ -49,8 +49,9 @@ pub struct Unwell {
 }
 
 impl Daemon {
+    /// Somebody answers.
     pub fn runs(&self) -> bool {
-        !matches!(self, Self::Absent { .. })
+        !matches!(self, Self::Absent { .. } | Self::Forbidden { .. })
     }
 
     /// Its process and user.

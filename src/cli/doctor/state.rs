@@ -7,7 +7,9 @@ use std::fs::Metadata;
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use super::command;
 use super::line::{Line, counted};
 use super::person::Person;
 use crate::browser::readable::{Access, ENTER, READ, WRITE};
@@ -69,13 +71,28 @@ impl Folder {
     }
 }
 
+/// Its disk is away.
+pub fn no_answer(path: &Path, within: Duration) -> Line {
+    Line::error(
+        STATE_DIRECTORY,
+        format!(
+            "{} does not answer within {} s: is it on a network share that is away?",
+            path.display(),
+            within.as_secs()
+        ),
+        "mount it again, and put [state] dir on a local disk",
+    )
+}
+
+const STATE_DIRECTORY: &str = "state_directory";
+
 /// Of a folder that nobody else may look into. Its group may go through it: where browsers have a user of
 /// their own, uploaded media is reached that way.
 const FORBIDDEN_IN_STATE: u32 = 0o067;
 
 /// `daemon`: the user of one that runs.
 pub fn state_directory(path: &Path, folder: &Folder, own: &Person, daemon: Option<u32>) -> Line {
-    const NAME: &str = "state_directory";
+    const NAME: &str = STATE_DIRECTORY;
     let shown = path.display();
     match folder {
         Folder::Missing { can_be_made: true, .. } => {
@@ -255,8 +272,18 @@ fn private_file(private: &Private, found: Option<&Metadata>, readable: &Access, 
 }
 
 const PERMISSIONS: &str = "permissions";
+const LOOK_WITHIN: Duration = Duration::from_secs(10);
 
-pub fn permissions(files: &[Private], cove: &Person) -> Line {
+pub async fn permissions(files: Vec<Private>, cove: &Person) -> Line {
+    let person = cove.clone();
+    let looked = command::bounded(LOOK_WITHIN, move || permissions_now(&files, &person)).await;
+    looked.unwrap_or_else(|| {
+        let found = format!("a file did not answer within {} s", LOOK_WITHIN.as_secs());
+        Line::warning(PERMISSIONS, found, "is it on a network share that is away? `cove config show` names the files")
+    })
+}
+
+fn permissions_now(files: &[Private], cove: &Person) -> Line {
     let lines: Vec<Line> = files
         .iter()
         .map(|private| {
@@ -323,6 +350,7 @@ mod tests {
         assert_eq!(judge(&missing(true), &anna, None).status, Status::Ok);
         assert_eq!(judge(&missing(false), &anna, None).status, Status::Error);
         assert_eq!(judge(&Folder::Occupied, &anna, None).status, Status::Error);
+        assert_eq!(no_answer(Path::new("/s"), Duration::from_secs(20)).status, Status::Error);
         assert_eq!(judge(&Folder::Unreadable("no".to_owned()), &anna, None).status, Status::Error);
     }
 
@@ -361,7 +389,7 @@ mod tests {
         let token = folder.path().join("token");
         let cove = Person::of_test("cove", 0);
         let private = |needed, forbidden| Private { path: token.clone(), danger: "read it", forbidden, needed };
-        let judge = |files: &[Private]| permissions(files, &cove);
+        let judge = |files: &[Private]| permissions_now(files, &cove);
         assert_eq!(judge(&[private(false, 0o007)]).status, Status::Ok, "not there, and not needed");
         assert_eq!(judge(&[private(true, 0o007)]).status, Status::Error);
         std::fs::write(&token, "x").unwrap();

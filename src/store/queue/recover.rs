@@ -8,10 +8,12 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 
+use redb::ReadableTable;
+
 use super::super::ledger::Line;
-use super::super::tables::Tx;
+use super::super::tables::{IdempotencyRow, NO_TASK, Tx};
 use super::super::writer::Ran;
-use super::super::{Pause, ResumeRefused, StoreError, locks};
+use super::super::{Pause, ResumeRefused, StoreError, codec, locks};
 use super::key_hash_from_hex;
 use crate::model::{Failure, FailureCode, Fence, HeldFor, Item, ItemId, ItemState, Resolution, Timestamp, VerifyPlan};
 
@@ -25,6 +27,8 @@ pub(in crate::store) struct Fact {
     /// A human gave up on this arming.
     pub given_up: Option<Fence>,
     pub key: Option<String>,
+    /// Of the request that made it.
+    pub idempotency: Option<String>,
     pub at: Timestamp,
 }
 
@@ -41,20 +45,23 @@ impl Facts {
         for line in lines {
             match line {
                 Line::Epoch { epoch, .. } => facts.epoch = facts.epoch.max(*epoch),
-                Line::Armed { item, fence, key, at, .. } => {
+                Line::Armed { item, fence, key, idempotency, at } => {
                     let fact = facts.items.entry(*item).or_default();
+                    fact.idempotency.clone_from(idempotency);
                     fact.armed = fact.armed.max(Some(*fence));
                     fact.key.clone_from(key);
                     fact.at = *at;
                 }
-                Line::Published { item, fence, url, key, at, .. } => {
+                Line::Published { item, fence, url, key, idempotency, at } => {
                     let fact = facts.items.entry(*item).or_default();
+                    fact.idempotency.clone_from(idempotency);
                     fact.published = Some((*fence, url.clone()));
                     fact.key.clone_from(key);
                     fact.at = *at;
                 }
-                Line::Resolved { item, fence, resolution, url, key, at, .. } => {
+                Line::Resolved { item, fence, resolution, url, key, idempotency, at } => {
                     let fact = facts.items.entry(*item).or_default();
+                    fact.idempotency.clone_from(idempotency);
                     match resolution {
                         Resolution::Published => fact.published = Some((*fence, url.clone())),
                         Resolution::NotPublished => fact.cleared = fact.cleared.max(Some(*fence)),
@@ -109,6 +116,9 @@ impl Facts {
                 tx.writes += 1;
                 tx.keys.insert(&key, id.raw())?;
             }
+            if let Some(request) = fact.idempotency.as_deref().and_then(key_hash_from_hex) {
+                came_from(tx, &request, fact.at)?;
+            }
             let Some(item) = tx.item(*id)? else { continue };
             match &fact.published {
                 Some((_, url)) if item.state != ItemState::Succeeded => succeed(tx, &item, fact, url.clone(), now)?,
@@ -125,6 +135,17 @@ impl Facts {
         tx.silent = false;
         locks::drop_all(tx)
     }
+}
+
+/// A request that this state never saw, or forgot, made something that was armed: what else it said is not
+/// known, so nothing is a repetition of it and nothing is new under its key (rule 2).
+fn came_from(tx: &mut Tx<'_>, request: &[u8; 32], at: Timestamp) -> Result<(), StoreError> {
+    if tx.idempotency.get(request)?.is_none() {
+        let row = IdempotencyRow { task: NO_TASK, body_hash: [0; 32], at };
+        tx.writes += 1;
+        tx.idempotency.insert(request, codec::encode(&row)?.as_slice())?;
+    }
+    Ok(())
 }
 
 fn succeed(tx: &mut Tx<'_>, item: &Item, fact: &Fact, url: Option<String>, now: Timestamp) -> Result<(), StoreError> {

@@ -75,7 +75,7 @@ fn lists_are_multiplied_or_dealt_out() {
 async fn all_wrong_fields_of_both_levels_are_told_at_once() {
     let body = json!({"flow": 7, "surprise": 1, "priority": 101, "max_attempts": 0, "spacing_seconds": 86_401,
         "webhook": "http://x", "on_unknown": "again",
-        "items": [{"profile": 3, "inputs": [], "key": "", "extra": 1}, "x", {},
+        "items": [{"profile": 3, "inputs": [], "key": "a\nb", "extra": 1}, "x", {},
             {"profile": "a", "not_before": "2026-12-01T09:00:00Z", "not_after": "2026-12-01T09:00:00Z"},
             {"profile": "a", "not_after": NOW}]});
     let expected = told(&[
