@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use cove::browser::Provider;
 use cove::config::Dolphin;
-use cove::config::dolphin::TokenSource;
 use cove::model::FailureCode::{self, *};
 use serde_json::{Value, json};
 
@@ -103,7 +102,7 @@ impl Case {
             Have::BadToken => Some(sim.token("another-token")),
             Have::NoToken => None,
         };
-        let provider = self.provider(sim, token);
+        let provider = sim.provider_of(&sim.dolphin(), token, &rig::patient(), rig::deadlines());
         let began = Instant::now();
         let started = provider.start(&profile, HEADLESS).await;
         let took = began.elapsed();
@@ -122,10 +121,6 @@ impl Case {
         assert_eq!(sim.browsers().await, [] as [u64; 0], "{name}: {started:?}");
         let most = sim.state().await["most_at_once"].clone();
         assert!(most["start"].as_u64() <= Some(1) && most["stop"].as_u64() <= Some(1), "{name}: {most}");
-    }
-
-    fn provider(&self, sim: &Sim, token: Option<TokenSource>) -> cove::browser::dolphin::DolphinProvider {
-        sim.provider_of(&sim.dolphin(), token, &rig::patient(), rig::deadlines())
     }
 }
 
@@ -187,7 +182,7 @@ async fn who_is_signed_out_is_signed_in_once() {
         ("token_refresh_timeout", json!({"status": 500})),
     ] {
         for call in ["start", "running"] {
-            let starts = if call == "start" { 1 } else { 0 };
+            let starts = u64::from(call == "start");
             let signed_out =
                 |code: Option<FailureCode>, starts| case(fault, fault, code, starts).at(call).with(params.clone());
             cases.push(signed_out(None, starts + 1).logins(1));

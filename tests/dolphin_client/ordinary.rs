@@ -20,7 +20,7 @@ async fn a_session_is_started_seen_measured_and_stopped() {
         let session = provider.start(&profile, HEADLESS).await.unwrap();
         assert!(rig::answers(&session).await, "{session:?}");
         assert_eq!(sim.browsers().await, [u64::from(session.pid)]);
-        assert_eq!(provider.running().await.unwrap(), [session.clone()]);
+        assert_eq!(provider.running().await.unwrap(), std::slice::from_ref(&session));
         let stats = provider.stats(&profile).await.unwrap().unwrap();
         assert!(stats.pids.contains(&session.pid) && stats.pss_bytes > 100_000, "{stats:?}");
         provider.stop(&profile).await.unwrap();
@@ -64,7 +64,7 @@ async fn what_runs_for_us_already_is_used_again() {
     assert_eq!(provider.start(&profile, HEADLESS).await.unwrap(), first);
     // A daemon that was killed knows it by its notebook.
     let next = sim.provider();
-    assert_eq!(next.running().await.unwrap(), [first.clone()]);
+    assert_eq!(next.running().await.unwrap(), std::slice::from_ref(&first));
     assert_eq!(next.start(&profile, HEADLESS).await.unwrap(), first);
     assert_eq!(sim.calls("start").await, 1);
     next.stop(&profile).await.unwrap();
