@@ -8,6 +8,7 @@
 
 mod cdp;
 mod locks;
+mod overhead;
 mod proxy;
 mod queue;
 
@@ -352,6 +353,9 @@ fn main() {
         }
         if wanted("sessions") {
             sessions().await;
+        }
+        if wanted("overhead") {
+            overhead::measure().await;
         }
         if wanted("proxy") {
             proxy::measure().await;

@@ -2,6 +2,7 @@
 //! directions, by turns in one run, so that the machine's mood is the same for both.
 
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -39,10 +40,12 @@ pub async fn measure() {
     daemon.stop();
 }
 
-fn by_turns(lent: &str, state: &Path) {
+fn by_turns(url: &str, state: &Path) {
     // The upgrade waits for the browser; then its port is known.
-    let lent = Cdp::connect(lent);
-    let mut ways = [Cdp::connect(&direct(state, "anna")), lent];
+    let lent = Cdp::connect(url);
+    let direct = direct(state, "anna");
+    playwright(&direct, url);
+    let mut ways = [Cdp::connect(&direct), lent];
     let mut small = [Vec::new(), Vec::new()];
     for turn in 0..=TURNS {
         for (way, took) in ways.iter_mut().zip(&mut small) {
@@ -57,13 +60,29 @@ fn by_turns(lent: &str, state: &Path) {
         }
     }
     let rates = small.map(|took| a_second(PINGS, &took));
-    println!(
-        "small CDP messages through cove     {:8.0} % of the direct rate (at least 70): {:.0} round trips a second, direct {:.0}",
-        rates[1] / rates[0] * 100.0,
-        rates[1],
-        rates[0]
-    );
+    tell("from a bare blocking socket", rates[0], rates[1]);
     large(&mut ways);
+}
+
+fn tell(client: &str, direct: f64, lent: f64) {
+    println!(
+        "small CDP messages through cove     {:8.0} % of the direct rate (at least 70), {client}: {lent:.0} round trips \
+         a second, direct {direct:.0}",
+        lent / direct * 100.0
+    );
+}
+
+/// The same from a client that people use; a bare socket does nothing but wait, and shows every hop.
+fn playwright(direct: &str, lent: &str) {
+    let need =
+        ". packaging/install-needs.sh && need_node >&2 && NODE_PATH=$(node_clients) node tests/sessions/ping.cjs";
+    let mut command = Command::new("bash");
+    command.args(["-c", &format!("{need} \"$@\""), "ping", direct, lent]).current_dir(env!("CARGO_MANIFEST_DIR"));
+    let output = command.stderr(Stdio::inherit()).output().unwrap();
+    match serde_json::from_slice::<[f64; 2]>(&output.stdout) {
+        Ok([direct, lent]) => tell("by Playwright for Node", direct, lent),
+        Err(_) => println!("small CDP messages through cove     not measured with Playwright: see above"),
+    }
 }
 
 /// One page a way: the evaluation of a long string, sent and fetched.

@@ -1,11 +1,12 @@
 //! Lent sessions as a program sees them: from the request for a profile to the moment when its browser is dead
 //! and its lock is free, whatever ended it (fence.md rules 16, 20 to 23).
 
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::rig::{Answer, Daemon, PATIENCE, processes_with, run};
+use super::rig::{Answer, Daemon, PATIENCE, cove, processes_with, run, signal};
 use super::studio::studio;
 use super::websocket::{self, Socket};
 
@@ -270,6 +271,58 @@ async fn rule_16_after_a_kill_the_browser_is_stopped_and_the_lock_is_freed() {
     assert!(daemon.lent_browsers().is_empty());
     daemon.boot().await;
     assert!(daemon.locks().await.is_empty(), "a stop that had time left a lock behind");
+}
+
+/// A browser host that is a service of its own outlives the daemon, and so does what it started.
+#[tokio::test(flavor = "multi_thread")]
+async fn rule_21_a_browser_that_survived_is_stopped_and_its_lock_is_kept_while_the_provider_is_down() {
+    let elsewhere = tempfile::tempdir().unwrap();
+    let socket = elsewhere.path().join("host.sock");
+    let browsers = || processes_with(&format!("{}/", elsewhere.path().join("profiles").display()));
+    let start_host = || {
+        let mut host = cove();
+        host.args(["browser-host", "--sandbox", "false", "--socket"]).arg(&socket).arg("--profiles-dir");
+        host.arg(elsewhere.path().join("profiles")).stderr(Stdio::null()).spawn().unwrap()
+    };
+    let mut host = start_host();
+    let setting = socket.display().to_string().leak();
+    let mut daemon = Daemon::start_as("", &[("COVE_BROWSER__HOST_SOCKET", setting)]).await;
+    daemon.furnish(&["anna"]).await;
+    let session = daemon.lend("anna", 600).await;
+    connect(&session).await;
+    daemon.kill();
+    assert!(!browsers().is_empty(), "it survives");
+    host.kill().unwrap();
+    host.wait().unwrap();
+    daemon.boot().await;
+    let stopping = daemon.get(&path(&session)).await.body;
+    assert_eq!(stopping["state"], "stopping", "{stopping}");
+    let refused = daemon.request("POST", &format!("{}/refresh", path(&session)), None).await;
+    assert_eq!((refused.status, refused.code()), (409, "not_held"));
+    let busy = daemon.ask_session("anna", 60).await;
+    assert_eq!((busy.status, busy.code()), (409, "profile_busy"), "nobody has seen its browser end");
+    let mut host = start_host();
+    let began = Instant::now();
+    while !daemon.locks().await.is_empty() {
+        assert!(began.elapsed() < PATIENCE, "{}", daemon.logged());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(browsers(), [0; 0]);
+    // With the host there all the time, it is the daemon that stops what it lent.
+    let session = daemon.lend("anna", 600).await;
+    connect(&session).await;
+    daemon.kill();
+    assert!(!browsers().is_empty());
+    daemon.boot().await;
+    let began = Instant::now();
+    while !daemon.locks().await.is_empty() {
+        assert!(began.elapsed() < PATIENCE, "{}", daemon.logged());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(browsers(), [0; 0]);
+    assert_eq!(daemon.stop(), Some(0), "{}", daemon.logged());
+    signal(host.id(), rustix::process::Signal::TERM);
+    assert!(host.wait().unwrap().success());
 }
 
 #[tokio::test(flavor = "multi_thread")]
