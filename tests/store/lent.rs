@@ -108,7 +108,7 @@ async fn rule_23_an_unarmed_item_is_queued_again_when_its_lent_browser_is_stoppe
     assert_eq!(store.outlook(long_over).await.unwrap().sessions_over, [session.fence]);
     assert!(store.release_session(session, long_over).await.unwrap());
     let back = look(store, &claimed).await;
-    assert_eq!((back.state, back.attempts), (ItemState::RetryWait, 1));
+    assert_eq!((back.state, back.attempts), (ItemState::Queued, 1));
     assert!(lock(store, "anna").await.is_none());
     opened.close().await;
 }
