@@ -136,6 +136,16 @@ need_cargo() {
   say "Rust $have"
 }
 
+# For the simulator of Dolphin Anty in tests/dolphin, which needs nothing beyond Python's own library.
+need_python() {
+  if ! python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+    say "installing Python"
+    install_packages "python3" "python3"
+    python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || give_up "python3 is older than 3.11"
+  fi
+  say "$(python3 --version)"
+}
+
 # Where the Python with Playwright is that runs packaging/examples/worker.py. The current folder is the
 # repository.
 playwright_python() {

@@ -59,6 +59,7 @@ use crate::config::Config;
 use crate::engine::{EngineHandle, MAX_VISITS};
 use crate::model::Clock;
 use crate::model::flow::{Flow, Problem};
+use crate::ops::roster::RosterHandle;
 use crate::store::Store;
 use crate::store::media::MediaStore;
 use cache::Cache;
@@ -80,6 +81,7 @@ pub struct Context {
     pub breakers: Board,
     pub clock: Arc<dyn Clock>,
     pub media: MediaStore,
+    roster: RosterHandle,
     flows: Cache<String, Arc<Flow>>,
     usage: Usage,
     tunnels: Tunnels,
@@ -107,6 +109,7 @@ impl Context {
         let tunnels = Tunnels::new(devtools::MAX_TUNNELS);
         let of_sessions = config.engine.sessions.saturating_mul(MAX_VISITS);
         let session_tunnels = Tunnels::new(usize::try_from(of_sessions).unwrap_or(usize::MAX));
+        let roster = RosterHandle::default();
         Ok(Self {
             config,
             state_dir,
@@ -116,12 +119,20 @@ impl Context {
             breakers,
             clock,
             media,
+            roster,
             flows,
             usage,
             tunnels,
             session_tunnels,
             started,
         })
+    }
+
+    /// Rings this one for profiles that nobody knows.
+    #[must_use]
+    pub fn with_roster(mut self, roster: RosterHandle) -> Self {
+        self.roster = roster;
+        self
     }
 
     /// 507 while the disk is short of space: for whatever stores more or starts something. What ends, frees

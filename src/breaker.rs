@@ -1,17 +1,29 @@
 //! A breaker: after some failures in a row, what keeps failing is left alone for a while, then tried
 //! with a few calls before it is trusted again.
 //!
-//! Whoever calls out asks [`Breaker::admit`] before each call and says how it ended. Pure: time is an
-//! argument. Invariants: while open nothing is admitted; after that at most `trials` calls are, until
-//! each of them has succeeded; a call that never says how it ended cannot keep the breaker half open for
-//! ever; a clock that is set back cannot keep it open longer than `open`. Named breakers that several
-//! rooms look at are the [`board`]'s.
+//! Whoever calls out asks [`Breaker::admit`] before each call and says how it ended; whoever plans ahead
+//! asks [`Breaker::passage`]. Pure: time is an argument. Invariants: while open nothing is admitted; after
+//! that at most `trials` calls are under way or have succeeded, until each of them has; a call that never
+//! says how it ended cannot keep the breaker half open for ever; a clock that is set back cannot keep it
+//! open longer than `open`. Named breakers that several rooms look at are the [`board`]'s.
 
 pub mod board;
+mod record;
 
 use std::time::Duration;
 
 use crate::model::Timestamp;
+
+/// The breaker of Dolphin Anty's Local API, on the [`board`].
+pub const DOLPHIN: &str = "dolphin";
+/// The breaker of Dolphin Anty's cloud.
+pub const DOLPHIN_CLOUD: &str = "dolphin_cloud";
+/// The breaker of starts that end without a browser whose `DevTools` answers.
+pub const CDP_ATTACH: &str = "cdp_attach";
+/// The breakers of the targets of webhooks: each is named so, then a space and its target.
+pub const WEBHOOK: &str = "webhook";
+/// The kinds of breakers: what their names say before the first space.
+pub const KINDS: [&str; 4] = [CDP_ATTACH, DOLPHIN, DOLPHIN_CLOUD, WEBHOOK];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BreakerLimits {
@@ -32,6 +44,8 @@ pub enum BreakerState {
 }
 
 impl BreakerState {
+    pub const NAMES: [&str; 3] = ["closed", "open", "half_open"];
+
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -42,9 +56,30 @@ impl BreakerState {
     }
 }
 
+/// What a call would meet. The greater of two is the worse one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Passage {
+    #[default]
+    Free,
+    /// It would be one of the few by which the breaker learns whether it may close.
+    Trial,
+    /// Nothing is admitted before then.
+    Shut { until: Timestamp },
+}
+
+impl Passage {
+    #[must_use]
+    pub const fn shut_until(self) -> Option<Timestamp> {
+        match self {
+            Self::Shut { until } => Some(until),
+            Self::Free | Self::Trial => None,
+        }
+    }
+}
+
 #[derive(Clone, Debug)]
 enum Stage {
-    Closed { failures: u32 },
+    Closed,
     Open { since: Timestamp },
     HalfOpen { since: Timestamp, admitted: u32, succeeded: u32 },
 }
@@ -53,6 +88,8 @@ enum Stage {
 pub struct Breaker {
     limits: BreakerLimits,
     stage: Stage,
+    /// Failures in a row.
+    row: u32,
 }
 
 impl Breaker {
@@ -60,7 +97,20 @@ impl Breaker {
     #[must_use]
     pub fn new(limits: BreakerLimits) -> Self {
         let limits = BreakerLimits { failures: limits.failures.max(1), trials: limits.trials.max(1), ..limits };
-        Self { limits, stage: Stage::Closed { failures: 0 } }
+        Self { limits, stage: Stage::Closed, row: 0 }
+    }
+
+    /// What a call would meet now; no trial is spent by asking.
+    pub fn passage(&mut self, now: Timestamp) -> Passage {
+        match &mut self.stage {
+            Stage::Closed => Passage::Free,
+            Stage::HalfOpen { admitted, .. } if *admitted < self.limits.trials => Passage::Trial,
+            Stage::Open { since } | Stage::HalfOpen { since, .. } => {
+                *since = now.min(*since);
+                let until = since.plus(self.limits.open);
+                if now < until { Passage::Shut { until } } else { Passage::Trial }
+            }
+        }
     }
 
     /// Whether a call may be made now.
@@ -68,50 +118,60 @@ impl Breaker {
     /// # Errors
     /// When to ask again.
     pub fn admit(&mut self, now: Timestamp) -> Result<(), Timestamp> {
-        match &mut self.stage {
-            Stage::Closed { .. } => return Ok(()),
-            Stage::HalfOpen { admitted, .. } if *admitted < self.limits.trials => {
-                *admitted += 1;
-                return Ok(());
-            }
-            Stage::Open { since } | Stage::HalfOpen { since, .. } => {
-                *since = now.min(*since);
-                if now.since(*since) < self.limits.open {
-                    return Err(since.plus(self.limits.open));
-                }
-            }
+        match self.passage(now) {
+            Passage::Free => {}
+            Passage::Shut { until } => return Err(until),
+            Passage::Trial => match &mut self.stage {
+                Stage::HalfOpen { admitted, .. } if *admitted < self.limits.trials => *admitted += 1,
+                stage => *stage = Stage::HalfOpen { since: now, admitted: 1, succeeded: 0 },
+            },
         }
-        self.stage = Stage::HalfOpen { since: now, admitted: 1, succeeded: 0 };
         Ok(())
     }
 
     /// A call ended well. While open that is old news: it was made before.
     pub fn succeeded(&mut self) {
         match &mut self.stage {
-            Stage::Closed { failures } => *failures = 0,
-            Stage::Open { .. } => {}
+            Stage::Open { .. } => return,
+            Stage::Closed => {}
             Stage::HalfOpen { succeeded, .. } => {
                 *succeeded += 1;
                 if *succeeded >= self.limits.trials {
-                    self.stage = Stage::Closed { failures: 0 };
+                    self.stage = Stage::Closed;
                 }
             }
         }
+        self.row = 0;
     }
 
     /// A call failed. While open that is old news: it was made before.
     pub fn failed(&mut self, now: Timestamp) {
-        match &mut self.stage {
-            Stage::Closed { failures } if *failures + 1 < self.limits.failures => *failures += 1,
-            Stage::Open { .. } => {}
-            Stage::Closed { .. } | Stage::HalfOpen { .. } => self.stage = Stage::Open { since: now },
+        if matches!(self.stage, Stage::Open { .. }) {
+            return;
         }
+        self.row = self.row.saturating_add(1);
+        if self.row >= self.limits.failures || matches!(self.stage, Stage::HalfOpen { .. }) {
+            self.stage = Stage::Open { since: now };
+        }
+    }
+
+    /// A call ended without a word on what it was made to: another may be tried in its place.
+    pub fn withdrawn(&mut self) {
+        if let Stage::HalfOpen { admitted, succeeded, .. } = &mut self.stage {
+            *admitted = admitted.saturating_sub(1).max(*succeeded);
+        }
+    }
+
+    /// Failures in a row; while it is open, those that opened it.
+    #[must_use]
+    pub fn failures_in_a_row(&self) -> u32 {
+        self.row
     }
 
     #[must_use]
     pub fn state(&self, now: Timestamp) -> BreakerState {
         match self.stage {
-            Stage::Closed { .. } => BreakerState::Closed,
+            Stage::Closed => BreakerState::Closed,
             Stage::Open { since } => {
                 let until = since.min(now).plus(self.limits.open);
                 if now < until { BreakerState::Open { until } } else { BreakerState::HalfOpen }
@@ -122,154 +182,4 @@ impl Breaker {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    const LIMITS: BreakerLimits = BreakerLimits { failures: 5, open: Duration::from_secs(60), trials: 3 };
-
-    fn at(seconds: u64) -> Timestamp {
-        Timestamp::from_millis(1_000_000 + seconds * 1_000)
-    }
-
-    fn opened() -> Breaker {
-        let mut breaker = Breaker::new(LIMITS);
-        for _ in 0..5 {
-            assert_eq!(breaker.admit(at(0)), Ok(()));
-            breaker.failed(at(0));
-        }
-        breaker
-    }
-
-    #[test]
-    fn five_failures_in_a_row_open_it_and_a_success_between_them_counts_from_anew() {
-        let mut breaker = Breaker::new(LIMITS);
-        for _ in 0..3 {
-            for _ in 0..4 {
-                breaker.failed(at(0));
-            }
-            assert_eq!(breaker.state(at(0)), BreakerState::Closed);
-            breaker.succeeded();
-        }
-        assert_eq!(opened().state(at(0)), BreakerState::Open { until: at(60) });
-        assert_eq!(opened().admit(at(59)), Err(at(60)));
-    }
-
-    #[test]
-    fn after_its_time_three_calls_are_tried_and_close_it() {
-        let mut breaker = opened();
-        assert_eq!(breaker.state(at(60)), BreakerState::HalfOpen);
-        for _ in 0..3 {
-            assert_eq!(breaker.admit(at(60)), Ok(()));
-        }
-        assert_eq!(breaker.admit(at(61)), Err(at(120)), "a fourth call waits for the three");
-        breaker.succeeded();
-        breaker.succeeded();
-        assert_eq!(breaker.state(at(62)), BreakerState::HalfOpen);
-        breaker.succeeded();
-        assert_eq!((breaker.state(at(62)), breaker.admit(at(62))), (BreakerState::Closed, Ok(())));
-    }
-
-    #[test]
-    fn one_failed_trial_opens_it_again_and_what_ended_late_changes_nothing() {
-        let mut breaker = opened();
-        assert_eq!(breaker.admit(at(60)), Ok(()));
-        breaker.failed(at(70));
-        for _ in 0..9 {
-            breaker.succeeded();
-            breaker.failed(at(80));
-        }
-        assert_eq!(breaker.state(at(80)), BreakerState::Open { until: at(130) });
-    }
-
-    #[test]
-    fn trials_that_never_end_do_not_keep_it_half_open() {
-        let mut breaker = opened();
-        for _ in 0..3 {
-            assert_eq!(breaker.admit(at(60)), Ok(()));
-        }
-        assert_eq!(breaker.admit(at(119)), Err(at(120)));
-        assert_eq!(breaker.admit(at(120)), Ok(()));
-    }
-
-    #[test]
-    fn a_clock_that_is_set_back_does_not_keep_it_open() {
-        let mut breaker = opened();
-        let earlier = Timestamp::from_millis(500_000);
-        assert_eq!(breaker.admit(earlier), Err(earlier.plus(LIMITS.open)));
-        assert_eq!(breaker.admit(earlier.plus(LIMITS.open)), Ok(()));
-    }
-
-    #[derive(Clone, Copy, Debug)]
-    enum Act {
-        Wait(u64),
-        Admit,
-        Succeed,
-        Fail,
-    }
-
-    fn acts() -> impl Strategy<Value = Vec<Act>> {
-        let act = prop_oneof![
-            2 => (0_u64..90).prop_map(Act::Wait),
-            3 => Just(Act::Admit),
-            2 => Just(Act::Succeed),
-            4 => Just(Act::Fail),
-        ];
-        prop::collection::vec(act, 0..200)
-    }
-
-    proptest! {
-        #[test]
-        fn it_never_admits_while_open_and_never_more_than_its_trials_after(acts in acts()) {
-            let mut breaker = Breaker::new(LIMITS);
-            let mut now = 0;
-            let (mut row, mut opened_at, mut trials, mut succeeded, mut half_since) = (0, None, 0, 0, 0);
-            for act in acts {
-                match act {
-                    Act::Wait(seconds) => now += seconds,
-                    Act::Admit => {
-                        let admitted = breaker.admit(at(now));
-                        if let Err(until) = admitted {
-                            prop_assert!(at(now) < until && until <= at(now + 60));
-                        }
-                        let Some(since) = opened_at else {
-                            prop_assert_eq!(admitted, Ok(()));
-                            continue;
-                        };
-                        if now < since + 60 {
-                            prop_assert_eq!(admitted, Err(at(since + 60)));
-                        } else if trials == 0 || (trials == 3 && now >= half_since + 60) {
-                            prop_assert_eq!(admitted, Ok(()), "wedged");
-                            (trials, succeeded, half_since) = (1, 0, now);
-                        } else {
-                            prop_assert_eq!(admitted.is_ok(), trials < 3);
-                            trials = (trials + 1).min(3);
-                        }
-                    }
-                    Act::Succeed => {
-                        breaker.succeeded();
-                        if opened_at.is_none() {
-                            row = 0;
-                        } else if trials > 0 {
-                            succeeded += 1;
-                            if succeeded == 3 {
-                                (row, opened_at, trials, succeeded) = (0, None, 0, 0);
-                            }
-                        }
-                    }
-                    Act::Fail => {
-                        breaker.failed(at(now));
-                        if opened_at.is_none() {
-                            row += 1;
-                        }
-                        if (opened_at.is_none() && row == 5) || trials > 0 {
-                            (opened_at, trials, succeeded) = (Some(now), 0, 0);
-                        }
-                    }
-                }
-                prop_assert_eq!(breaker.state(at(now)) == BreakerState::Closed, opened_at.is_none());
-            }
-        }
-    }
-}
+mod tests;

@@ -6,10 +6,12 @@
 
 pub mod cdp;
 pub mod chromium;
+pub mod dolphin;
 pub mod evidence;
 pub mod host;
 pub mod locate;
 pub mod processes;
+pub mod readable;
 pub mod steps;
 
 use std::collections::BTreeMap;
@@ -55,6 +57,10 @@ pub struct StartOptions {
 pub struct SessionStats {
     /// Proportional set size of the whole process tree.
     pub pss_bytes: u64,
+    /// False: `pss_bytes` is an estimate, since the processes are another user's. A browser host of an
+    /// older version does not say.
+    #[serde(default)]
+    pub exact: bool,
     /// Processor seconds used by the tree since its start.
     pub cpu_seconds: f64,
     pub pids: Vec<u32>,
@@ -84,8 +90,10 @@ pub trait Provider: Send + Sync + 'static {
     async fn can_read(&self, path: &Path) -> Result<bool, Failure>;
     /// What the profile's session uses now; None where it does not run.
     async fn stats(&self, profile: &ProfileId) -> Result<Option<SessionStats>, Failure>;
-    /// The profiles that the provider knows; None where they are made in cove and the store knows them.
-    async fn profiles(&self) -> Result<Option<Vec<ListedProfile>>, Failure> {
+    /// The profiles that the provider knows, by a list at most so old, or by the last one that it could get;
+    /// None where profiles are made in cove and the store knows them.
+    async fn profiles(&self, max_age: Duration) -> Result<Option<Vec<ListedProfile>>, Failure> {
+        let _ = max_age;
         Ok(None)
     }
     /// Ends what belongs to this process; what runs elsewhere goes on.
@@ -123,6 +131,8 @@ pub struct Replay<'a> {
     pub deadline: Duration,
     /// Honoured between and within steps before the commit point; ignored once armed.
     pub cancel: CancellationToken,
+    /// Cancelled here when the session's `DevTools` has answered and the flow begins.
+    pub attached: CancellationToken,
     /// For [`Mode::ConfirmOnly`]: [`Proofs::open_waits`] of the arming. Otherwise empty.
     pub open_waits: &'a [usize],
 }
@@ -162,6 +172,8 @@ pub struct Verifying<'a> {
     pub deadline: Duration,
     /// Interrupts at once.
     pub cancel: CancellationToken,
+    /// Cancelled here when the session's `DevTools` has answered.
+    pub attached: CancellationToken,
     pub armed_at: Timestamp,
 }
 

@@ -5,6 +5,7 @@
 //! daemon but its HTTP API, as any user would; `anyhow` is for messages here and nowhere below.
 
 pub mod demo;
+mod doctor;
 pub mod exit;
 mod follow;
 mod local;
@@ -79,7 +80,7 @@ enum Command {
     Demo(demo::DemoArgs),
     /// The only part that starts Chromium; the daemon runs it
     BrowserHost(HostOptions),
-    #[command(hide = true)]
+    /// A site to try flows on, on this machine; the demo and the tests publish to it
     PracticeSite(practice::PracticeArgs),
     /// Submit one flow, follow it, exit by its outcome
     #[command(after_help = submit::EXAMPLES)]
@@ -116,6 +117,9 @@ enum Command {
         #[arg(long)]
         accept_duplicates: bool,
     },
+    /// Look at everything that cove needs, and say what to do where something is wrong
+    #[command(after_help = doctor::HELP)]
+    Doctor(doctor::DoctorArgs),
     /// The configuration
     #[command(subcommand)]
     Config(local::ConfigCommand),
@@ -166,6 +170,7 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
         Command::Demo(args) => demo::run(args).await,
         Command::BrowserHost(options) => local::browser_host(global.config, options).await,
         Command::PracticeSite(args) => practice::run(args).await,
+        Command::Doctor(args) => doctor::run(&global, args).await,
         Command::Config(command) => Ok(local::config(&command, global.config)),
         Command::Flows(words::FlowsCommand::Check { file, json }) => local::check_flow(&file, json),
         command => {
@@ -197,6 +202,7 @@ async fn online(client: &Client, global: &Global, command: Command) -> anyhow::R
         | Command::Demo(_)
         | Command::BrowserHost(_)
         | Command::PracticeSite(_)
+        | Command::Doctor(_)
         | Command::Config(_) => unreachable!("carried out without a daemon"),
     }
 }
@@ -213,13 +219,6 @@ fn load(file: Option<PathBuf>, state_dir: Option<PathBuf>) -> Result<Loaded, u8>
 
 /// `--url`, else `--socket`, else the socket of the configuration.
 fn connect(global: &Global) -> anyhow::Result<Result<Client, u8>> {
-    let token = match &global.token_file {
-        Some(file) => {
-            let token = std::fs::read_to_string(file);
-            Some(token.with_context(|| format!("--token-file {}", file.display()))?.trim().to_owned())
-        }
-        None => std::env::var("COVE_TOKEN").ok().filter(|token| !token.is_empty()),
-    };
     let client = match (global.url(), &global.socket) {
         // A flag wins over COVE_URL in the environment.
         (_, Some(socket)) => Client::unix(socket)?,
@@ -229,7 +228,18 @@ fn connect(global: &Global) -> anyhow::Result<Result<Client, u8>> {
             Err(code) => return Ok(Err(code)),
         },
     };
-    Ok(Ok(client.with_token(token)))
+    Ok(Ok(client.with_token(token(global)?)))
+}
+
+/// The bearer token: of the file, else of the environment.
+fn token(global: &Global) -> anyhow::Result<Option<String>> {
+    Ok(match &global.token_file {
+        Some(file) => {
+            let token = std::fs::read_to_string(file);
+            Some(token.with_context(|| format!("--token-file {}", file.display()))?.trim().to_owned())
+        }
+        None => std::env::var("COVE_TOKEN").ok().filter(|token| !token.is_empty()),
+    })
 }
 
 /// Prints to stdout. A reader that has gone away (`| head`) has what it wanted: the command goes on to its
@@ -316,6 +326,8 @@ mod tests {
             "cove flows add atelier flow.json",
             "cove flows check flow.json --json",
             "cove config show",
+            "cove doctor --json",
+            "cove doctor --profile anna --config /etc/cove.toml",
             "cove --url http://127.0.0.1:8088 status",
             "cove flows show atelier --json",
             "cove resume --accept-duplicates",

@@ -7,6 +7,7 @@
 //! Not here: telling a daemon's settings from a client's (`COVE_URL`, `COVE_TOKEN` belong to the command
 //! line), and reloading, which this version does not do.
 
+pub mod dolphin;
 mod environment;
 mod error;
 mod file;
@@ -348,10 +349,6 @@ impl Config {
             let message = "this version has no tokens yet; set [auth] required = false, which is allowed on loopback \
                            and the unix socket alone";
             refuse("auth.required", "true".to_owned(), message);
-        }
-        if self.browser.provider == ProviderKind::Dolphin {
-            let message = "this version drives chromium only; set [browser] provider = \"chromium\"";
-            refuse("browser.provider", "\"dolphin\"".to_owned(), message);
         }
         if !self.server.listen.ip().to_canonical().is_loopback() {
             let message = "allowed is a loopback address, such as 127.0.0.1:8088: this version has no tokens yet";

@@ -1,14 +1,15 @@
 //! `cove serve`: composes the rooms, spawns the long-lived tasks, and drains them.
 //!
 //! The only place that spawns tasks which live as long as the process: the engine's loop, the sender of
-//! webhooks, the disk guard and the API. The end of any of them ends the daemon; retention
-//! runs beside them and is only aborted. The order of a stop: nothing new starts,
+//! webhooks, the disk guard and the API. The end of any of them ends the daemon; retention and the list of
+//! the provider's profiles run beside them and are only aborted. The order of a stop: nothing new starts,
 //! what is not armed is handed back, what is armed is waited for up to the drain limit, the sender ends at
 //! once (what it did not deliver stays in the outbox), the API closes its connections, the browser host
 //! ends, the last commits return. A second signal exits at once; the fence holds all the same, since
 //! whatever is armed is armed on disk.
 
 mod listen;
+mod provider;
 mod wait;
 
 use std::path::{Path, PathBuf};
@@ -23,13 +24,12 @@ use crate::api::{self, Context};
 use crate::breaker::BreakerLimits;
 use crate::breaker::board::Board;
 use crate::browser::Provider;
-use crate::browser::chromium::ChromiumProvider;
-use crate::browser::host::HostOptions;
-use crate::config::Config;
+use crate::config::{Config, ConfigError};
 use crate::engine::{self, EngineError, EngineHandle, Limits, Shared};
 use crate::model::{Clock, SystemClock};
 use crate::ops::disk;
 use crate::ops::retention::{self, Keeper};
+use crate::ops::roster::{self, Roster, RosterHandle};
 use crate::ops::webhooks;
 use crate::store::ballast::is_full;
 use crate::store::{BootReport, OpenError, Store, StoreError, WriterThread};
@@ -40,9 +40,6 @@ const EXIT_CONFIG: u8 = 78;
 /// The disk failed (sysexits `EX_IOERR`).
 const EXIT_DISK: u8 = 74;
 const EXIT_FAILED: u8 = 1;
-/// The browser host of this daemon listens on `browser-host-<pid>.sock` in the state directory.
-const HOST_SOCKET: &str = "browser-host-";
-const SOCKET_ENDING: &str = ".sock";
 /// How long the API may take to close its connections.
 const CLOSE_WITHIN: Duration = Duration::from_secs(12);
 
@@ -56,8 +53,10 @@ pub enum ServeError {
     Listen(#[from] listen::ListenError),
     #[error("the media folder: {0}")]
     Media(std::io::Error),
-    #[error("the browser host: {0}")]
+    #[error("the provider of browsers: {0}")]
     Provider(crate::model::Failure),
+    #[error(transparent)]
+    Config(ConfigError),
     #[error("this program's own path is unknown: {0}")]
     Executable(std::io::Error),
     #[error("signals cannot be received: {0}")]
@@ -78,7 +77,8 @@ impl ServeError {
                 OpenError::NewerSchema { .. }
                 | OpenError::NotAStateFile { .. }
                 | OpenError::Store(StoreError::Corrupt(_)),
-            ) => EXIT_CONFIG,
+            )
+            | Self::Config(_) => EXIT_CONFIG,
             Self::Open(OpenError::Io { error, .. }) if error.kind() != std::io::ErrorKind::PermissionDenied => {
                 EXIT_DISK
             }
@@ -119,8 +119,9 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     log_boot(&state_dir, &report);
     // The state file is ours now, so an address that lies here is that of a daemon that was killed.
     listen::remove_old(&state_dir);
-    let provider: Arc<dyn Provider> = Arc::new(start_provider(&config, &state_dir)?);
-    let running = Running::start(&config, &state_dir, store, provider, clock, listeners)?;
+    let breakers = Board::new(breaker_limits(&config));
+    let provider = provider::start(&config, &state_dir, &breakers, &clock)?;
+    let running = Running::start(&config, &state_dir, store, provider, breakers, clock, listeners)?;
     // Whoever waits for the file finds a daemon that is ready; meanwhile a stop is heard.
     let mut listen_file = None;
     let stopping = tokio::select! {
@@ -151,6 +152,8 @@ struct Running {
     api: JoinHandle<()>,
     /// What keeps the house clean; nobody waits for it.
     keeping: JoinHandle<()>,
+    /// Ends by itself where profiles are made in cove.
+    listing: JoinHandle<()>,
     stop_api: CancellationToken,
     provider: Arc<dyn Provider>,
     socket: PathBuf,
@@ -163,11 +166,11 @@ impl Running {
         state_dir: &Path,
         store: Store,
         provider: Arc<dyn Provider>,
+        breakers: Board,
         clock: Arc<dyn Clock>,
         listeners: Listeners,
     ) -> Result<Self, ServeError> {
         let (engine_handle, engine) = engine::pair();
-        let breakers = Board::new(breaker_limits(config));
         let sender = webhooks::Sender::new(store.clone(), clock.clone(), breakers.clone());
         let disk = disk::Guard::new(state_dir, config.resources.disk_reserve_mb);
         let context = Context::new(
@@ -176,10 +179,12 @@ impl Running {
             store.clone(),
             engine_handle.clone(),
             provider.clone(),
-            breakers,
+            breakers.clone(),
             clock.clone(),
         );
-        let context = Arc::new(context.map_err(ServeError::Media)?);
+        let handle = RosterHandle::default();
+        let context = Arc::new(context.map_err(ServeError::Media)?.with_roster(handle.clone()));
+        let roster = Roster { store: store.clone(), provider: provider.clone(), clock: clock.clone(), handle };
         let keeper = Keeper {
             store: store.clone(),
             engine: engine_handle.clone(),
@@ -190,6 +195,7 @@ impl Running {
         let shared = Arc::new(Shared {
             store,
             provider: provider.clone(),
+            breakers,
             media: context.media.clone(),
             clock,
             state_dir: state_dir.to_owned(),
@@ -209,6 +215,7 @@ impl Running {
             disk: tokio::spawn(disk.run()),
             api: tokio::spawn(api::serve(context, tcp, Some(unix), stop_api.clone())),
             keeping: tokio::spawn(retention::run(keeper, stop_api.clone())),
+            listing: tokio::spawn(roster::run(roster, stop_api.clone())),
             stop_api,
             provider,
             socket,
@@ -254,6 +261,7 @@ impl Running {
         }
         self.engine.abort();
         self.keeping.abort();
+        self.listing.abort();
         self.webhooks.abort();
         self.disk.abort();
         self.provider.shutdown().await;
@@ -332,39 +340,6 @@ fn make_private_dir(path: &Path) -> Result<(), ServeError> {
     use std::os::unix::fs::DirBuilderExt;
     let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
     made.map_err(|error| ServeError::StateDir { path: path.to_owned(), error })
-}
-
-fn start_provider(config: &Config, state_dir: &Path) -> Result<ChromiumProvider, ServeError> {
-    if let Some(socket) = &config.browser.host_socket {
-        return Ok(ChromiumProvider::connect(socket.clone()));
-    }
-    let executable = std::env::current_exe().map_err(ServeError::Executable)?;
-    remove_old_host_sockets(state_dir);
-    let options = HostOptions {
-        // A name of its own: the host of a daemon that was killed may still be closing its browsers, and
-        // must not be taken for the new one.
-        socket: Some(state_dir.join(format!("{HOST_SOCKET}{}{SOCKET_ENDING}", std::process::id()))),
-        profiles_dir: state_dir.join("profiles"),
-        chromium: config.browser.chromium.clone(),
-        sandbox: config.browser.sandbox,
-        until_stdin_ends: true,
-    };
-    ChromiumProvider::spawn_child(&executable, options).map_err(ServeError::Provider)
-}
-
-/// Sockets of hosts whose daemon is gone; a host that still closes its browsers needs its own no more.
-fn remove_old_host_sockets(state_dir: &Path) {
-    let Ok(entries) = std::fs::read_dir(state_dir) else { return };
-    for entry in entries.flatten() {
-        let name = entry.file_name();
-        let name = name.to_string_lossy();
-        if name.starts_with(HOST_SOCKET)
-            && name.ends_with(SOCKET_ENDING)
-            && let Err(error) = std::fs::remove_file(entry.path())
-        {
-            tracing::warn!(path = %entry.path().display(), %error, "an old socket stays behind");
-        }
-    }
 }
 
 fn log_boot(state_dir: &Path, report: &BootReport) {

@@ -5,6 +5,7 @@
 //! data, and reads a view that is replaced as a whole. It knows nothing about HTTP.
 
 pub mod admission;
+mod attach;
 mod attempt;
 mod clock;
 pub mod event;
@@ -21,11 +22,13 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
+use crate::breaker::board::Board;
+use crate::breaker::{CDP_ATTACH, DOLPHIN, Passage};
 use crate::browser::{Provider, Session};
 use crate::model::{Clock, Failure, Fence, ItemId, ProfileId, Proofs, Timestamp};
 use crate::store::media::MediaStore;
 use crate::store::{Pause, Store};
-pub use admission::{ProfileFacts, after_failure, effect, why_ready_waits, why_waiting};
+pub use admission::{ProfileFacts, after_failure, effect, effect_after_commit, why_ready_waits, why_waiting};
 use event::Event;
 use session::Doors;
 pub use session::{Borrower, Door, LendAsked, LendRefused, Lent, MAX_VISITS, VANISHED_AFTER, Visit};
@@ -34,6 +37,8 @@ pub use turn::{EngineError, carry, run};
 
 /// Messages that wait for the loop; whoever sends one more waits for room.
 const MAILBOX: usize = 256;
+/// The breakers that a start goes through.
+pub const START_BREAKERS: [&str; 2] = [CDP_ATTACH, DOLPHIN];
 /// How long a person's question (`open`, `close`) waits for the loop.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
@@ -63,6 +68,8 @@ pub struct View {
     pub no_disk: Option<String>,
     /// Why the provider cannot start anything now, if so.
     pub provider_down: Option<String>,
+    /// What a start would meet at [`START_BREAKERS`].
+    pub breakers: Passage,
     /// When the loop turned last; it turns every [`HEARTBEAT`] at least.
     pub turned_at: Timestamp,
 }
@@ -110,6 +117,7 @@ impl SessionState {
 pub struct Shared {
     pub store: Store,
     pub provider: Arc<dyn Provider>,
+    pub breakers: Board,
     pub media: MediaStore,
     pub clock: Arc<dyn Clock>,
     pub state_dir: PathBuf,

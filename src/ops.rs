@@ -6,4 +6,5 @@
 
 pub mod disk;
 pub mod retention;
+pub mod roster;
 pub mod webhooks;

@@ -9,8 +9,10 @@ pub mod ballast;
 mod boot;
 mod check;
 mod codec;
+mod epoch;
 mod files;
 mod flows;
+mod inspect;
 mod ledger;
 mod locks;
 pub mod media;
@@ -36,6 +38,7 @@ use tokio::sync::{Semaphore, watch};
 
 pub use boot::{BootReport, LEDGER_FILE, OpenError, SCHEMA_VERSION, STATE_FILE};
 pub use files::LedgerFile;
+pub use inspect::{Inspected, inspect};
 pub use requests::*;
 
 use crate::model::{
@@ -206,6 +209,15 @@ impl Store {
         self.writer.submit(move |tx| profiles::create(tx, &id, &name, now)).await?
     }
 
+    /// Adds what is new, and takes the names over. Nothing else of a profile is touched, and none is removed.
+    pub async fn put_profiles(
+        &self,
+        listed: Vec<(ProfileId, String)>,
+        now: Timestamp,
+    ) -> Result<PutProfiles, StoreError> {
+        sure(self.writer.submit(move |tx| profiles::put_listed(tx, &listed, now)).await)
+    }
+
     /// Stops claims until a resume.
     pub async fn pause(&self, now: Timestamp) -> Result<(), StoreError> {
         sure(self.writer.submit(move |tx| recover::pause(tx, now)).await)
@@ -269,8 +281,8 @@ impl Store {
     }
 
     /// Why items wait, in numbers.
-    pub async fn waiting(&self) -> Result<Waiting, StoreError> {
-        self.read(reads::waiting).await
+    pub async fn waiting(&self, now: Timestamp) -> Result<Waiting, StoreError> {
+        self.read(move |txn| reads::waiting(txn, now)).await
     }
 
     /// Finished tasks to forget: ended before `before`, or the oldest beyond `keep`.

@@ -477,7 +477,7 @@ async fn a_browser_that_hangs_can_be_stopped_and_is_given_up_in_time() {
     assert_eq!((children(host), rig.browsers()), (vec![], BTreeSet::new()));
 
     let given_up = provider.start(&anna, HEADLESS).await.unwrap_err();
-    assert_eq!(given_up.code, FailureCode::BrowserStartFailed);
+    assert_eq!(given_up.code, FailureCode::AttachFailed);
     assert!(given_up.detail.contains("30 s"), "{given_up}");
     assert_eq!((children(host), rig.browsers()), (vec![], BTreeSet::new()));
     provider.shutdown().await;

@@ -11,6 +11,7 @@ need_compiler
 need_browser
 need_strace
 need_cargo
+need_python
 need_playwright
 need_node
 
@@ -29,6 +30,9 @@ else
   say "tests (cargo test; cargo-nextest is not installed)"
   cargo test --locked
 fi
+
+say "the Dolphin simulator's own tests"
+python3 -m unittest discover -s tests/dolphin
 
 if cargo deny --version >/dev/null 2>&1; then
   say "licenses and sources of dependencies"

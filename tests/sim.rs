@@ -1,8 +1,8 @@
 //! A seeded simulation: the real state machine over the real store, with a made-up world around them.
 //!
 //! Random submits, cancels, pauses, retries, resolutions, crashes (also between a commit and the act that it
-//! allows), lost browsers, sites that ask for a person, provider failures, full disks, slow commits, clock steps and
-//! restores of an older state file, on virtual time. Beside it runs a reference model (`sim/judge.rs`) of
+//! allows), lost browsers, sites that ask for a person, provider failures, browsers that do not answer, full disks,
+//! slow commits, clock steps and restores of an older state file, on virtual time. Beside it runs a reference model (`sim/judge.rs`) of
 //! what was acknowledged and of what the site saw. After every step all indexes are checked and the judge
 //! looks: nothing is posted twice, nothing acknowledged is lost, nothing starts that must not.
 //! `SEED=n` runs one seed, `ROUNDS=n` more of them; a failing seed is printed.
@@ -48,9 +48,8 @@ async fn run(seed: u64, fence_off: bool) -> world::Tally {
         }
         world.look().await;
     }
-    let tally = world.tally();
     world.close().await;
-    tally
+    world.tally()
 }
 
 fn in_a_runtime(seed: u64, fence_off: bool) -> std::thread::Result<world::Tally> {

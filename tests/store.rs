@@ -3,12 +3,18 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "store/blind.rs"]
+mod blind;
 #[path = "store/claims.rs"]
 mod claims;
+#[path = "store/inspect.rs"]
+mod inspect;
 #[path = "store/lent.rs"]
 mod lent;
 #[path = "store/outbox.rs"]
 mod outbox;
+#[path = "store/overdue.rs"]
+mod overdue;
 #[path = "store/verify.rs"]
 mod verify;
 
@@ -18,7 +24,7 @@ use std::time::Duration;
 
 use cove::model::{
     BootId, BootTime, Failure, FailureCode, Fence, FileInput, InputValue, ItemId, ItemState, Moment, OnUnknown,
-    ProfileId, Proofs, TaskState, Timestamp, Verdict,
+    ProfileId, Proofs, Resolution, TaskState, Timestamp, Verdict,
 };
 use cove::store::{
     ArmRefused, Ask, AttemptEnded, BootReport, Claim, ClaimRefused, Claimed, EnqueueError, FinishRefused, Idempotency,
@@ -248,6 +254,21 @@ async fn rule_2_the_same_media_without_a_key_is_accepted_with_a_warning() {
     let again = opened.store.enqueue(task(vec![item("boris"), with("anna")]), NOW).await.unwrap();
     assert_eq!(again.warnings[0].index, 1);
     assert_eq!(again.warnings[0].older_item, only_item(&opened.store, first.task).await);
+    // What ended without having published is no duplicate of anything; what went out is one for good.
+    let boris = only_item(&opened.store, other_profile.task).await;
+    let claimed = claim(&opened.store, boris).await;
+    opened.store.finish(ended(boris, claimed.fence, Verdict::Failed(failure())), NOW).await.unwrap().unwrap();
+    opened.store.release(claimed.item.profile, claimed.fence).await.unwrap();
+    let third = opened.store.enqueue(task(vec![with("boris")]), NOW).await.unwrap();
+    assert!(third.warnings.is_empty(), "{:?}", third.warnings);
+    let published = only_item(&opened.store, third.task).await;
+    publish(&opened.store, published, succeeded()).await;
+    for _ in 0..2 {
+        let again = opened.store.enqueue(task(vec![with("boris")]), NOW).await.unwrap();
+        assert_eq!(again.warnings[0].older_item, published);
+        assert!(opened.store.ask(again.task, Ask::Cancel, NOW).await.unwrap());
+        opened.store.settle(again.task, NOW).await.unwrap();
+    }
     opened.close().await;
 }
 
@@ -435,6 +456,60 @@ async fn rule_17_a_store_behind_its_ledger_is_a_restored_one() {
     opened.close().await;
     // The same files again: nothing is behind any more.
     assert!(!open(folder.path()).report.restored);
+}
+
+#[tokio::test]
+async fn rule_18_an_attempt_that_ran_when_the_state_was_saved_costs_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let opened = furnished(folder.path()).await;
+    let once = NewTask { max_attempts: 1, ..task(vec![item("anna")]) };
+    let made = opened.store.enqueue(once, NOW).await.unwrap();
+    let id = only_item(&opened.store, made.task).await;
+    let claimed = claim(&opened.store, id).await;
+    opened.close().await;
+    std::fs::copy(folder.path().join(STATE_FILE), folder.path().join("snapshot")).unwrap();
+
+    let opened = open(folder.path());
+    let again = Verdict::TryAgain { failure: failure(), due_at: NOW, counted: false };
+    opened.store.finish(ended(id, claimed.fence, again), NOW).await.unwrap().unwrap();
+    let newer = opened.store.enqueue(task(vec![item("boris")]), NOW).await.unwrap();
+    publish(&opened.store, only_item(&opened.store, newer.task).await, succeeded()).await;
+    opened.close().await;
+
+    std::fs::rename(folder.path().join("snapshot"), folder.path().join(STATE_FILE)).unwrap();
+    let opened = open(folder.path());
+    assert!(opened.report.restored);
+    opened.store.resume(false, NOW).await.unwrap();
+    assert_eq!(claim(&opened.store, id).await.item.attempts_spent(), 1);
+    opened.close().await;
+}
+
+/// A human lets an item be tried anew, whatever it had spent: after a restore as well.
+#[tokio::test]
+async fn rule_18_what_a_human_said_was_not_published_has_all_its_attempts_after_a_restore_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let opened = furnished(folder.path()).await;
+    let once = NewTask { max_attempts: 1, ..task(vec![item("anna")]) };
+    let made = opened.store.enqueue(once, NOW).await.unwrap();
+    let id = only_item(&opened.store, made.task).await;
+    publish(&opened.store, id, Verdict::OutcomeUnknown(failure())).await;
+    opened.close().await;
+    std::fs::copy(folder.path().join(STATE_FILE), folder.path().join("snapshot")).unwrap();
+
+    let opened = open(folder.path());
+    opened.store.resolve(id, Resolution::NotPublished, None, String::new(), NOW).await.unwrap();
+    // What makes the state older than its ledger.
+    let newer = opened.store.enqueue(task(vec![item("boris")]), NOW).await.unwrap();
+    publish(&opened.store, only_item(&opened.store, newer.task).await, succeeded()).await;
+    opened.close().await;
+
+    std::fs::rename(folder.path().join("snapshot"), folder.path().join(STATE_FILE)).unwrap();
+    let opened = open(folder.path());
+    assert!(opened.report.restored);
+    opened.store.resume(false, NOW).await.unwrap();
+    let claimed = claim(&opened.store, id).await;
+    assert_eq!((claimed.item.attempts, claimed.item.attempts_spent()), (2, 1));
+    opened.close().await;
 }
 
 #[tokio::test]

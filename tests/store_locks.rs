@@ -187,18 +187,18 @@ async fn rule_22_refresh_and_release_need_the_owner_and_the_fence() {
         named("task", "7", "anna", Fence::new(new.raw() + 1)),
         named("task", "7", "boris", new),
     ] {
-        let refreshed = store.refresh_lock(wrong.clone(), HOUR, NOW).await;
+        let refreshed = store.refresh_lock(wrong.clone(), Some(HOUR), NOW).await;
         assert!(matches!(refreshed, Err(NotYours::StaleFence)), "{wrong:?}: {refreshed:?}");
         let released = store.release_lock(wrong.clone(), NOW).await;
         assert!(matches!(released, Err(NotYours::StaleFence)), "{wrong:?}: {released:?}");
     }
     for unknown in [named("task", "8", "anna", new), named("account", "7", "anna", new)] {
-        assert!(matches!(store.refresh_lock(unknown.clone(), HOUR, NOW).await, Err(NotYours::NotHeld)));
+        assert!(matches!(store.refresh_lock(unknown.clone(), Some(HOUR), NOW).await, Err(NotYours::NotHeld)));
         assert!(matches!(store.release_lock(unknown, NOW).await, Err(NotYours::NotHeld)));
     }
     assert_eq!(store.dump().await.unwrap(), before, "a refusal changed something");
     let later = after(HOUR / 2);
-    let refreshed = store.refresh_lock(named("task", "7", "anna", new), HOUR * 2, later).await.unwrap();
+    let refreshed = store.refresh_lock(named("task", "7", "anna", new), Some(HOUR * 2), later).await.unwrap();
     assert_eq!(refreshed, Granted { fence: new, expires_at: Some(later.wall.plus(HOUR * 2)) });
     store.release_lock(named("task", "7", "anna", new), later).await.unwrap();
     assert!(matches!(store.release_lock(named("task", "7", "anna", new), later).await, Err(NotYours::NotHeld)));
@@ -215,7 +215,7 @@ async fn rule_22_an_expired_lock_is_free_at_the_very_millisecond_and_only_listed
     busy(opened.ask("task", "7", "boris", HOUR, after(NEARLY)).await);
     let over = after(HOUR);
     let mine = named("task", "7", "anna", first);
-    assert!(matches!(store.refresh_lock(mine.clone(), HOUR, over).await, Err(NotYours::NotHeld)));
+    assert!(matches!(store.refresh_lock(mine.clone(), Some(HOUR), over).await, Err(NotYours::NotHeld)));
     assert!(matches!(store.release_lock(mine.clone(), over).await, Err(NotYours::NotHeld)));
     assert!(opened.all().await[0].is_expired(over));
     // Its old owner as well gets a new fence: somebody may have had it in between.
@@ -224,7 +224,7 @@ async fn rule_22_an_expired_lock_is_free_at_the_very_millisecond_and_only_listed
     let twice = after(HOUR * 2);
     let third = opened.acquire("task", "7", "boris", HOUR, twice).await.fence;
     assert!(third > second);
-    assert!(matches!(store.refresh_lock(mine, HOUR, twice).await, Err(NotYours::StaleFence)));
+    assert!(matches!(store.refresh_lock(mine, Some(HOUR), twice).await, Err(NotYours::StaleFence)));
     assert_eq!(opened.all().await.len(), 1);
     opened.close().await;
 }
@@ -238,7 +238,7 @@ async fn time_does_not_run_backwards_between_callers() {
     let mine = named("task", "7", "anna", fence);
     assert!(matches!(opened.store.release_lock(mine.clone(), after(HOUR)).await, Err(NotYours::NotHeld)));
     let overtaken = after(NEARLY);
-    assert!(matches!(opened.store.refresh_lock(mine, HOUR, overtaken).await, Err(NotYours::NotHeld)));
+    assert!(matches!(opened.store.refresh_lock(mine, Some(HOUR), overtaken).await, Err(NotYours::NotHeld)));
     opened.acquire("task", "7", "boris", HOUR, overtaken).await;
     opened.close().await;
 }
@@ -285,7 +285,7 @@ async fn rule_20_a_restart_changes_no_lease_and_a_reboot_gives_each_its_rest_onc
     let opened = open_at(folder.path(), at(HOUR / 2));
     assert_eq!(opened.report.leases_rebased, 0);
     let mine = named("task", "long", "anna", fence);
-    opened.store.refresh_lock(mine, HOUR, at(NEARLY)).await.unwrap();
+    opened.store.refresh_lock(mine, Some(HOUR), at(NEARLY)).await.unwrap();
     opened.close().await;
 }
 

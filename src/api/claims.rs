@@ -15,19 +15,20 @@ use tokio::time::{Instant, timeout_at};
 
 use super::Context;
 use super::body::{self, Reply};
-use super::error::{ApiError, Code};
+use super::error::{ApiError, Code, FieldError};
 use super::form::{Walk, optional, pointer};
 use super::front::Call;
-use super::locks::not_yours;
 use super::profiles::no_body;
 use super::tasks::Viewer;
 use super::{sessions, wire};
-use crate::engine::{Borrower, Door, LendAsked, LendRefused, Lent, LentBrowser, Limits, after_failure, effect};
+use crate::engine::{
+    Borrower, Door, LendAsked, LendRefused, Lent, LentBrowser, Limits, after_failure, effect, effect_after_commit,
+};
 use crate::model::flow::is_external_kind;
 use crate::model::lock::{MAX_LOCK_NAME_BYTES, is_lock_name};
-use crate::model::{Failure, FailureCode, Fence, Item, ItemId, LockKind, Proofs, Verdict};
+use crate::model::{Failure, FailureCode, Fence, Item, ItemId, ItemState, LockKind, Proofs, Verdict};
 use crate::store::media;
-use crate::store::{ArmRefused, AttemptEnded, Claim, ClaimName, Claimed, FinishRefused};
+use crate::store::{ArmRefused, AttemptEnded, Claim, ClaimName, Claimed, FinishRefused, NotYours};
 
 const MAX_KINDS: usize = 16;
 const TTL_SECONDS: std::ops::RangeInclusive<i64> = 5..=86_400;
@@ -220,6 +221,17 @@ fn stale() -> ApiError {
     ApiError::new(Code::StaleFence, "The item is not yours under this fence any more: stop what you do with it.")
 }
 
+fn over(refused: NotYours) -> ApiError {
+    match refused {
+        NotYours::StaleFence => stale(),
+        NotYours::NotHeld => {
+            let detail = "The lease of this claim is over: stop what you do with the item. Where it was armed and went out, `complete` still counts.";
+            ApiError::new(Code::NotHeld, detail)
+        }
+        NotYours::Store(error) => error.into(),
+    }
+}
+
 fn read_fence(walk: &mut Walk, fields: &Map<String, Value>) -> Option<Fence> {
     walk.required(fields, "", "fence");
     walk.parsed(fields, "", "fence")
@@ -235,24 +247,31 @@ pub async fn refresh(context: Arc<Context>, call: Call) -> Result<Response<Reply
     let mut walk = Walk::default();
     let fields = walk.object(&body, "", &["fence", "ttl_seconds"]).cloned().unwrap_or_default();
     let fence = read_fence(&mut walk, &fields);
-    let ttl = seconds(walk.integer(&fields, "", "ttl_seconds", &TTL_SECONDS), DEFAULT_TTL);
+    let ttl = walk.integer(&fields, "", "ttl_seconds", &TTL_SECONDS);
+    let ttl = ttl.map(|seconds| Duration::from_secs(seconds.unsigned_abs()));
     walk.finish()?;
     same_fence(name, fence)?;
     let refreshed = context.store.refresh_claim(name, ttl, context.clock.moment()).await?;
-    let expires_at = refreshed.map_err(not_yours)?;
+    let expires_at = refreshed.map_err(over)?;
     Ok(body::json(StatusCode::OK, &json!({"expires_at": expires_at})))
 }
 
-fn read_hashes(walk: &mut Walk, fields: &Map<String, Value>) -> Vec<String> {
-    let hash = |value: &Value| value.as_str().map(|text| text.strip_prefix("sha256:").unwrap_or(text).to_lowercase());
-    let hashes: Option<Vec<String>> = match optional(fields, "media_sha256") {
-        None => Some(Vec::new()),
-        Some(Value::Array(list)) => list.iter().map(hash).collect(),
-        Some(one) => hash(one).map(|hash| vec![hash]),
+/// None: the field is not there, which is right for an item without media alone.
+fn read_hashes(walk: &mut Walk, fields: &Map<String, Value>) -> Option<Vec<String>> {
+    let mut hash = |value: &Value, at: String| {
+        let text = value.as_str().map(|text| text.strip_prefix("sha256:").unwrap_or(text).to_lowercase());
+        let hash = text.filter(|text| media::is_sha256(text));
+        if hash.is_none() {
+            walk.wrong(Code::InvalidField, at, "Expected a SHA-256: 64 hex digits, or a list of them.");
+        }
+        hash
     };
-    hashes.unwrap_or_else(|| {
-        walk.wrong(Code::InvalidField, "/media_sha256", "Expected a SHA-256 in hex, or a list of them.");
-        Vec::new()
+    Some(match optional(fields, "media_sha256")? {
+        Value::Array(list) => {
+            let numbered = list.iter().enumerate();
+            numbered.filter_map(|(number, value)| hash(value, pointer("/media_sha256", number))).collect()
+        }
+        one => hash(one, "/media_sha256".to_owned()).into_iter().collect(),
     })
 }
 
@@ -261,12 +280,13 @@ pub async fn arm(context: Arc<Context>, call: Call) -> Result<Response<Reply>, A
     let (name, body) = body_of(&context, call).await?;
     let mut walk = Walk::default();
     let fields = walk.object(&body, "", &["fence", "media_sha256"]).cloned().unwrap_or_default();
-    let (fence, mut hashes) = (read_fence(&mut walk, &fields), read_hashes(&mut walk, &fields));
+    let (fence, hashes) = (read_fence(&mut walk, &fields), read_hashes(&mut walk, &fields));
     walk.finish()?;
     same_fence(name, fence)?;
-    let left = context.store.claim_left(name, context.clock.moment()).await?.map_err(not_yours)?;
+    let left = context.store.claim_left(name, context.clock.moment()).await?.map_err(over)?;
     let item = context.store.item(name.item).await?.ok_or_else(stale)?;
-    check_media(&item, &mut hashes).await?;
+    not_armed_yet(&item, name)?;
+    check_media(&item, hashes).await?;
     if left <= CLICK_MARGIN {
         let detail = "Less than a second of the lease is left: refresh it, then arm.";
         return Err(ApiError::new(Code::NotHeld, detail));
@@ -276,19 +296,40 @@ pub async fn arm(context: Arc<Context>, call: Call) -> Result<Response<Reply>, A
         Err(ArmRefused::Canceled) => {
             return Err(ApiError::new(Code::Canceled, "A cancel was requested: do not click, and call `fail`."));
         }
-        Err(ArmRefused::Outdated | ArmRefused::LockLost) => return Err(stale()),
+        Err(ArmRefused::Outdated | ArmRefused::LockLost) => {
+            // The same asked twice at once is answered once.
+            let item = context.store.item(name.item).await?.ok_or_else(stale)?;
+            return Err(not_armed_yet(&item, name).err().unwrap_or_else(stale));
+        }
     }
     let left = context.store.claim_left(name, context.clock.moment()).await?.unwrap_or_default();
     let within = left.saturating_sub(CLICK_MARGIN).as_secs();
     Ok(body::json(StatusCode::OK, &json!({"armed": true, "click_within_seconds": within})))
 }
 
-async fn check_media(item: &Item, given: &mut Vec<String>) -> Result<(), ApiError> {
+/// A worker that never got the answer to its `arm` must not take a second one for its first.
+fn not_armed_yet(item: &Item, name: ClaimName) -> Result<(), ApiError> {
+    if item.state != ItemState::Running || item.armed_fence != Some(name.fence) {
+        return Ok(());
+    }
+    let at = item.armed_at.map(|at| format!(" at {at}")).unwrap_or_default();
+    let detail = format!(
+        "It was armed{at}, and cove says yes to a click once. If you have clicked, complete it or fail it; if you have not, do not click any more, and fail it."
+    );
+    Err(ApiError::new(Code::AlreadyArmed, detail))
+}
+
+async fn check_media(item: &Item, given: Option<Vec<String>>) -> Result<(), ApiError> {
     let files: Vec<_> = item.inputs.values().filter_map(|input| input.as_file()).collect();
     let mut expected: Vec<String> = files.iter().map(|file| file.sha256.clone()).collect();
+    if given.is_none() && !expected.is_empty() {
+        let detail = "Give the SHA-256 of what you are about to publish, or a list of them.";
+        return Err(ApiError::field(FieldError::new(Code::MissingField, "/media_sha256", detail)));
+    }
+    let mut given = given.unwrap_or_default();
     expected.sort_unstable();
     given.sort_unstable();
-    if expected != *given {
+    if expected != given {
         let detail = format!("The item's media are {}; give exactly their SHA-256.", expected.join(", "));
         return Err(ApiError::new(Code::MediaMismatch, detail));
     }
@@ -366,14 +407,13 @@ pub async fn fail(context: Arc<Context>, call: Call) -> Result<Response<Reply>, 
     let max_attempts = context.store.task_alone(task).await?.ok_or_else(stale)?.0.max_attempts;
     let (limits, now) = (Limits::from(&context.config.engine), context.clock.now());
     let verdict = |item: &Item| {
-        let effect = effect(&failure, &limits, now);
-        let verdict = if item.is_armed() {
-            Verdict::OutcomeUnknown(failure.clone())
-        } else {
-            let (spent, roll) = (item.attempts_spent(), fastrand::f64());
-            after_failure(&limits, spent, max_attempts, failure.clone(), roll, now)
-        };
-        (verdict, effect)
+        if item.is_armed() {
+            let unknown = failure.clone().after_commit();
+            return (Verdict::OutcomeUnknown(unknown), effect_after_commit(&failure));
+        }
+        let (spent, roll) = (item.attempts_spent(), fastrand::f64());
+        let verdict = after_failure(&limits, spent, max_attempts, failure.clone(), roll, now);
+        (verdict, effect(&failure, &limits, now))
     };
     end(&context, name, verdict).await
 }
@@ -448,11 +488,40 @@ mod tests {
         let mut item = wire::tests::waiting_item();
         let sha = "0".repeat(64);
         for wrong in [vec![], vec!["1".repeat(64)], vec![sha.clone(), sha.clone()]] {
-            assert_eq!(check_media(&item, &mut wrong.clone()).await.unwrap_err().code(), Code::MediaMismatch);
+            assert_eq!(check_media(&item, Some(wrong)).await.unwrap_err().code(), Code::MediaMismatch);
         }
+        assert_eq!(check_media(&item, None).await.unwrap_err().code(), Code::MissingField);
         // The right hash of a file that is gone is no ground for a click.
-        assert_eq!(check_media(&item, &mut vec![sha]).await.unwrap_err().code(), Code::MediaMismatch);
+        assert_eq!(check_media(&item, Some(vec![sha])).await.unwrap_err().code(), Code::MediaMismatch);
         item.inputs.remove("video");
-        assert!(check_media(&item, &mut Vec::new()).await.is_ok());
+        for none in [None, Some(Vec::new())] {
+            assert!(check_media(&item, none).await.is_ok());
+        }
+    }
+
+    #[test]
+    fn a_hash_that_is_none_is_named_by_its_place() {
+        let read = |value: Value| {
+            let (mut walk, fields) = (Walk::default(), json!({"media_sha256": value}));
+            let hashes = read_hashes(&mut walk, fields.as_object().unwrap());
+            walk.finish().map(|()| hashes)
+        };
+        let good = "aB".repeat(32);
+        let lower = Some(vec![good.to_lowercase()]);
+        for same in [json!(good), json!(format!("sha256:{good}")), json!([good])] {
+            assert_eq!(read(same).unwrap(), lower);
+        }
+        assert_eq!(read(Value::Null).unwrap(), None);
+        for (wrong, at) in [
+            (json!("abc"), "/media_sha256"),
+            (json!(7), "/media_sha256"),
+            (json!({}), "/media_sha256"),
+            (json!([good, "z".repeat(64)]), "/media_sha256/1"),
+            (json!([null]), "/media_sha256/0"),
+        ] {
+            let error = read(wrong.clone()).err().unwrap_or_else(|| panic!("{wrong}"));
+            assert_eq!(error.code(), Code::InvalidField);
+            assert!(format!("{error:?}").contains(&format!("{at:?}")), "{wrong}: {error:?}");
+        }
     }
 }

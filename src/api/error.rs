@@ -80,7 +80,7 @@ codes! {
     FlowInvalid "flow_invalid" 422 "The recording cannot be a flow";
     // States.
     IdempotencyConflict "idempotency_conflict" 409 "The Idempotency-Key came before with another body";
-    KeyTaken "key_taken" 409 "The key belongs to an item that may have published";
+    KeyTaken "key_taken" 409 "The key belongs to another item";
     FlowChanged "flow_changed" 409 "The flow was replaced at this moment";
     FlowInUse "flow_in_use" 409 "A task that is not finished uses the flow";
     ProfileExists "profile_exists" 409 "A profile of this name exists";
@@ -92,6 +92,7 @@ codes! {
     DeliveryNotGivenUp "delivery_not_given_up" 409 "The delivery was not given up";
     ResumeRefused "resume_refused" 409 "A human has to look first";
     StaleFence "stale_fence" 409 "The lock has another fence or another owner";
+    AlreadyArmed "already_armed" 409 "The item is armed already";
     NotHeld "not_held" 409 "Nobody holds this lock";
     SessionEnded "session_ended" 409 "The session is over";
     // The daemon.

@@ -17,9 +17,9 @@ use super::front::Call;
 use super::waits::Waits;
 use super::{Context, usage};
 use crate::breaker::BreakerState;
-use crate::breaker::board::BreakerView;
+use crate::breaker::board::{BreakerView, Transition};
 use crate::config::ProviderKind;
-use crate::engine::View;
+use crate::engine::{START_BREAKERS, View};
 use crate::model::{ItemState, Timestamp};
 use crate::store::{Pause, StoreStats};
 
@@ -40,6 +40,8 @@ struct Findings {
     free_mb: Option<u64>,
     view: Arc<View>,
     breakers: Vec<BreakerView>,
+    /// Why the provider's profiles are not known.
+    no_list: Option<String>,
 }
 
 async fn look(context: &Context) -> Findings {
@@ -55,7 +57,27 @@ async fn look(context: &Context) -> Findings {
     };
     let free_mb = timeout(PART_DEADLINE, usage::disk_free_mb(context.state_dir.clone())).await.ok().flatten();
     let breakers = context.breakers.view(context.clock.now());
-    Findings { store, free_mb, view: context.engine.view(), breakers }
+    Findings { store, free_mb, view: context.engine.view(), breakers, no_list: context.roster.trouble() }
+}
+
+impl Findings {
+    /// Why browsers cannot be started, or only one at a time, or whose nobody knows.
+    fn provider_trouble(&self) -> Option<String> {
+        let on_the_way = |breaker: &&BreakerView| START_BREAKERS.contains(&breaker.name.as_str());
+        let breaker = self.breakers.iter().filter(on_the_way).find(|breaker| breaker.state != BreakerState::Closed);
+        let list = || self.no_list.as_ref().map(|why| format!("its profiles cannot be listed: {why}"));
+        self.view.provider_down.clone().or_else(|| breaker.map(breaker_told)).or_else(list)
+    }
+}
+
+/// For a person.
+fn breaker_told(breaker: &BreakerView) -> String {
+    let state = match breaker.state {
+        BreakerState::Open { until } => format!("open until {until}"),
+        BreakerState::Closed | BreakerState::HalfOpen => breaker.state.name().to_owned(),
+    };
+    let error = breaker.last_error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
+    format!("{} is {state}{error}", breaker.name)
 }
 
 fn part(problem: Option<&str>) -> Value {
@@ -88,10 +110,10 @@ fn judge(findings: &Findings, now: Timestamp) -> (&'static str, Value) {
     let unhealthy = parts.values().any(|part| part["status"] != "healthy");
     let open: Vec<_> = findings.breakers.iter().filter(|breaker| breaker.state != BreakerState::Closed).collect();
     let breakers = open.first().map(|first| match open.len() {
-        1 => format!("{} is {}", first.name, first.state.name()),
-        count => format!("{} is {}, and {} more", first.name, first.state.name(), count - 1),
+        1 => breaker_told(first),
+        count => format!("{}; and {} more", breaker_told(first), count - 1),
     });
-    let degraded = [("provider", view.provider_down.clone()), ("breakers", breakers)];
+    let degraded = [("provider", findings.provider_trouble()), ("breakers", breakers)];
     let status = match (unhealthy, degraded.iter().any(|(_, reason)| reason.is_some())) {
         (true, _) => "unhealthy",
         (false, true) => "degraded",
@@ -120,8 +142,17 @@ pub async fn health(context: Arc<Context>, _: Call) -> Result<Response<Reply>, A
 
 /// Those that are not closed come first.
 fn breakers_json(breakers: &[BreakerView]) -> Vec<Value> {
+    let moved = |moved: &Transition| json!({"at": moved.at, "from": moved.from.name(), "to": moved.to.name()});
     let show = |breaker: &BreakerView| {
-        let mut json = json!({"name": breaker.name, "state": breaker.state.name()});
+        let mut json = json!({
+            "name": breaker.name,
+            "state": breaker.state.name(),
+            "since": breaker.since,
+            "failures_in_a_row": breaker.failures_in_a_row,
+            "opened_total": breaker.opened_total,
+            "last_error": breaker.last_error,
+            "transitions": breaker.transitions.iter().map(moved).collect::<Vec<_>>(),
+        });
         if let BreakerState::Open { until } = breaker.state {
             json["open_until"] = json!(until);
         }
@@ -143,6 +174,21 @@ fn queue_json(stats: &StoreStats, waits: Option<&Waits>) -> Value {
     Value::Object(queue)
 }
 
+/// Which pause it is, since when, and what a person does about it.
+fn pause_json(pause: &Pause) -> Value {
+    const ACCEPT: &str = "Look at what was published; then `cove resume --accept-duplicates`.";
+    match pause {
+        Pause::Operator { since } => json!({"kind": "operator", "since": since, "help": "`cove resume` goes on."}),
+        Pause::Restored { since, blind } => {
+            let help = if *blind { ACCEPT } else { "What was held goes on with `cove resume`." };
+            json!({"kind": "restored", "since": since, "blind": blind, "help": help})
+        }
+        Pause::LedgerDamaged { since, what } => {
+            json!({"kind": "ledger_damaged", "since": since, "what": what, "help": ACCEPT})
+        }
+    }
+}
+
 pub async fn status(context: Arc<Context>, _: Call) -> Result<Response<Reply>, ApiError> {
     let findings = look(&context).await;
     let view = &findings.view;
@@ -157,19 +203,21 @@ pub async fn status(context: Arc<Context>, _: Call) -> Result<Response<Reply>, A
         ProviderKind::Chromium => "chromium",
         ProviderKind::Dolphin => "dolphin",
     };
+    let up = view.provider_down.is_none() && view.breakers.shut_until().is_none();
     let waits = Waits::look(&context).await.ok();
     let resources = usage::resource_usage(&context, view, findings.free_mb).await?;
     let json = json!({
         "version": env!("CARGO_PKG_VERSION"),
+        "pid": std::process::id(),
+        "uid": rustix::process::geteuid().as_raw(),
         "uptime_seconds": context.started.elapsed().as_secs(),
         "state": state,
-        "pause": view.pause,
+        "pause": view.pause.as_ref().map(pause_json),
         "slots": {"total": view.slots, "busy": view.busy},
         "queue": findings.store.as_ref().ok().map(|stats| queue_json(stats, waits.as_ref())),
         "resource_usage": resources,
         "breakers": breakers_json(&findings.breakers),
-        "provider": {"kind": kind, "status": if view.provider_down.is_some() { "down" } else { "up" },
-            "reason": view.provider_down},
+        "provider": {"kind": kind, "status": if up { "up" } else { "down" }, "reason": findings.provider_trouble()},
         "last_snapshot": null,
     });
     Ok(body::json(StatusCode::OK, &json))
@@ -178,11 +226,19 @@ pub async fn status(context: Arc<Context>, _: Call) -> Result<Response<Reply>, A
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::breaker::board::Board;
+    use crate::breaker::{BreakerLimits, CDP_ATTACH};
 
     fn findings(change: impl FnOnce(&mut View)) -> Findings {
         let mut view = View { ready: true, ..View::default() };
         change(&mut view);
-        Findings { store: Ok(StoreStats::default()), free_mb: Some(1_000), view: Arc::new(view), breakers: Vec::new() }
+        Findings {
+            store: Ok(StoreStats::default()),
+            free_mb: Some(1_000),
+            view: Arc::new(view),
+            breakers: Vec::new(),
+            no_list: None,
+        }
     }
 
     #[test]
@@ -208,20 +264,47 @@ mod tests {
 
     #[test]
     fn an_open_breaker_degrades_and_is_named() {
-        let view = |name: &str, state| BreakerView { name: name.to_owned(), state };
-        let until = Timestamp::from_millis(60_000);
-        let open = view("webhook https://a", BreakerState::Open { until });
-        let closed = view("webhook https://c", BreakerState::Closed);
-        let judged = |breakers: Vec<BreakerView>| judge(&Findings { breakers, ..findings(|_| {}) }, Timestamp::ZERO);
-        assert_eq!(judged(vec![closed.clone()]).0, "healthy");
-        let (status, parts) = judged(vec![open.clone(), view("b", BreakerState::HalfOpen), closed.clone()]);
+        let board = Board::new(BreakerLimits { failures: 1, open: Duration::from_secs(60), trials: 1 });
+        let judged = |now| judge(&Findings { breakers: board.view(now), ..findings(|_| {}) }, now);
+        board.succeeded("webhook https://c", Timestamp::ZERO);
+        assert_eq!(judged(Timestamp::ZERO).0, "healthy");
+        board.failed("webhook https://a", Timestamp::ZERO, "no answer");
+        let (status, parts) = judged(Timestamp::ZERO);
         assert_eq!((status, &parts["breakers"]["status"]), ("degraded", &json!("degraded")));
-        assert_eq!(parts["breakers"]["reason"], "webhook https://a is open, and 1 more");
-        let shown = breakers_json(&[open, closed]);
+        let told = "webhook https://a is open until 1970-01-01T00:01:00.000Z: no answer";
+        assert_eq!(parts["breakers"]["reason"], told);
+        assert_eq!(parts["provider"], json!({"status": "healthy", "reason": null}), "it starts no browsers");
         let expected = json!([
-            {"name": "webhook https://a", "state": "open", "open_until": "1970-01-01T00:01:00.000Z"},
-            {"name": "webhook https://c", "state": "closed"}]);
-        assert_eq!(json!(shown), expected);
+            {"name": "webhook https://a", "state": "open", "open_until": "1970-01-01T00:01:00.000Z",
+                "since": "1970-01-01T00:00:00.000Z", "failures_in_a_row": 1, "opened_total": 1,
+                "last_error": "no answer",
+                "transitions": [{"at": "1970-01-01T00:00:00.000Z", "from": "closed", "to": "open"}]},
+            {"name": "webhook https://c", "state": "closed", "since": "1970-01-01T00:00:00.000Z",
+                "failures_in_a_row": 0, "opened_total": 0, "last_error": null, "transitions": []}]);
+        assert_eq!(json!(breakers_json(&board.view(Timestamp::ZERO))), expected);
+
+        board.failed(CDP_ATTACH, Timestamp::ZERO, "attach_failed: port 9");
+        let told = "cdp_attach is open until 1970-01-01T00:01:00.000Z: attach_failed: port 9";
+        let (status, parts) = judged(Timestamp::ZERO);
+        assert_eq!((status, &parts["provider"]["reason"]), ("degraded", &json!(told)));
+        assert_eq!(parts["breakers"]["reason"], format!("{told}; and 1 more"));
+        let (_, parts) = judged(Timestamp::from_millis(60_000));
+        assert_eq!(parts["provider"]["reason"], "cdp_attach is half_open: attach_failed: port 9");
+    }
+
+    #[test]
+    fn a_pause_says_which_it_is_and_how_to_go_on() {
+        let since = Timestamp::ZERO;
+        let told = |pause: Pause| {
+            let json = pause_json(&pause);
+            (json["kind"].as_str().unwrap().to_owned(), json["help"].as_str().unwrap().contains("--accept-duplicates"))
+        };
+        assert_eq!(told(Pause::Operator { since }), ("operator".to_owned(), false));
+        assert_eq!(told(Pause::Restored { since, blind: false }), ("restored".to_owned(), false));
+        assert_eq!(told(Pause::Restored { since, blind: true }), ("restored".to_owned(), true));
+        let damaged = Pause::LedgerDamaged { since, what: "line 3: no checksum".to_owned() };
+        assert_eq!(pause_json(&damaged)["what"], "line 3: no checksum");
+        assert_eq!(told(damaged), ("ledger_damaged".to_owned(), true));
     }
 
     #[test]

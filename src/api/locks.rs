@@ -56,9 +56,9 @@ fn read_named(walk: &mut Walk, fields: &Map<String, Value>) -> Option<Named> {
     Some(Named { kind: kind?, key: key?, owner: owner? })
 }
 
-fn read_ttl(walk: &mut Walk, fields: &Map<String, Value>, default: Duration) -> Duration {
+fn read_ttl(walk: &mut Walk, fields: &Map<String, Value>) -> Option<Duration> {
     let seconds = walk.integer(fields, "", "ttl_seconds", &(1..=MAX_TTL_SECONDS));
-    seconds.map_or(default, |seconds| Duration::from_secs(seconds.unsigned_abs()))
+    seconds.map(|seconds| Duration::from_secs(seconds.unsigned_abs()))
 }
 
 fn read_fence(walk: &mut Walk, fields: &Map<String, Value>) -> Option<Fence> {
@@ -124,8 +124,8 @@ pub async fn acquire(context: Arc<Context>, call: Call) -> Result<Response<Reply
     let body = call.json(&context).await?.ok_or_else(no_body)?;
     let default = default_ttl(&context);
     let (named, ttl) = read_body(&body, &["kind", "key", "owner", "ttl_seconds"], |walk, fields| {
-        let (named, ttl) = (read_named(walk, fields), read_ttl(walk, fields, default));
-        Some((named?, ttl))
+        let (named, ttl) = (read_named(walk, fields), read_ttl(walk, fields));
+        Some((named?, ttl.unwrap_or(default)))
     })?;
     let Named { kind, key, owner } = named;
     let key = resolve(&context, &kind, key).await?;
@@ -158,11 +158,10 @@ fn why_refused(refused: AcquireRefused) -> ApiError {
 
 pub async fn refresh(context: Arc<Context>, call: Call) -> Result<Response<Reply>, ApiError> {
     let body = call.json(&context).await?.ok_or_else(no_body)?;
-    let default = default_ttl(&context);
     let known = ["kind", "key", "owner", "fence", "ttl_seconds"];
     let (named, fence, ttl) = read_body(&body, &known, |walk, fields| {
         let (named, fence) = (read_named(walk, fields), read_fence(walk, fields));
-        let ttl = read_ttl(walk, fields, default);
+        let ttl = read_ttl(walk, fields);
         Some((named?, fence?, ttl))
     })?;
     let held = held(&context, named, fence).await?;
@@ -322,12 +321,10 @@ mod tests {
             assert_eq!(fence(bad.clone()).unwrap_err().code(), Code::InvalidField, "{bad}");
         }
         assert_eq!(fence(Value::Null).unwrap_err().code(), Code::MissingField);
-        let default = Duration::from_secs(3_600);
-        let ttl =
-            |body: Value| read_body(&body, &["ttl_seconds"], |walk, fields| Some(read_ttl(walk, fields, default)));
-        assert_eq!(ttl(json!({})).unwrap(), default);
+        let ttl = |body: Value| read_body(&body, &["ttl_seconds"], |walk, fields| Some(read_ttl(walk, fields)));
+        assert_eq!(ttl(json!({})).unwrap(), None);
         for good in [1, 604_800] {
-            assert_eq!(ttl(json!({"ttl_seconds": good})).unwrap().as_secs(), good);
+            assert_eq!(ttl(json!({"ttl_seconds": good})).unwrap(), Some(Duration::from_secs(good)));
         }
         for bad in [json!(0), json!(-1), json!(604_801), json!(1.5), json!("60")] {
             assert!(ttl(json!({"ttl_seconds": bad})).is_err(), "{bad}");

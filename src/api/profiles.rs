@@ -21,6 +21,7 @@ use crate::config::ProviderKind;
 use crate::engine::{OperatorView, View};
 use crate::model::profile::MAX_PROFILE_NAME_BYTES;
 use crate::model::{Lock, Profile, ProfileId, ProfileState};
+use crate::ops::roster::RosterHandle;
 use crate::store::CreateProfileError;
 
 /// The engine answers from its own state; a browser is not waited for.
@@ -46,13 +47,15 @@ impl Unfit {
 /// All profiles, to be found by id or name.
 pub struct Directory {
     profiles: Vec<Profile>,
+    /// Rung for one that is not here: the provider may have it since.
+    roster: RosterHandle,
     by_id: HashMap<ProfileId, usize>,
     by_name: HashMap<String, Vec<usize>>,
 }
 
 impl Directory {
     pub async fn load(context: &Context) -> Result<Self, ApiError> {
-        Ok(Self::new(context.store.profiles().await?))
+        Ok(Self { roster: context.roster.clone(), ..Self::new(context.store.profiles().await?) })
     }
 
     fn new(profiles: Vec<Profile>) -> Self {
@@ -61,7 +64,7 @@ impl Directory {
         for (number, profile) in profiles.iter().enumerate() {
             by_name.entry(profile.name.clone()).or_default().push(number);
         }
-        Self { profiles, by_id, by_name }
+        Self { profiles, roster: RosterHandle::default(), by_id, by_name }
     }
 
     pub fn find(&self, text: &str) -> Result<&Profile, Unfit> {
@@ -71,7 +74,10 @@ impl Directory {
         match self.by_name.get(text).map(Vec::as_slice) {
             Some([number]) => Ok(&self.profiles[*number]),
             Some(several) => Err(Unfit::Ambiguous(several.len())),
-            None => Err(Unfit::Unknown),
+            None => {
+                self.roster.ring();
+                Err(Unfit::Unknown)
+            }
         }
     }
 
@@ -167,6 +173,7 @@ pub async fn list(context: Arc<Context>, call: Call) -> Result<Response<Reply>, 
     let mut walk = Walk::default();
     super::query::Query::read(&call.head.uri, &[], &mut walk);
     walk.finish()?;
+    context.roster.ring();
     let outside = context.store.profiles_held_outside(context.clock.moment()).await?;
     let (profiles, view) = (context.store.profiles().await?, context.engine.view());
     let json = |profile: &Profile| profile_json(profile, &view, outside.get(&profile.id));

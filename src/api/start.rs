@@ -137,6 +137,7 @@ async fn read(
         max_items: usize::try_from(context.config.engine.max_items_per_task).unwrap_or(usize::MAX),
         default_max_attempts: context.config.engine.max_attempts,
         idempotency_key: idempotency.map(|idempotency| idempotency.key.clone()),
+        now: context.clock.now(),
     };
     off_runtime(move || {
         let mut body: Value = parse_json(&bytes)?;
@@ -302,8 +303,12 @@ fn refused(error: EnqueueError, request: Option<&Request>) -> ApiError {
             ApiError::field(FieldError::new(Code::UnknownProfile, at, "There is no profile with this id or name."))
         }
         EnqueueError::KeyTaken { index, item } => {
-            let at = format!("/items/{index}/key");
-            let detail = format!("The key belongs to item {item}, which may have published; nothing was accepted.");
+            let of_header = |row: &request::Row| row.key_of_header.then(|| "Idempotency-Key".to_owned());
+            let row = request.and_then(|request| request.rows.get(usize::try_from(index).ok()?));
+            let at = row.and_then(of_header).unwrap_or_else(|| format!("/items/{index}/key"));
+            let detail = format!(
+                "The key belongs to item {item}, which waits, runs, or may have published; nothing was accepted."
+            );
             let mut field = FieldError::new(Code::KeyTaken, at, detail);
             field.item = Some(item.to_string());
             ApiError::field(field).with_member("item_id", item.to_string())
@@ -311,6 +316,10 @@ fn refused(error: EnqueueError, request: Option<&Request>) -> ApiError {
         EnqueueError::IdempotencyConflict { task } => {
             let detail = format!("This Idempotency-Key made task {task} with another body; use a new key.");
             ApiError::new(Code::IdempotencyConflict, detail).with_member("task_id", task.to_string())
+        }
+        EnqueueError::KnownToTheLedgerAlone => {
+            let detail = "The request with this Idempotency-Key was published, at least in part, before the state was restored, and what else it said is not known any more: look at what went out, and send the rest under a new key.";
+            ApiError::new(Code::IdempotencyConflict, detail)
         }
         EnqueueError::Store(error) => error.into(),
     }

@@ -11,7 +11,7 @@ use hyper::{Response, StatusCode, Uri};
 use serde_json::{Value, json};
 
 use super::body::{self, Reply};
-use super::error::{ApiError, FieldError};
+use super::error::{ApiError, Code, FieldError};
 use super::form::Walk;
 use super::front::Call;
 use super::profiles::Directory;
@@ -29,8 +29,17 @@ pub struct Viewer<'a> {
     /// What stands in the way of a profile; by its id.
     pub profiles: HashMap<ProfileId, ProfileFacts>,
     pub now: Timestamp,
-    /// The tasks met so far: what was asked of them, and the flow that says what is secret.
-    tasks: HashMap<TaskId, (Intent, Option<Arc<Flow>>)>,
+    /// The tasks met so far.
+    tasks: HashMap<TaskId, Met>,
+}
+
+/// What an item's task says of it.
+#[derive(Default)]
+struct Met {
+    intent: Intent,
+    rehearsal: bool,
+    /// It says which inputs are secret.
+    flow: Option<Arc<Flow>>,
 }
 
 impl<'a> Viewer<'a> {
@@ -67,17 +76,24 @@ impl<'a> Viewer<'a> {
     pub async fn item(&mut self, item: &Item) -> Result<Value, ApiError> {
         if !self.tasks.contains_key(&item.task) {
             let known = match self.context.store.task_alone(item.task).await? {
-                Some((task, intent)) => (intent, self.context.pinned_flow(&task.flow_hash).await?),
-                None => (Intent::default(), None),
+                Some((task, intent)) => {
+                    let flow = self.context.pinned_flow(&task.flow_hash).await?;
+                    Met { intent, rehearsal: task.rehearsal, flow }
+                }
+                None => Met::default(),
             };
             self.tasks.insert(item.task, known);
         }
-        let (intent, flow) = &self.tasks[&item.task];
+        let Met { intent, rehearsal, flow } = &self.tasks[&item.task];
         let is_secret = |name: &str| {
             let spec = flow.as_ref().and_then(|flow| flow.inputs.get(name));
             spec.is_none_or(|spec| spec.secret)
         };
-        Ok(wire::item(item, self.wait(item, intent), is_secret))
+        let mut json = wire::item(item, self.wait(item, intent), is_secret);
+        if *rehearsal {
+            json["rehearsal"] = json!(true);
+        }
+        Ok(json)
     }
 }
 
@@ -168,6 +184,11 @@ async fn items_page(context: &Context, uri: &Uri, task: Option<TaskId>) -> Resul
         before: query.cursor(Listing::Items, &mut walk),
         limit: query.limit(&mut walk),
     };
+    if let Some(id) = asked.task.filter(|id| task != Some(*id))
+        && context.store.task_alone(id).await?.is_none()
+    {
+        walk.wrong(Code::InvalidField, "task", "There is no task with this id.");
+    }
     walk.finish()?;
     let page = context.store.items(asked).await?;
     let mut viewer = Viewer::new(context).await?;

@@ -157,7 +157,8 @@ async fn sessions(context: &Context, view: &View) -> Vec<Value> {
                 let before = samples.sessions.insert(profile.clone(), (now, stats.cpu_seconds));
                 rate(before, now, stats.cpu_seconds)
             });
-            json!({"profile": profile, "memory_mb": memory, "cpu_percent": cpu})
+            let exact = stats.as_ref().map(|stats| stats.exact);
+            json!({"profile": profile, "memory_mb": memory, "memory_exact": exact, "cpu_percent": cpu})
         })
         .collect();
     samples.shown = Some((now, shown.clone()));

@@ -32,7 +32,7 @@ pub struct Waits {
 impl Waits {
     pub async fn look(context: &Context) -> Result<Self, ApiError> {
         let viewer = Viewer::new(context).await?;
-        Ok(Self::of(&context.store.waiting().await?, &viewer.profiles, &viewer.view, viewer.now))
+        Ok(Self::of(&context.store.waiting(viewer.now).await?, &viewer.profiles, &viewer.view, viewer.now))
     }
 
     fn of(waiting: &Waiting, profiles: &HashMap<ProfileId, ProfileFacts>, view: &View, now: Timestamp) -> Self {
@@ -47,7 +47,12 @@ impl Waits {
         waits.add(WaitReason::Paused, waiting.paused, None);
         waits.add(WaitReason::HeldAfterRestore, waiting.held_for_restore, None);
         waits.add(WaitReason::ClockSuspect, waiting.held_for_clock, None);
-        waits.add(WaitReason::OutcomeUnknown, waiting.outcome_unknown, None);
+        let facts = |profile| profiles.get(profile).copied().unwrap_or_default();
+        let looks = waiting.looks.iter().filter_map(|(profile, at)| facts(profile).next_look(*at, now));
+        waits.add(WaitReason::OutcomeUnknown, waiting.outcome_unknown, looks.min());
+        for wait in waits.by_reason.values_mut() {
+            wait.until = wait.until.filter(|until| *until > now);
+        }
         waits
     }
 
@@ -100,13 +105,14 @@ mod tests {
             outcome_unknown: 9,
             next_scheduled: Some(later),
             next_retry: Some(now),
+            looks: vec![(id("boris"), Timestamp::from_millis(2_000)), (id("anna"), later)],
             oldest: Some(now),
         };
         let waits = Waits::of(&waiting, &profiles, &View::default(), now);
         let expected = json!({
             "paused": {"items": 8}, "scheduled_for": {"items": 7, "until": later}, "no_slot": {"items": 9},
-            "retry_backoff": {"items": 2, "until": now}, "profile_needs_human": {"items": 4}, "rate_limited_until": {"items": 5, "until": later},
-            "held_after_restore": {"items": 1}, "clock_suspect": {"items": 2}, "outcome_unknown": {"items": 9},
+            "retry_backoff": {"items": 2}, "profile_needs_human": {"items": 4}, "rate_limited_until": {"items": 5, "until": later},
+            "held_after_restore": {"items": 1}, "clock_suspect": {"items": 2}, "outcome_unknown": {"items": 9, "until": later},
         });
         assert_eq!(waits.json(), expected);
     }

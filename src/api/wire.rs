@@ -8,7 +8,9 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 
 use super::evidence;
-use crate::model::{Delivery, DeliveryState, InputValue, Item, ItemState, TaskState, Timestamp, WaitReason};
+use crate::model::{
+    Delivery, DeliveryState, InputValue, Item, ItemState, Resolution, TaskState, Timestamp, WaitReason,
+};
 use crate::store::{EventRow, TaskRow};
 
 /// Shown in place of a secret.
@@ -73,15 +75,32 @@ pub fn item(item: &Item, wait: Wait, is_secret: impl Fn(&str) -> bool) -> Value 
         "attempts": item.attempts,
         "fence": item.fence,
         "key": item.key,
+        "priority": item.priority,
+        "not_before": item.not_before,
+        "not_after": item.not_after,
         "inputs": inputs,
         "result": item.result,
         "url": item.url,
         "error": error,
+        "resolution": resolution(item),
         "evidence": evidence::files(item),
         "created_at": item.created_at,
         "started_at": item.started_at,
         "finished_at": item.finished_at,
     })
+}
+
+/// What was said of an unknown outcome, as far as the item still tells: only a person gives up on one that
+/// may have published, and only a resolution clears what was armed.
+fn resolution(item: &Item) -> Option<&'static str> {
+    let settled = if item.state == ItemState::Failed && item.may_have_published() {
+        Resolution::GiveUp
+    } else if item.cleared_fence.is_some() && item.cleared_fence == item.armed_fence {
+        Resolution::NotPublished
+    } else {
+        return None;
+    };
+    Some(settled.name())
 }
 
 fn input(value: &InputValue) -> Value {
@@ -168,12 +187,25 @@ pub mod tests {
             due_at: Timestamp::from_millis(9_000),
             place: Place::Due,
             attempts: 2,
+            not_after: Some(Timestamp::from_millis(10_000)),
             fence: Some(Fence::new(12)),
             started_at: Some(Timestamp::from_millis(2_000)),
             failure: Some(Failure::new(FailureCode::WaitTimedOut, "no dialog")),
             evidence: vec![evidence(11, 1, "failure.png"), evidence(12, 2, "failure.png"), evidence(12, 2, "a b.png")],
             ..Item::new(ItemId::new(7), TaskId::new(3), ProfileId::new("anna").unwrap(), Timestamp::from_millis(1_000))
         }
+    }
+
+    #[test]
+    fn what_was_said_of_an_unknown_outcome_is_shown() {
+        let fence = Some(Fence::new(12));
+        let unknown = Item { state: ItemState::OutcomeUnknown, armed_fence: fence, ..waiting_item() };
+        assert_eq!(resolution(&unknown), None);
+        assert_eq!(resolution(&Item { state: ItemState::Failed, ..unknown.clone() }), Some("give_up"));
+        let cleared = Item { state: ItemState::Queued, cleared_fence: fence, ..unknown };
+        assert_eq!(resolution(&cleared), Some("not_published"));
+        assert_eq!(resolution(&Item { armed_fence: Some(Fence::new(13)), ..cleared }), None, "armed anew");
+        assert_eq!(resolution(&Item { state: ItemState::Failed, ..waiting_item() }), None);
     }
 
     #[test]
@@ -184,10 +216,12 @@ pub mod tests {
             "id": "i7", "task_id": "t3", "index": 2, "profile": "anna", "state": "retry_wait",
             "wait_reason": "retry_backoff", "wait_until": "1970-01-01T00:00:09.000Z",
             "attempts": 2, "fence": "f12", "key": "spring-1",
+            "priority": 0, "not_before": null, "not_after": "1970-01-01T00:00:10.000Z",
             "inputs": {"caption": "Привет", "code": "***", "count": 5, "ratio": 0.5, "loud": true,
                 "video": "/srv/media/1.mp4"},
             "result": {}, "url": null,
             "error": {"code": "wait_timed_out", "message": "no dialog", "help": FailureCode::WaitTimedOut.help()},
+            "resolution": null,
             "evidence": [
                 {"attempt": 1, "file": "failure.png", "bytes": 9, "kind": "screenshot",
                     "url": "/api/v1/items/i7/evidence/failure.png?attempt=1"},
@@ -219,7 +253,9 @@ pub mod tests {
             last: None,
         };
         let mut shown = item(&waiting_item(), None, |_| true);
-        for untold in ["wait_reason", "wait_until", "inputs", "evidence"] {
+        let untold =
+            ["wait_reason", "wait_until", "priority", "not_before", "not_after", "inputs", "resolution", "evidence"];
+        for untold in untold {
             shown.as_object_mut().unwrap().remove(untold).unwrap();
         }
         assert_eq!(told.body()["data"], shown);

@@ -5,7 +5,7 @@
 //! no browser inherits; and a host that ends in order leaves no process behind. What a host that was
 //! killed leaves is closed by the next one before it serves. Queue, flows and the store are not known here.
 
-mod close;
+pub(super) mod close;
 mod command;
 mod find;
 mod folder;
@@ -17,6 +17,8 @@ mod reaper;
 mod server;
 mod sessions;
 mod socket;
+
+pub use find::browser as find_browser;
 
 use std::ffi::OsString;
 use std::fs::{self, File};

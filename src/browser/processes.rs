@@ -1,9 +1,17 @@
-//! What /proc says about browser processes: which belong to one tree, what they use, and an end for them.
+//! What /proc says about browser processes: which belong to one tree, and an end for them.
 //!
-//! Called by the browser host alone. A process is named by pid *and* start time, so that a pid that
-//! was given away again is never signaled in its place; signals go through a pidfd for the same
-//! reason. Everything here is synchronous and quick (a few milliseconds for a few hundred processes):
-//! callers run it off the runtime's threads. Nothing here waits, and nothing decides whose browser it is.
+//! Called by the browser host for its own, and by the providers and `cove doctor` for browsers that others
+//! started; `ports` leads from a `DevTools` port to a process and back, `usage` says what a tree uses. A
+//! process is named by pid *and* start time, so that a pid that was given away again is never signaled in
+//! its place; signals go through a pidfd for the same reason. Everything here is synchronous and quick (a few
+//! milliseconds for a few hundred processes): callers run it off the runtime's threads. Nothing here waits,
+//! and nothing decides whose browser it is.
+
+mod ports;
+mod usage;
+
+pub use ports::{Holder, Listener, listener, ports_of, who_opened};
+pub use usage::stats;
 
 use std::collections::BTreeSet;
 use std::os::unix::ffi::OsStrExt;
@@ -11,6 +19,9 @@ use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal};
+use serde::{Deserialize, Serialize};
+
+use crate::model::BootTime;
 
 /// The switch on the command line of every browser that a host starts; Chromium ignores it. It tells
 /// our browsers from those that a person opened in the same folder.
@@ -19,15 +30,26 @@ pub const OUR_SWITCH: &str = "--cove-browser-host";
 pub const PROFILE_VARIABLE: &str = "COVE_PROFILE_DIR";
 
 const DATA_DIR_SWITCH: &str = "--user-data-dir=";
+const PORT_SWITCH: &str = "--remote-debugging-port=";
 /// Largest part of a command line or environment that is looked at.
 const MAX_PROC_FILE_BYTES: u64 = 128 * 1024;
 
 /// One process for as long as it lives: the pid alone may be given away again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Identity {
     pub pid: u32,
     /// Clock ticks from boot to its start.
     started: u64,
+}
+
+impl Identity {
+    /// When the process began.
+    #[must_use]
+    pub fn began(self) -> BootTime {
+        let milliseconds =
+            u128::from(self.started) * 1_000 / u128::from(rustix::param::clock_ticks_per_second().max(1));
+        BootTime::from_millis(u64::try_from(milliseconds).unwrap_or(u64::MAX))
+    }
 }
 
 /// What `/proc/PID/stat` says.
@@ -105,16 +127,50 @@ impl Tree {
                 members.insert(process.identity);
             }
         }
-        loop {
-            let parents: BTreeSet<u32> = members.iter().map(|member| member.pid).collect();
-            let before = members.len();
-            members
-                .extend(processes.iter().filter(|child| parents.contains(&child.parent)).map(|child| child.identity));
-            if members.len() == before {
-                return members;
-            }
+        with_descendants(members, processes)
+    }
+}
+
+fn with_descendants(mut members: BTreeSet<Identity>, processes: &[Process]) -> BTreeSet<Identity> {
+    loop {
+        let parents: BTreeSet<u32> = members.iter().map(|member| member.pid).collect();
+        let before = members.len();
+        members.extend(processes.iter().filter(|child| parents.contains(&child.parent)).map(|child| child.identity));
+        if members.len() == before {
+            return members;
         }
     }
+}
+
+/// The tree of a browser that somebody else started, of whichever user: the main process, its descendants,
+/// and what works on the same data directory (Chromium's crash handler leaves its parent on purpose).
+/// Empty where the main process is gone.
+#[must_use]
+pub fn tree_of(main: Identity) -> BTreeSet<Identity> {
+    let processes = all();
+    if !processes.iter().any(|process| process.identity == main && !process.zombie) {
+        return BTreeSet::new();
+    }
+    let line = command_line(main.pid);
+    let data_dir = value_of(&line, DATA_DIR_SWITCH).map(|value| PathBuf::from(std::ffi::OsStr::from_bytes(value)));
+    let mut members = BTreeSet::from([main]);
+    // A folder that is not absolute means another one for every working directory.
+    if let Some(data_dir) = data_dir.filter(|data_dir| data_dir.is_absolute()) {
+        let same = |process: &&Process| !process.zombie && carries(&command_line(process.identity.pid), &data_dir);
+        members.extend(processes.iter().filter(same).map(|process| process.identity));
+    }
+    with_descendants(members, &processes)
+}
+
+/// Whether one of these was told to let itself be driven, by whichever port it chose.
+#[must_use]
+pub fn is_debuggable(members: &BTreeSet<Identity>) -> bool {
+    members.iter().any(|member| value_of(&command_line(member.pid), PORT_SWITCH).is_some())
+}
+
+/// What follows `switch` (which ends with `=`) among the arguments.
+fn value_of<'a>(command_line: &'a [u8], switch: &str) -> Option<&'a [u8]> {
+    command_line.split(|byte| *byte == 0).skip(1).find_map(|argument| argument.strip_prefix(switch.as_bytes()))
 }
 
 /// The raw command line; empty for a zombie.
@@ -174,7 +230,7 @@ pub fn browsers(processes: &[Process]) -> Vec<Browser> {
 
 fn browser(identity: Identity, command_line: &[u8]) -> Option<Browser> {
     let arguments: Vec<&[u8]> = command_line.split(|byte| *byte == 0).collect();
-    let value = arguments.iter().skip(1).find_map(|argument| argument.strip_prefix(DATA_DIR_SWITCH.as_bytes()))?;
+    let value = value_of(command_line, DATA_DIR_SWITCH)?;
     if arguments.iter().any(|argument| argument.starts_with(b"--type=")) {
         return None;
     }
@@ -219,45 +275,13 @@ pub fn signal(identity: Identity, signal: Signal) -> Result<bool, Errno> {
     if sent == Err(Errno::SRCH) { Ok(false) } else { sent }
 }
 
-/// What the living processes among `members` use now: PSS in bytes and processor seconds.
-#[must_use]
-pub fn usage(members: &BTreeSet<Identity>) -> (u64, f64) {
-    let mut bytes = 0;
-    let mut ticks = 0;
-    for member in members {
-        if let Some(now) = read(member.pid).filter(|now| now.identity == *member) {
-            bytes += proportional_bytes(member.pid);
-            ticks += now.cpu_ticks;
-        }
-    }
-    #[expect(clippy::cast_precision_loss, reason = "52 bits of clock ticks are millions of years")]
-    let seconds = ticks as f64 / rustix::param::clock_ticks_per_second() as f64;
-    (bytes, seconds)
-}
-
-/// The proportional set size; where that is not readable (a sandboxed helper), the resident size, which
-/// counts shared pages whole and so errs on the safe side.
-fn proportional_bytes(pid: u32) -> u64 {
-    let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
-    if let Some(kilobytes) = parse_pss(&rollup) {
-        return kilobytes * 1024;
-    }
-    let statm = std::fs::read_to_string(format!("/proc/{pid}/statm")).unwrap_or_default();
-    let pages: u64 = statm.split_ascii_whitespace().nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0);
-    pages * rustix::param::page_size() as u64
-}
-
-fn parse_pss(rollup: &str) -> Option<u64> {
-    rollup.lines().find_map(|line| line.strip_prefix("Pss:"))?.trim().strip_suffix("kB")?.trim().parse().ok()
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
     use std::path::Path;
     use std::process::{Command, Stdio};
 
-    use super::{Identity, Tree, all, browser, carries, parse_pss, parse_stat, read, signal, usage};
+    use super::{Identity, Tree, all, browser, carries, parse_stat, read, signal, stats, tree_of};
 
     #[test]
     fn a_stat_line_with_a_hostile_name_is_read() {
@@ -291,12 +315,6 @@ mod tests {
     }
 
     #[test]
-    fn pss_is_the_first_line_of_that_name() {
-        assert_eq!(parse_pss("Rss: 9 kB\nPss:    4123 kB\nPss_Dirty: 1 kB\n"), Some(4_123));
-        assert_eq!(parse_pss(""), None);
-    }
-
-    #[test]
     fn a_tree_holds_grandchildren_and_a_signal_hits_only_the_process_meant() {
         let mut child = Command::new("sh").args(["-c", "sleep 60 & wait"]).stdin(Stdio::null()).spawn().unwrap();
         let main = read(child.id()).unwrap().identity;
@@ -309,8 +327,10 @@ mod tests {
             }
             std::thread::yield_now();
         };
-        assert!(usage(&members).0 > 0);
+        assert!(stats(&members).pss_bytes > 0);
+        assert_eq!(tree_of(main), members);
         let stranger = Identity { started: main.started + 1, ..main };
+        assert_eq!(tree_of(stranger), BTreeSet::new());
         assert_eq!(signal(stranger, rustix::process::Signal::KILL), Ok(false));
         assert!(child.try_wait().unwrap().is_none());
         for member in &members {

@@ -66,7 +66,7 @@ struct Run<'a> {
 
 /// Runs `replay` in `session`. Every end is a [`ReplayEnd`].
 pub async fn run(session: &Session, replay: Replay<'_>, gate: &dyn CommitGate) -> Replayed {
-    let Replay { flow, inputs, mode, evidence: folder, deadline, cancel, open_waits } = replay;
+    let Replay { flow, inputs, mode, evidence: folder, deadline, cancel, attached, open_waits } = replay;
     let until = Instant::now() + deadline.min(flow.max_duration);
     let values = values(flow, inputs);
     let evidence = EvidenceWriter::new(folder, secrets(flow, inputs));
@@ -79,15 +79,16 @@ pub async fn run(session: &Session, replay: Replay<'_>, gate: &dyn CommitGate) -
         let failure = Failure::new(FailureCode::FlowInvalid, "the flow is for outside workers: it is not replayed");
         return ended(no_run(failure), evidence, None, None);
     }
-    let attached = tokio::select! {
-        attached = Tab::attach(session, surviving, &flow.origins) => attached,
+    let tab = tokio::select! {
+        tab = Tab::attach(session, surviving, &flow.origins) => tab,
         () = cancel.cancelled(), if !surviving => Err(canceled()),
         () = sleep_until(until) => Err(overdue()),
     };
-    let tab = match attached {
+    let tab = match tab {
         Ok(tab) => tab,
         Err(failure) => return ended(no_run(failure), evidence, None, None),
     };
+    attached.cancel();
     let mut run = Run::new(&tab, flow, &values, evidence);
     let end = match mode {
         Mode::Publish | Mode::StopBeforeCommit => run.publish(mode, until, &cancel, gate).await,

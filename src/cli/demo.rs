@@ -9,7 +9,7 @@
 
 mod children;
 mod follow;
-mod machine;
+pub(super) mod machine;
 mod media;
 mod plan;
 mod report;

@@ -18,6 +18,8 @@ pub const OUTCOME_UNKNOWN: u8 = 11;
 pub const CANCELED: u8 = 12;
 /// `run`, `tasks watch`: an item is held and waits for a human.
 pub const NEEDS_HUMAN: u8 = 13;
+/// `doctor`: at least one check is an error.
+pub const UNSOUND: u8 = 20;
 /// The disk failed under the state file (sysexits `EX_IOERR`).
 pub const DISK: u8 = 74;
 /// The configuration or the state file is wrong; a restart does not mend it (sysexits `EX_CONFIG`).
@@ -34,5 +36,6 @@ pub const HELP: &str = "Exit codes:
   11  run, tasks watch: an outcome is unknown and waits for a human
   12  run, tasks watch: canceled
   13  run, tasks watch: an item waits for a human
+  20  doctor: at least one check is an error
   74  serve: the disk failed under the state file
   78  the configuration or the state file is wrong";

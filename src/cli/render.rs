@@ -38,11 +38,14 @@ pub fn time(value: &Value, name: &str) -> String {
 pub fn why(item: &Value) -> String {
     let error = &item["error"];
     let reason = match (text(item, "wait_reason"), time(item, "wait_until")) {
-        (reason, until) if !until.is_empty() => format!("{reason} until {until}"),
-        (reason, _) => reason,
+        (reason, until) if until.is_empty() => reason,
+        (reason, until) if reason.ends_with("_until") => format!("{reason} {until}"),
+        (reason, until) => format!("{reason} until {until}"),
     };
     let state = text(item, "state");
-    match (reason.as_str(), error.is_object() && state != "queued") {
+    // Of a try before this one.
+    let old = ["queued", "running"].contains(&state.as_str());
+    match (reason.as_str(), error.is_object() && !old) {
         ("", true) => format!("{}: {}", text(error, "code"), text(error, "message")),
         (_, true) => format!("{reason}; {}: {}", text(error, "code"), text(error, "message")),
         _ => reason,
@@ -72,7 +75,9 @@ pub fn items(items: &[Value]) -> String {
     let rows = items.iter().map(|item| {
         let url = text(item, "url");
         let last = if url.is_empty() || text(item, "state") != "succeeded" { why(item) } else { url };
-        vec![text(item, "id"), text(item, "profile"), text(item, "state"), text(item, "attempts"), last]
+        let state = text(item, "state");
+        let state = if item["rehearsal"] == true { format!("{state} (rehearsal)") } else { state };
+        vec![text(item, "id"), text(item, "profile"), state, text(item, "attempts"), last]
     });
     table(&["id", "profile", "state", "attempts", "why, or where"], rows)
 }
@@ -81,7 +86,21 @@ pub fn items(items: &[Value]) -> String {
 #[must_use]
 pub fn item(item: &Value) -> String {
     let mut lines = Vec::new();
-    for name in ["id", "task_id", "profile", "state", "attempts", "key", "url", "started_at", "finished_at"] {
+    let names = [
+        "id",
+        "task_id",
+        "profile",
+        "state",
+        "resolution",
+        "attempts",
+        "key",
+        "url",
+        "not_before",
+        "not_after",
+        "started_at",
+        "finished_at",
+    ];
+    for name in names {
         let value = text(item, name);
         if !value.is_empty() {
             lines.push(format!("{name:<12} {value}"));
@@ -167,9 +186,16 @@ pub fn webhook(webhook: &Value, deliveries: &[Value]) -> String {
 #[must_use]
 pub fn profiles(profiles: &[Value]) -> String {
     let rows = profiles.iter().map(|profile| {
-        vec![text(profile, "id"), text(profile, "name"), text(profile, "state"), text(profile, "needs_human")]
+        let holder = ["held_by", "item"].map(|name| text(profile, name));
+        let holder = holder.into_iter().find(|holder| !holder.is_empty()).unwrap_or_default();
+        let needs = match (text(profile, "needs_human"), time(profile, "rate_limited_until")) {
+            (needs, until) if needs.is_empty() && !until.is_empty() => format!("rests until {until}"),
+            (needs, until) if !until.is_empty() => format!("{needs}; rests until {until}"),
+            (needs, _) => needs,
+        };
+        vec![text(profile, "id"), text(profile, "name"), text(profile, "state"), holder, needs]
     });
-    table(&["id", "name", "state", "needs"], rows)
+    table(&["id", "name", "state", "held by", "needs"], rows)
 }
 
 #[must_use]
@@ -234,12 +260,15 @@ pub fn status(status: &Value) -> String {
         format!("queue      {queue}"),
         format!("provider   {} {} {}", text(provider, "kind"), text(provider, "status"), text(provider, "reason")),
         format!(
-            "resources  {} MB memory, {} % cpu, {} MB disk free",
+            "resources  {} MB memory{}, {} MB disk free",
             text(resources, "memory_mb"),
-            text(resources, "cpu_percent"),
+            cpu(resources),
             text(resources, "disk_free_mb")
         ),
     ];
+    if status["pause"].is_object() {
+        lines.insert(1, format!("pause      {}", pause(&status["pause"])));
+    }
     for (reason, wait) in status["queue"]["wait_reasons"].as_object().into_iter().flatten() {
         let until = time(wait, "until");
         let until = if until.is_empty() { until } else { format!(", the first until {until}") };
@@ -247,29 +276,52 @@ pub fn status(status: &Value) -> String {
     }
     let breakers = status["breakers"].as_array().into_iter().flatten();
     for breaker in breakers.filter(|breaker| breaker["state"] != "closed") {
-        let facts = (text(breaker, "name"), text(breaker, "state"), time(breaker, "open_until"));
-        lines.push(format!("breaker    {} {} {}", facts.0, facts.1, facts.2));
+        let until = time(breaker, "open_until");
+        let until = if until.is_empty() { until } else { format!(" until {until}") };
+        let facts = ["name", "state", "failures_in_a_row", "last_error"].map(|name| text(breaker, name));
+        let [name, state, failures, error] = facts;
+        lines.push(format!("breaker    {name} {state}{until}, {failures} failures in a row: {error}"));
     }
     for session in resources["sessions"].as_array().into_iter().flatten() {
-        let facts = (text(session, "profile"), text(session, "memory_mb"), text(session, "cpu_percent"));
-        lines.push(format!("session    {} {} MB, {} % cpu", facts.0, facts.1, facts.2));
+        let facts = (text(session, "profile"), text(session, "memory_mb"), cpu(session));
+        lines.push(format!("session    {} {} MB{}", facts.0, facts.1, facts.2));
     }
     lines.iter().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
+}
+
+/// A rate needs two looks: after the first there is none.
+fn cpu(usage: &Value) -> String {
+    usage["cpu_percent"].as_f64().map_or_else(String::new, |percent| format!(", {percent} % cpu"))
+}
+
+/// Why nothing is started, and what to do.
+fn pause(pause: &Value) -> String {
+    let what = match text(pause, "kind").as_str() {
+        "restored" if pause["blind"] == true => "restored blind: no ledger says what went out since".to_owned(),
+        "restored" => "restored: what is not finished is held".to_owned(),
+        "ledger_damaged" => format!("ledger damaged: {}", text(pause, "what")),
+        _ => "by a person".to_owned(),
+    };
+    format!("{what} (since {}). {}", time(pause, "since"), text(pause, "help"))
 }
 
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
-    use super::{cleanup, counts, items, locks, status, time, webhook, why};
+    use super::{cleanup, counts, items, locks, profiles, status, time, webhook, why};
 
     #[test]
     fn a_waiting_item_says_why_and_until_when() {
         let item = json!({"state": "retry_wait", "wait_reason": "retry_backoff", "wait_until": "2026-12-01T09:00:00.000Z",
             "error": {"code": "element_not_found", "message": "no button"}});
         assert_eq!(why(&item), "retry_backoff until 2026-12-01 09:00:00Z; element_not_found: no button");
+        let breaker =
+            json!({"state": "queued", "wait_reason": "breaker_open_until", "wait_until": "2026-12-01T09:00:00.000Z"});
+        assert_eq!(why(&breaker), "breaker_open_until 2026-12-01 09:00:00Z");
         let handed_back = json!({"state": "queued", "wait_reason": "no_slot", "error": {"code": "daemon_stopped"}});
         assert_eq!(why(&handed_back), "no_slot");
+        assert_eq!(why(&json!({"state": "running", "error": {"code": "c", "message": "of the try before"}})), "");
         assert_eq!(why(&json!({"state": "failed", "error": {"code": "c", "message": "m"}})), "c: m");
     }
 
@@ -304,11 +356,45 @@ mod tests {
     }
 
     #[test]
+    fn a_profile_says_who_has_it_and_a_figure_that_is_not_known_is_left_out() {
+        let rows = [
+            json!({"id": "anna", "name": "Anna", "state": "running", "held_by": "worker w1", "item": null}),
+            json!({"id": "boris", "name": "Boris", "state": "idle", "rate_limited_until": "2026-12-01T09:00:00.000Z"}),
+        ];
+        let shown = profiles(&rows);
+        assert!(shown.contains("HELD BY") && shown.contains("worker w1"), "{shown}");
+        assert!(shown.contains("rests until 2026-12-01 09:00:00Z"), "{shown}");
+        let usage = |cpu| status(&json!({"resource_usage": {"memory_mb": 7.5, "cpu_percent": cpu, "disk_free_mb": 9}}));
+        assert!(usage(json!(null)).contains("resources  7.5 MB memory, 9 MB disk free"));
+        assert!(usage(json!(1.5)).contains("resources  7.5 MB memory, 1.5 % cpu, 9 MB disk free"));
+    }
+
+    #[test]
+    fn a_pause_is_told_with_what_to_do() {
+        let shown = |pause| status(&json!({"state": "restored", "pause": pause}));
+        assert!(!shown(json!(null)).contains("pause"));
+        let help = "Look; then `cove resume --accept-duplicates`.";
+        let since = "2026-12-01T09:00:00.000Z";
+        let blind = shown(json!({"kind": "restored", "blind": true, "since": since, "help": help}));
+        let line = blind.lines().find(|line| line.starts_with("pause")).unwrap();
+        assert!(line.starts_with("pause      restored blind: ") && line.ends_with(help), "{line}");
+        let damaged = shown(json!({"kind": "ledger_damaged", "what": "line 3: no text", "since": since, "help": help}));
+        assert!(
+            damaged.contains("pause      ledger damaged: line 3: no text (since 2026-12-01 09:00:00Z)"),
+            "{damaged}"
+        );
+    }
+
+    #[test]
     fn an_open_breaker_is_in_the_status_and_a_closed_one_is_not() {
-        let breakers = json!([{"name": "webhook https://a", "state": "open", "open_until": "2026-12-01T09:00:00.000Z"},
+        let breakers = json!([{"name": "webhook https://a", "state": "open", "failures_in_a_row": 5,
+                "open_until": "2026-12-01T09:00:00.000Z", "last_error": "no answer"},
+            {"name": "dolphin", "state": "half_open", "failures_in_a_row": 6, "last_error": "no connection"},
             {"name": "webhook https://b", "state": "closed"}]);
         let shown = status(&json!({"breakers": breakers}));
-        assert!(shown.contains("breaker    webhook https://a open 2026-12-01 09:00:00Z"), "{shown}");
+        let open = "breaker    webhook https://a open until 2026-12-01 09:00:00Z, 5 failures in a row: no answer";
+        assert!(shown.contains(open), "{shown}");
+        assert!(shown.contains("breaker    dolphin half_open, 6 failures in a row: no connection"), "{shown}");
         assert!(!shown.contains("https://b"), "{shown}");
     }
 

@@ -169,7 +169,7 @@ pub enum ProfilesCommand {
         /// Its id or its name
         name: String,
     },
-    /// Say that a person did what the site asked for: what waits in the profile goes on
+    /// Say that a person did what the site asked for: what waits in the profile goes on, also where it rests
     Unpark {
         /// Its id or its name
         name: String,

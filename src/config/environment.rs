@@ -12,24 +12,17 @@ use serde::Deserialize as _;
 use toml::Value;
 use toml::de::ValueDeserializer;
 
-use super::Config;
 use super::error::ConfigError;
 use super::file::{unknown_key, unknown_section};
 use super::keys::{self, KEYS, Key, Rule};
 use super::load::{Entries, Entry};
+use super::{Config, dolphin};
 
 type Environment = BTreeMap<String, String>;
 
 /// What this version has no use for.
-const NOT_USED: &[&str] = &[
-    "MEMORY_LIMIT_MB",
-    "DB_MIN_CONNECTIONS",
-    "DB_MAX_CONNECTIONS",
-    "HEARTBEAT_INTERVAL_SECS",
-    "DOLPHIN_API_HOST",
-    "DOLPHIN_API_TOKEN",
-    "WORKER_API_TOKEN",
-];
+const NOT_USED: &[&str] =
+    &["MEMORY_LIMIT_MB", "DB_MIN_CONNECTIONS", "DB_MAX_CONNECTIONS", "HEARTBEAT_INTERVAL_SECS", "WORKER_API_TOKEN"];
 /// What belongs to parts of the original that are not here at all.
 const IGNORED: &[&str] = &["DB_PASSWORD", "SECRET_KEY", "DATABASE_URL", "WEB_UI_PORT", "UI_API_BASE", "UI_API_TOKEN"];
 
@@ -79,7 +72,7 @@ fn value_of(key: &Key, text: &str, variable: &str) -> Result<Entry, ConfigError>
     let value = match key.rule {
         Rule::Integer(..) => Value::Integer(trimmed.parse().map_err(|_| refuse())?),
         Rule::Bool => Value::Boolean(trimmed.parse().map_err(|_| refuse())?),
-        Rule::Paths | Rule::Texts | Rule::Words(_) => list_of(trimmed).ok_or_else(|| {
+        Rule::Paths | Rule::Profiles | Rule::Words(_) => list_of(trimmed).ok_or_else(|| {
             key.error(
                 text,
                 variable,
@@ -126,6 +119,9 @@ pub(super) fn read_original(
     }
     if let Some(text) = set("LOG_LEVEL") {
         add("log.level", &level_of(text), "LOG_LEVEL");
+    }
+    if let Some(text) = set("DOLPHIN_API_HOST") {
+        add("dolphin.api_host", &dolphin::api_host(text), "DOLPHIN_API_HOST");
     }
     if let Some(text) = set("WORKER_BASE_PORT") {
         match text.parse::<u16>() {

@@ -9,6 +9,7 @@ use std::path::Path;
 
 use toml::Value;
 
+use super::dolphin;
 use super::error::ConfigError;
 
 const DAY_SECONDS: u64 = 24 * 60 * 60;
@@ -31,7 +32,8 @@ pub(super) enum Rule {
     Paths,
     /// An `http` or `https` address without a user and a password in it; empty is the default.
     Url,
-    Texts,
+    /// Profiles of Dolphin Anty.
+    Profiles,
     /// Any of these words.
     Words(&'static [&'static str]),
     LogFilter,
@@ -81,7 +83,7 @@ pub(super) static KEYS: &[Key] = &[
     key("dolphin", "api_host", Rule::Url),
     Key { secret: true, ..key("dolphin", "api_token_file", Rule::Path) },
     key("dolphin", "cloud_host", Rule::Url),
-    key("dolphin", "profiles", Rule::Texts),
+    key("dolphin", "profiles", Rule::Profiles),
     key("dolphin", "on_duplicate", Rule::Choice(&["wait", "stop_and_start"])),
     key("dolphin", "parallel_starts", Rule::Integer(1, 32)),
     key("dolphin", "start_stagger_ms", Rule::Integer(0, 60_000)),
@@ -153,7 +155,7 @@ impl Rule {
             Self::Path => "an absolute path as text".to_owned(),
             Self::Paths => "a list of absolute paths".to_owned(),
             Self::Url => "an http:// or https:// address as text, without a user and password in it".to_owned(),
-            Self::Texts => "a list of texts, none of them empty".to_owned(),
+            Self::Profiles => dolphin::ALLOWED_PROFILES.to_owned(),
             Self::Words(words) => format!("a list of any of {}", words.join(", ")),
             Self::LogFilter => {
                 "off, error, warn, info, debug, trace, or a filter such as info,cove::engine=debug".to_owned()
@@ -176,7 +178,12 @@ impl Rule {
             Self::Path => text.is_some_and(is_absolute_path),
             Self::Paths => list(&is_absolute_path),
             Self::Url => text.is_some_and(is_url),
-            Self::Texts => list(&|text| !text.trim().is_empty()),
+            Self::Profiles => {
+                list(&|_| true) && {
+                    let entries = value.as_array().into_iter().flatten();
+                    dolphin::are_profiles(entries.filter_map(Value::as_str))
+                }
+            }
             Self::Words(words) => list(&|text| words.contains(&text)),
             Self::LogFilter => text.is_some_and(is_log_filter),
         };
@@ -194,7 +201,7 @@ impl Rule {
             Self::Integer(..) => "integer",
             Self::Bool => "boolean",
             Self::Choice(_) | Self::Address | Self::Path | Self::Url | Self::LogFilter => "string",
-            Self::Paths | Self::Texts | Self::Words(_) => "array",
+            Self::Paths | Self::Profiles | Self::Words(_) => "array",
         }
     }
 }

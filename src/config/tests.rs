@@ -196,11 +196,15 @@ fn the_originals_names_set_their_keys() {
         ("RATE_LIMIT_REQUESTS", "50"),
         ("RATE_LIMIT_WINDOW", "30"),
         ("LOG_LEVEL", "WARNING"),
+        ("DOLPHIN_API_HOST", "localhost:3002"),
+        ("DOLPHIN_API_TOKEN", "s3cret"),
     ]));
     let loaded = loaded.unwrap();
     let config = &loaded.config;
     assert_eq!((config.engine.slots, config.limits.requests, config.limits.window_seconds), (32, 50, 30));
     assert_eq!((config.server.listen.to_string().as_str(), config.log.level.as_str()), ("127.0.0.1:9000", "warn"));
+    assert_eq!(config.dolphin.api_host, "http://localhost:3002");
+    assert!(!format!("{loaded:?}").contains("s3cret"), "a token is read where it is used");
     assert_eq!(loaded.origins["engine.slots"], "WORKERS_COUNT × MAX_CONCURRENT_TASKS");
     assert_eq!(loaded.warnings, [] as [String; 0]);
 
@@ -217,14 +221,28 @@ fn the_originals_names_set_their_keys() {
 }
 
 #[test]
+fn a_bad_profile_of_dolphin_is_a_mistake_of_the_configuration() {
+    let profiles = |text: &str| load(&sources(&[("COVE_DOLPHIN__PROFILES", text)])).map(|loaded| loaded.config.dolphin);
+    let named = profiles("43499381=Anna, 7").unwrap().named_profiles();
+    let shown: Vec<_> = named.iter().map(|profile| (profile.id, profile.name.as_deref())).collect();
+    assert_eq!(shown, [(43_499_381, Some("Anna")), (7, None)]);
+    for bad in ["anna", "7,7=Ben", "0", "7="] {
+        let errors = lines(&profiles(bad).unwrap_err());
+        assert!(errors.len() == 1 && errors[0].starts_with("dolphin.profiles = "), "{errors:?}");
+        assert!(errors[0].contains("allowed is a list of profiles, each an id"), "{errors:?}");
+    }
+    let hosts = |text: &str| load(&sources(&[("DOLPHIN_API_HOST", text)])).map(|loaded| loaded.config.dolphin.api_host);
+    assert_eq!(hosts("127.0.0.1"), Ok("http://127.0.0.1:3001".to_owned()));
+    assert!(hosts("a b").is_err());
+}
+
+#[test]
 fn what_is_not_used_is_named_without_its_value() {
     let names = [
         "MEMORY_LIMIT_MB",
         "DB_MIN_CONNECTIONS",
         "DB_MAX_CONNECTIONS",
         "HEARTBEAT_INTERVAL_SECS",
-        "DOLPHIN_API_HOST",
-        "DOLPHIN_API_TOKEN",
         "WORKER_API_TOKEN",
         "DB_PASSWORD",
         "SECRET_KEY",
@@ -236,8 +254,8 @@ fn what_is_not_used_is_named_without_its_value() {
     let variables: Vec<(&str, &str)> = names.iter().map(|name| (*name, "s3cret")).collect();
     let loaded = load(&sources(&variables)).unwrap();
     assert_eq!(loaded.warnings.len(), 2);
-    assert!(loaded.warnings[0].ends_with(&format!(": {}", names[..7].join(", "))), "{}", loaded.warnings[0]);
-    assert!(loaded.warnings[1].ends_with(&format!(": {}", names[7..].join(", "))), "{}", loaded.warnings[1]);
+    assert!(loaded.warnings[0].ends_with(&format!(": {}", names[..5].join(", "))), "{}", loaded.warnings[0]);
+    assert!(loaded.warnings[1].ends_with(&format!(": {}", names[5..].join(", "))), "{}", loaded.warnings[1]);
     assert!(!format!("{loaded:?}").contains("s3cret"));
     assert_eq!(loaded.config, load(&sources(&[])).unwrap().config);
 }
@@ -267,10 +285,9 @@ fn serve_refuses_what_the_other_commands_accept() {
     let loaded = loaded.unwrap();
     assert_eq!(loaded.config.browser.provider, ProviderKind::Dolphin);
     let errors = lines(&loaded.check_serve());
-    assert_eq!(errors.len(), 3);
+    assert_eq!(errors.len(), 2);
     assert!(errors[0].starts_with("auth.required = true (the default): this version has no tokens yet"), "{errors:?}");
-    assert!(errors[1].starts_with("browser.provider = \"dolphin\" (COVE_BROWSER__PROVIDER): "), "{errors:?}");
-    assert!(errors[2].starts_with("server.listen = \"0.0.0.0:8088\" (COVE_SERVER__LISTEN): "), "{errors:?}");
+    assert!(errors[1].starts_with("server.listen = \"0.0.0.0:8088\" (COVE_SERVER__LISTEN): "), "{errors:?}");
     for listen in ["127.9.0.1:0", "[::1]:0", "[::ffff:127.0.0.1]:0"] {
         let loaded = load(&sources(&[("COVE_AUTH__REQUIRED", "false"), ("COVE_SERVER__LISTEN", listen)])).unwrap();
         assert_eq!(loaded.config.check_serve(), []);

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::View;
 use super::state::Limits;
+use crate::breaker::Passage;
 use crate::model::{
     Failure, FailureCode, HeldFor, Intent, Item, ItemState, Place, Profile, ProfileEffect, ProfileId, Retry, Timestamp,
     Verdict, WaitReason,
@@ -70,6 +71,15 @@ pub fn effect(failure: &Failure, limits: &Limits, now: Timestamp) -> Option<Prof
     }
 }
 
+/// The same where the click may have happened: whatever the site said then, a person looks at the profile
+/// before it goes on (fence.md rule 7).
+#[must_use]
+pub fn effect_after_commit(failure: &Failure) -> Option<ProfileEffect> {
+    let said_by_the_site =
+        matches!(failure.code, FailureCode::NeedsHuman | FailureCode::RateLimited | FailureCode::Rejected);
+    said_by_the_site.then(|| ProfileEffect::Park(failure.detail.clone()))
+}
+
 /// What the store says of an item's profile.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ProfileFacts {
@@ -85,6 +95,14 @@ impl ProfileFacts {
     pub const fn of(profile: &Profile) -> Self {
         Self { parked: profile.parked.is_some(), rests_until: profile.rests_until, held_until: None }
     }
+
+    /// When a verify that is due at this time can look. None: that is up to a person, or to what runs there
+    /// now; a time that has passed tells nobody anything.
+    #[must_use]
+    pub fn next_look(&self, at: Timestamp, now: Timestamp) -> Option<Timestamp> {
+        let at = at.max(self.rests_until.unwrap_or(at));
+        Some(at).filter(|at| !self.parked && *at > now)
+    }
 }
 
 /// Why an item waits, and until when where there is a time. None: it runs or is terminal.
@@ -99,7 +117,8 @@ pub fn why_waiting(
     match item.state {
         ItemState::Running | ItemState::Succeeded | ItemState::Failed | ItemState::Canceled => return None,
         ItemState::OutcomeUnknown => {
-            return Some((WaitReason::OutcomeUnknown, item.verify.and_then(|plan| plan.next_at)));
+            let next_look = item.verify.and_then(|plan| plan.next_at);
+            return Some((WaitReason::OutcomeUnknown, next_look.and_then(|at| profile.next_look(at, now))));
         }
         ItemState::Held => {
             let clock = item.held_for == Some(HeldFor::Clock);
@@ -152,8 +171,15 @@ pub fn why_ready_waits(
     if let Some(until) = view.in_use.get(id) {
         return (WaitReason::ProfileInUseByOperator, Some(*until));
     }
-    if view.provider_down.is_some() && !external {
-        return (WaitReason::ProviderDown, None);
+    if !external {
+        match view.breakers {
+            // Half open, a few are tried and the others wait for what comes of them.
+            Passage::Shut { .. } | Passage::Trial => {
+                return (WaitReason::BreakerOpenUntil, view.breakers.shut_until().filter(|until| *until > now));
+            }
+            Passage::Free if view.provider_down.is_some() => return (WaitReason::ProviderDown, None),
+            Passage::Free => {}
+        }
     }
     if view.running.contains_key(id) {
         return (WaitReason::ProfileBusy, None);
@@ -174,7 +200,7 @@ mod tests {
     use super::{ProfileFacts, Room, back_off, choose, why_waiting};
     use crate::engine::View;
     use crate::engine::state::Limits;
-    use crate::model::{Intent, Item, ItemId, ProfileId, TaskId, Timestamp, WaitReason};
+    use crate::model::{Intent, Item, ItemId, ItemState, ProfileId, TaskId, Timestamp, VerifyPlan, WaitReason};
     use crate::store::Head;
 
     fn head(profile: &str, priority: i32, item: u64) -> Head {
@@ -208,6 +234,24 @@ mod tests {
         assert_eq!(why(parked, &view), Some((WaitReason::ProfileNeedsHuman, None)));
         view.running.insert(ProfileId::new("anna").unwrap(), None);
         assert_eq!(why(free, &view), Some((WaitReason::ProfileBusy, None)));
+    }
+
+    #[test]
+    fn an_unknown_outcome_tells_of_a_look_that_is_to_come_and_of_no_other() {
+        let at = |ms| Some(Timestamp::from_millis(ms));
+        let plan = VerifyPlan { next_at: at(9_000), ..VerifyPlan::beginning(Timestamp::ZERO) };
+        let unknown = Item { state: ItemState::OutcomeUnknown, verify: Some(plan), ..waiting() };
+        let until = |facts, now| {
+            let why = why_waiting(&unknown, &Intent::default(), facts, &View::default(), Timestamp::from_millis(now));
+            let (reason, until) = why.unwrap();
+            assert_eq!(reason, WaitReason::OutcomeUnknown);
+            until
+        };
+        let free = ProfileFacts::default();
+        assert_eq!(until(free, 8_999), at(9_000));
+        assert_eq!(until(free, 9_000), None, "it is about to look");
+        assert_eq!(until(ProfileFacts { parked: true, ..free }, 0), None, "a person comes first");
+        assert_eq!(until(ProfileFacts { rests_until: at(20_000), ..free }, 0), at(20_000));
     }
 
     #[test]

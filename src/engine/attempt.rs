@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::FutureExt;
+use tokio_util::sync::CancellationToken;
 
+use super::attach::Attach;
 use super::event::{AttemptEnd, Event};
 use super::turn::Child;
 use crate::browser::evidence::EvidenceFolder;
@@ -83,6 +85,10 @@ async fn attempt(child: &Child, item: &Item, task: &Task) -> Outcome {
         Ok(folder) => folder,
         Err(failure) => return Outcome::before_the_browser(failure),
     };
+    let attach = match Attach::begin(child) {
+        Ok(attach) => attach,
+        Err(failure) => return Outcome::before_the_browser(failure),
+    };
     let options = StartOptions { headless: child.shared.headless };
     let started = tokio::select! {
         started = child.shared.provider.start(&item.profile, options) => started,
@@ -92,22 +98,28 @@ async fn attempt(child: &Child, item: &Item, task: &Task) -> Outcome {
     let session = match started {
         Ok(session) => session,
         Err(failure) => {
+            attach.failed(&failure);
             // In use means that somebody else's browser runs there: it is not ours to stop.
             let browser = failure.code != FailureCode::ProfileInUse;
             return Outcome::unarmed(failure, browser);
         }
     };
     child.tell(Event::Opened { fence: child.fence, session: session.clone() }).await;
-    let attempt = Replay {
+    let publish = Replay {
         flow: &flow,
         inputs: &inputs,
         mode: if task.rehearsal { Mode::StopBeforeCommit } else { Mode::Publish },
         evidence: &evidence,
         deadline: flow.max_duration,
         cancel: child.interrupt.clone(),
+        attached: attach.attached(),
         open_waits: &[],
     };
-    replay(child, &session, attempt).await
+    let outcome = attach.during(Box::pin(replay(child, &session, publish))).await;
+    if let AttemptEnd::Unarmed(failure) | AttemptEnd::Unknown(failure) = &outcome.end {
+        attach.failed(failure);
+    }
+    outcome
 }
 
 async fn confirm(child: &Child, item: &Item, task: &Task) -> Outcome {
@@ -139,6 +151,7 @@ async fn confirm(child: &Child, item: &Item, task: &Task) -> Outcome {
         evidence: &evidence,
         deadline: flow.max_duration,
         cancel: child.interrupt.clone(),
+        attached: CancellationToken::new(),
         open_waits: item.proofs.as_ref().map_or(&[][..], |proofs| &proofs.open_waits),
     };
     let mut outcome = replay(child, &session, confirmation).await;
@@ -155,9 +168,10 @@ async fn survivor(child: &Child, item: &Item) -> Result<Option<Session>, Failure
     loop {
         match child.shared.provider.running().await {
             Ok(running) => return Ok(running.into_iter().find(|session| session.profile == item.profile)),
-            Err(failure) if tries == 0 => return Err(failure),
+            // What was refused was not asked: an open breaker admits a call when its time is over.
+            Err(failure) if tries == 0 && failure.code != FailureCode::BreakerOpen => return Err(failure),
             Err(_) => {
-                tries -= 1;
+                tries = tries.saturating_sub(1);
                 tokio::time::sleep(PROVIDER_WAIT).await;
             }
         }
@@ -215,7 +229,8 @@ pub(super) async fn load_flow(child: &Child, task: &Task) -> Result<Flow, Failur
     }
 }
 
-/// The flow, and the inputs with every file looked at again: what is published is what is on disk now.
+/// The flow, and the inputs with every file looked at again: what was accepted is what goes out, or nothing
+/// (fence.md rule 3). A file that was only touched, or put back, is the same by its hash.
 async fn prepare(child: &Child, item: &Item, task: &Task) -> Result<(Flow, BTreeMap<String, InputValue>), Failure> {
     let flow = load_flow(child, task).await?;
     let mut inputs = item.inputs.clone();
@@ -226,7 +241,13 @@ async fn prepare(child: &Child, item: &Item, task: &Task) -> Result<(Flow, BTree
         };
         if !media::unchanged(file).await.map_err(missing)? {
             let name = file.path.display().to_string();
-            *file = child.shared.media.resolve(&name).await.map_err(|error| media_failure(&name, &error))?;
+            let found = child.shared.media.resolve(&name).await.map_err(|error| media_failure(&name, &error))?;
+            if found.sha256 != file.sha256 {
+                let (is, was) = (found.sha256, &file.sha256);
+                let detail = format!("{name} was accepted with the SHA-256 {was}; what is there now has {is}");
+                return Err(Failure::new(FailureCode::MediaChanged, detail));
+            }
+            *file = found;
         }
         readable(child, &file.path).await?;
     }

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use super::{LendAsked, LendRefused, Lent};
+use crate::breaker::Passage;
 use crate::browser::Session;
 use crate::model::{EvidenceFile, Failure, Fence, Item, ItemId, Moment, ProfileId, Proofs, Task, TaskId};
 use crate::store::{
@@ -32,6 +33,9 @@ pub enum Event {
     Recovered(Vec<Leftover>),
     /// What time it is, on both clocks; told before every other event of the loop.
     Time(Moment),
+    /// What a start would meet at the breakers that it goes through; told with the time, and before every
+    /// [`Event::Outlook`].
+    Breakers(Passage),
     /// Something in the store changed.
     Bell,
     /// A time came.
@@ -98,6 +102,10 @@ pub enum Event {
     Opened {
         fence: Fence,
         session: Session,
+    },
+    /// The browser answers: its start is over.
+    Attached {
+        fence: Fence,
     },
     ArmAsked {
         fence: Fence,

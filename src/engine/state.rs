@@ -13,14 +13,12 @@ use std::time::Duration;
 use super::admission::{self, Room};
 use super::event::{Act, Commit, Event, Step, Work};
 use super::{OperatorView, View};
+use crate::breaker::Passage;
 use crate::browser::Session;
 use crate::config;
 use crate::model::{Failure, FailureCode, Fence, Item, ItemId, ProfileId, Proofs, Task, TaskId, Timestamp};
 use crate::store::{ArmRefused, Claim, Claimed, Expired, Outlook, Pause, Settled};
 
-/// First and longest wait before a provider that was down is tried again.
-const PROVIDER_FIRST_WAIT: Duration = Duration::from_secs(2);
-const PROVIDER_LONGEST_WAIT: Duration = Duration::from_secs(30);
 /// How long a profile that a person uses is left alone before it is tried again.
 const IN_USE_WAIT: Duration = Duration::from_secs(15);
 
@@ -72,8 +70,17 @@ struct Running {
     profile: ProfileId,
     phase: Phase,
     owner: Owner,
+    /// Its browser is on its way: it does not answer yet, and nobody has given it up.
+    starting: bool,
     /// A browser may run that has to be stopped before the lock is freed.
     browser: bool,
+}
+
+impl Running {
+    /// An attempt, or something like it, whose browser is on its way.
+    fn started(profile: ProfileId, owner: Owner) -> Self {
+        Self { profile, phase: Phase::Unarmed, owner, starting: true, browser: true }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -114,13 +121,6 @@ impl Owner {
     }
 }
 
-#[derive(Clone, Debug, Default)]
-struct ProviderTrouble {
-    why: String,
-    until: Timestamp,
-    wait: Duration,
-}
-
 #[expect(clippy::struct_excessive_bools, reason = "facts that are independent of each other")]
 pub struct State {
     limits: Limits,
@@ -131,7 +131,9 @@ pub struct State {
     pause: Option<Pause>,
     /// Why nothing is started for want of disk space. What runs goes on to its end.
     no_disk: Option<String>,
-    provider: Option<ProviderTrouble>,
+    provider: Option<provider::Trouble>,
+    /// What a start would meet.
+    breakers: Passage,
     /// Profiles that a person uses outside cove, and when to look again.
     in_use: BTreeMap<ProfileId, Timestamp>,
     /// A look at the queue is on its way; another one is wanted after it.
@@ -158,6 +160,7 @@ impl State {
             pause: None,
             no_disk: None,
             provider: None,
+            breakers: Passage::Free,
             in_use: BTreeMap::new(),
             looking: false,
             look_again: false,
@@ -173,6 +176,7 @@ impl State {
         match event {
             Event::Recovered(leftovers) => self.recovered(leftovers),
             Event::Time(moment) => self.time(moment),
+            Event::Breakers(passage) => self.breakers_say(passage),
             Event::ClockTrusted { more } => self.clock_trusted(more),
             Event::ClockSynchronised if self.clocks.suspect => Step::commit(Commit::TrustClock),
             Event::CaughtUp { more } => {
@@ -192,6 +196,7 @@ impl State {
             Event::ArmAsked { fence, proofs } => self.arm_asked(fence, proofs),
             Event::ArmAnswered { fence, answer } => self.arm_answered(fence, answer),
             Event::Opened { fence, session } => self.opened(fence, session),
+            Event::Attached { fence } => self.attached(fence),
             Event::Ended { fence, end, evidence, stopped, browser, roll } => {
                 let told = ends::Told { end, evidence, stopped, browser };
                 self.ended(fence, told, roll, now)
@@ -241,6 +246,7 @@ impl State {
             clock_suspect: self.clocks.suspect,
             no_disk: self.no_disk.clone(),
             provider_down: self.provider.as_ref().map(|trouble| trouble.why.clone()),
+            breakers: self.breakers,
             turned_at: now,
         };
         for (fence, running) in &self.running {
@@ -272,7 +278,8 @@ impl State {
             return Some(now);
         }
         let provider = self.provider.as_ref().map(|trouble| trouble.until);
-        let times = self.next_due.into_iter().chain(provider).chain(self.in_use.values().copied());
+        let breakers = self.breakers.shut_until();
+        let times = self.next_due.into_iter().chain(provider).chain(breakers).chain(self.in_use.values().copied());
         times.filter(|time| *time > now).min()
     }
 
@@ -348,13 +355,7 @@ impl State {
         {
             self.provider = None;
         }
-        let free = self.limits.slots.saturating_sub(self.busy());
-        let free = match &self.provider {
-            Some(trouble) if trouble.until > now => 0,
-            // One attempt finds out whether the provider is back.
-            Some(_) => free.min(1).saturating_sub(self.busy()),
-            None => free,
-        };
+        let free = self.room(now);
         // What may have gone out is looked at before more is sent.
         let taken = |profile: &ProfileId| self.running.values().any(|running| &running.profile == profile);
         let room = Room { free, in_use: &self.in_use };
@@ -371,8 +372,7 @@ impl State {
         let Claim::Started(claimed) = claim else { return self.look() };
         let Claimed { item, task, fence } = *claimed;
         let owner = Owner::item(&item, &task, false);
-        let running = Running { profile: item.profile.clone(), phase: Phase::Unarmed, owner, browser: true };
-        self.running.insert(fence, running);
+        self.running.insert(fence, Running::started(item.profile.clone(), owner));
         Step::act(Act::Start { fence, work: Work::Attempt { item: Box::new(item), task: Box::new(task) } })
     }
 
@@ -458,6 +458,7 @@ impl State {
 mod clock;
 mod ends;
 mod operator;
+mod provider;
 mod recovery;
 mod session;
 #[cfg(test)]

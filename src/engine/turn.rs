@@ -16,9 +16,13 @@ use tokio_util::sync::CancellationToken;
 use super::event::{Act, Commit, Event, Step, Work};
 use super::session::{self, Doors};
 use super::state::State;
-use super::{Engine, HEARTBEAT, LendRefused, Lent, LentBrowser, Message, Shared, attempt, clock, operator, verify};
+use super::{
+    Engine, HEARTBEAT, LendRefused, Lent, LentBrowser, Message, START_BREAKERS, Shared, attempt, clock, operator,
+    verify,
+};
+use crate::breaker::Passage;
 use crate::model::{Failure, FailureCode, Fence, Moment, ProfileId, Proofs};
-use crate::store::{Store, StoreError};
+use crate::store::{AttemptEnded, Store, StoreError};
 
 /// First and longest wait between two tries to stop a browser.
 const CLOSE_FIRST_WAIT: Duration = Duration::from_millis(250);
@@ -61,6 +65,9 @@ pub async fn run(engine: Engine, shared: Arc<Shared>) -> Result<(), EngineError>
         last_ticket: 0,
         doors,
     };
+    // Others call through the same breakers.
+    let moved = bell.clone();
+    turning.shared.breakers.on_move(move || moved.notify_one());
     let mut failed = turning.shared.store.failed();
     let mut no_disk = turning.shared.no_disk.clone();
     let short = no_disk.borrow_and_update().clone();
@@ -71,6 +78,7 @@ pub async fn run(engine: Engine, shared: Arc<Shared>) -> Result<(), EngineError>
     let mut event = Event::Recovered(leftovers);
     loop {
         turning.turn(Event::Time(turning.shared.clock.moment())).await?;
+        turning.turn(Event::Breakers(turning.shared.passage())).await?;
         turning.turn(event).await?;
         let now = turning.shared.clock.now();
         view.send_replace(Arc::new(turning.state.view(now)));
@@ -143,6 +151,7 @@ impl Loop {
             for act in then {
                 if matches!(act, Act::Look) {
                     let outlook = self.shared.store.outlook(self.shared.clock.moment()).await?;
+                    events.push_back(Event::Breakers(self.shared.passage()));
                     events.push_back(Event::Outlook(outlook));
                 } else {
                     self.act(act);
@@ -243,15 +252,48 @@ impl Child {
     }
 }
 
+impl Shared {
+    /// What a start would meet at its breakers now.
+    fn passage(&self) -> Passage {
+        self.breakers.passage(&START_BREAKERS, self.clock.now())
+    }
+}
+
 /// Stops a browser until it is verified dead.
 async fn close(shared: Arc<Shared>, mailbox: mpsc::Sender<Message>, fence: Fence, profile: ProfileId) {
     let mut wait = CLOSE_FIRST_WAIT;
     while let Err(failure) = shared.provider.stop(&profile).await {
+        if failure.code == FailureCode::ProfileInUse {
+            // What runs there is somebody else's: nothing of ours is left.
+            tracing::info!(%profile, %failure, "nothing to stop");
+            break;
+        }
+        if failure.code == FailureCode::BreakerOpen {
+            // Nothing was asked. Others may close the breaker before its time, and to look costs nothing.
+            let rest = shared.passage().shut_until().map(|until| until.since(shared.clock.now()));
+            tokio::time::sleep(rest.unwrap_or_default().clamp(CLOSE_FIRST_WAIT, CLOSE_LONGEST_WAIT)).await;
+            continue;
+        }
         tracing::warn!(%profile, %failure, wait_ms = wait.as_millis(), "the browser could not be stopped: trying again");
         tokio::time::sleep(wait).await;
         wait = (wait * 2).min(CLOSE_LONGEST_WAIT);
     }
     drop(mailbox.send(Message::Event(Event::Closed { fence })).await);
+}
+
+async fn finish(store: &Store, end: AttemptEnded, moment: Moment) -> Result<Event, StoreError> {
+    let (item, fence, state) = (end.item, end.fence, end.verdict.state());
+    let refused = match store.finish(end, moment.wall).await? {
+        Ok(finished) => {
+            tracing::info!(%item, task = %finished.task, %fence, %state, "attempt ended");
+            false
+        }
+        Err(refused) => {
+            tracing::error!(%item, %fence, %refused, "the end of an attempt was not taken");
+            true
+        }
+    };
+    Ok(Event::EndStored { fence, refused })
 }
 
 /// Carries one commit to the store and its answer back. Public for the simulation, which turns the same
@@ -276,20 +318,7 @@ pub async fn carry(store: &Store, commit: Commit, moment: Moment) -> Result<Even
         Commit::Arm { item, fence, proofs } => {
             Event::ArmAnswered { fence, answer: store.arm(item, fence, proofs, moment).await? }
         }
-        Commit::Finish(end) => {
-            let (item, fence, state) = (end.item, end.fence, end.verdict.state());
-            let refused = match store.finish(end, now).await? {
-                Ok(finished) => {
-                    tracing::info!(%item, task = %finished.task, %fence, %state, "attempt ended");
-                    false
-                }
-                Err(refused) => {
-                    tracing::error!(%item, %fence, %refused, "the end of an attempt was not taken");
-                    true
-                }
-            };
-            Event::EndStored { fence, refused }
-        }
+        Commit::Finish(end) => finish(store, end, moment).await?,
         Commit::BeginVerify { item } => match store.begin_verify(item, moment).await? {
             Ok(begun) => Event::VerifyBegun(Box::new(begun)),
             Err(refused) => {

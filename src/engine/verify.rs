@@ -8,6 +8,7 @@ use std::panic::AssertUnwindSafe;
 
 use futures_util::FutureExt;
 
+use super::attach::Attach;
 use super::attempt::{evidence_folder, load_flow};
 use super::event::Event;
 use super::turn::Child;
@@ -53,10 +54,15 @@ async fn look(child: &Child, item: &Item, task: &Task) -> Look {
         Ok(folder) => folder,
         Err(failure) => return Look::failed(failure, false),
     };
+    let attach = match Attach::begin(child) {
+        Ok(attach) => attach,
+        Err(failure) => return Look::failed(failure, false),
+    };
     let session = match start(child, item).await {
         Ok(session) => session,
         // In use means that somebody else's browser runs there: it is not ours to stop.
         Err(failure) => {
+            attach.failed(&failure);
             let browser = failure.code != FailureCode::ProfileInUse;
             return Look::failed(failure, browser);
         }
@@ -67,9 +73,14 @@ async fn look(child: &Child, item: &Item, task: &Task) -> Look {
         evidence: &evidence,
         deadline: flow.max_duration,
         cancel: child.interrupt.clone(),
+        attached: attach.attached(),
         armed_at: item.armed_at.unwrap_or(item.created_at),
     };
-    let browser::Verified { answer, evidence, stopped } = browser::verify(&session, verifying).await;
+    let seen = attach.during(Box::pin(browser::verify(&session, verifying))).await;
+    let browser::Verified { answer, evidence, stopped } = seen;
+    if let VerifyAnswer::Inconclusive(failure) = &answer {
+        attach.failed(failure);
+    }
     Look { finding: Some(worth(answer, item)), evidence, stopped, browser: true }
 }
 

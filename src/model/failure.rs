@@ -79,7 +79,7 @@ codes! {
     OriginBlocked "origin_blocked" Flow Never "The page went to an origin outside the flow's list; add it to `cove.origins` if that is right.";
     // Media.
     MediaMissing "media_missing" Host Backoff "The file is gone or empty: put it back under the media root.";
-    MediaChanged "media_changed" Host Backoff "The file changed while the attempt ran; it is hashed again at the next try.";
+    MediaChanged "media_changed" Host Backoff "What was accepted goes out, or nothing: put the accepted file back, or submit the new file as a new item.";
     MediaUnreadable "media_unreadable" Host Backoff "Let the browser's user read the file (group cove-media, mode 0640, folders 0750).";
     // Browser and provider.
     BrowserNotFound "browser_not_found" Provider Uncounted "Install chromium, or name the browser in `[browser] chromium`; the item waits and loses no attempt.";
@@ -159,6 +159,21 @@ impl Failure {
         Self { code, detail }
     }
 
+    /// The same once the click may have happened: under a code that says what a person has to do then. What
+    /// was met, and its own help (which may say to submit again), is for the detail alone.
+    #[must_use]
+    pub fn after_commit(self) -> Self {
+        use FailureCode::{
+            ConfirmationMissing, Internal, LostAfterCommit, NeedsHuman, RateLimited, Rejected, RestartedAfterCommit,
+        };
+        match self.code {
+            ConfirmationMissing | LostAfterCommit | RestartedAfterCommit | Internal => self,
+            // The site answered, and it was no confirmation.
+            NeedsHuman | RateLimited | Rejected => Self::new(ConfirmationMissing, self.to_string()),
+            _ => Self::new(LostAfterCommit, self.to_string()),
+        }
+    }
+
     #[must_use]
     pub const fn blame(&self) -> Blame {
         self.code.blame()
@@ -188,6 +203,17 @@ mod tests {
         for code in FailureCode::ALL {
             assert!(seen.insert(code.name()), "{code} twice");
             assert_eq!(serde_json::to_value(code).unwrap(), code.name());
+        }
+    }
+
+    #[test]
+    fn rule_8_after_the_commit_point_no_help_says_to_submit_again() {
+        for code in FailureCode::ALL {
+            let after = Failure::new(*code, "its words").after_commit();
+            assert!(!after.code.help().contains("submit"), "{code}: {}", after.code.help());
+            assert!(after.detail.contains("its words"), "{code}: {after}");
+            assert!(after.code == *code || after.detail.contains(code.name()), "{code}: {after}");
+            assert_eq!(after.clone().after_commit(), after, "twice is once");
         }
     }
 

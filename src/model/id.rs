@@ -1,5 +1,6 @@
 //! Ids and fences: `epoch << 40 | sequence`, 53 bits, so that they never repeat, not even after a
-//! restore (fence.md rule 1). They are made by the store alone, from one sequence, and grow.
+//! restore (fence.md rule 1). They are made by the store alone, from one sequence, and grow. Which epoch a
+//! state is in, and where in it a state without its ledger begins, stands in `store/epoch.rs`.
 //!
 //! In JSON they are opaque strings: a letter that says what it is (`t` task, `i` item, `f` fence, `h` delivery) and
 //! the number in decimal. In stored records they are the number.

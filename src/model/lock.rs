@@ -200,6 +200,12 @@ pub struct Lock {
 }
 
 impl Lock {
+    /// How long its lease was made for; None: it has none.
+    #[must_use]
+    pub fn ttl(&self) -> Option<Duration> {
+        self.lease.map(|lease| Duration::from_millis(lease.ttl_ms))
+    }
+
     /// The lease is over. Whether that frees the lock is [`LockOwner::is_freed_by_time`].
     #[must_use]
     pub fn is_expired(&self, now: Moment) -> bool {

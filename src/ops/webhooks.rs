@@ -19,6 +19,7 @@ use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
+use crate::breaker::WEBHOOK;
 use crate::breaker::board::Board;
 use crate::model::{Clock, Delivery, Timestamp, Tried, Webhook};
 use crate::store::{DueDelivery, DueLook, Store, StoreError, TryEnd};
@@ -39,10 +40,12 @@ const REST_AFTER_DEFECT: Duration = Duration::from_secs(5 * 60);
 /// The name of a target's breaker.
 #[must_use]
 pub fn breaker_name(target: &str) -> String {
-    format!("{BREAKERS}{target}")
+    format!("{WEBHOOK} {target}")
 }
 
-const BREAKERS: &str = "webhook ";
+fn target_of(breaker: &str) -> Option<&str> {
+    breaker.strip_prefix(WEBHOOK)?.strip_prefix(' ')
+}
 
 pub struct Sender {
     store: Store,
@@ -129,7 +132,7 @@ impl Round {
         }
         self.resting.retain(|_, until| now < *until);
         let open = self.sender.breakers.open(now);
-        let open = open.iter().filter_map(|(name, until)| Some((name.strip_prefix(BREAKERS)?, *until)));
+        let open = open.iter().filter_map(|(name, until)| Some((target_of(name)?, *until)));
         let blocked = self.resting.iter().map(|(target, until)| (target.as_str(), *until)).chain(open);
         let mut wake_at: Option<Timestamp> = None;
         let mut wake = |at: Timestamp| wake_at = Some(wake_at.map_or(at, |before| before.min(at)));
@@ -168,7 +171,7 @@ impl Round {
             Err(error) => {
                 tracing::error!(target, %error, "a delivery ended by a defect; its target rests");
                 let now = self.sender.clock.now();
-                self.sender.breakers.failed(&breaker_name(&target), now);
+                self.sender.breakers.failed(&breaker_name(&target), now, "a defect of cove: see the daemon's log");
                 self.resting.insert(target, now.plus(REST_AFTER_DEFECT));
             }
         }
@@ -188,7 +191,9 @@ impl Round {
 async fn deliver(sender: Arc<Sender>, due: DueDelivery) -> Result<Done, StoreError> {
     let DueDelivery { delivery, webhook } = due;
     let Some(webhook) = webhook else {
-        let tried = Tried::new(sender.clock.now(), 0, None, Some("its task is gone".to_owned()));
+        let now = sender.clock.now();
+        sender.breakers.withdrawn(&breaker_name(&delivery.target), now);
+        let tried = Tried::new(now, 0, None, Some("its task is gone".to_owned()));
         sender.store.record_delivery(delivery.id, delivery.attempts, tried, TryEnd::GivenUp).await?;
         return Ok(Done { rest_until: None });
     };
@@ -199,8 +204,8 @@ async fn deliver(sender: Arc<Sender>, due: DueDelivery) -> Result<Done, StoreErr
     let Verdict { end, error, health, rest_until } = verdict::judge(&reply, &delivery, now, fastrand::f64());
     let breaker = breaker_name(&delivery.target);
     match health {
-        Health::Works => sender.breakers.succeeded(&breaker),
-        Health::Fails => sender.breakers.failed(&breaker, now),
+        Health::Works => sender.breakers.succeeded(&breaker, now),
+        Health::Fails => sender.breakers.failed(&breaker, now, error.as_deref().unwrap_or_default()),
     }
     let (id, task, event, target) = (delivery.id, delivery.task, delivery.event, delivery.target.as_str());
     let attempt = delivery.attempts + 1;

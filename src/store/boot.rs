@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use redb::{Builder, Database, DatabaseError, ReadableDatabase, StorageBackend, StorageError};
 
 use super::ballast::{Ballast, is_full};
+use super::epoch::{blind_sequence, next_epoch};
 use super::files::{LedgerFile, LedgerOnDisk, StateOnDisk, sync_folder_of};
 use super::ledger::{Ledger, Line};
 use super::migrate::MIGRATIONS;
@@ -17,8 +18,7 @@ use super::queue::recover::Facts;
 use super::tables::{Closed, META, META_KEY, Meta, SCHEMA, Tx, create_all};
 use super::trial::Trial;
 use super::{Pause, StoreError, codec, locks};
-use crate::model::id::MAX_EPOCH;
-use crate::model::{BootId, ItemState, Moment, Timestamp};
+use crate::model::{BootId, ItemState, Moment};
 
 pub const STATE_FILE: &str = "state.redb";
 pub const LEDGER_FILE: &str = "publish.ledger";
@@ -179,19 +179,30 @@ fn open_database<B: StorageBackend>(
     state: impl Fn() -> Result<B, DatabaseError>,
     path: &Path,
 ) -> Result<Database, OpenError> {
+    let (_, found) = open_trial(state(), path)?;
+    if found > SCHEMA_VERSION {
+        return Err(OpenError::NewerSchema { path: path.to_owned(), found });
+    }
+    let refusal = |error| refusal(path, error);
+    builder().create_with_backend(state().map_err(refusal)?).map_err(refusal)
+}
+
+/// The file over a trial, and its schema: nothing is written into it.
+pub(super) fn open_trial<B: StorageBackend>(
+    state: Result<B, DatabaseError>,
+    path: &Path,
+) -> Result<(Database, u32), OpenError> {
     let refusal = |error| refusal(path, error);
     let not_one = |why: String| OpenError::NotAStateFile { path: path.to_owned(), why };
-    let trial = Trial::over(state().map_err(refusal)?).map_err(|error| refusal(error.into()))?;
+    let trial = Trial::over(state.map_err(refusal)?).map_err(|error| refusal(error.into()))?;
     let bytes = trial.len().map_err(|error| refusal(error.into()))?;
     if bytes == 0 {
         return Err(not_one("the file is empty".to_owned()));
     }
     let verified = builder().set_check_integrity_on_open(bytes <= VERIFIED_BYTES).create_with_backend(trial);
-    let found = read_schema(&verified.map_err(refusal)?).map_err(not_one)?;
-    if found > SCHEMA_VERSION {
-        return Err(OpenError::NewerSchema { path: path.to_owned(), found });
-    }
-    builder().create_with_backend(state().map_err(refusal)?).map_err(refusal)
+    let db = verified.map_err(refusal)?;
+    let found = read_schema(&db).map_err(not_one)?;
+    Ok((db, found))
 }
 
 fn refusal(path: &Path, error: DatabaseError) -> OpenError {
@@ -250,15 +261,21 @@ fn reconcile(
     // A first start that was cut off leaves an epoch line and nothing else: that is not a restore.
     let nothing_yet = fresh && facts.items.is_empty();
     report.restored = lost_ledger || (!nothing_yet && facts.are_ahead_of(&tx)?);
-    if report.restored || fresh {
+    let damaged = report.ledger_damage.is_some();
+    let known_damage = damaged && matches!(was.pause, Some(Pause::LedgerDamaged { .. }));
+    if report.restored || fresh || (damaged && !known_damage) {
         tx.meta.epoch = next_epoch(was.epoch, facts.epoch, now);
         tx.meta.sequence = 0;
-        if report.ledger_damage.is_none() {
+        if !damaged {
             ledger.append(&[Line::Epoch { epoch: tx.meta.epoch, at: now }])?;
         }
     }
+    // Nothing says what was given out since this state was saved.
+    if lost_ledger || damaged {
+        tx.meta.sequence = tx.meta.sequence.max(blind_sequence(now));
+    }
     if report.restored {
-        facts.take_over(&mut tx, lost_ledger, now)?;
+        facts.take_over(&mut tx, lost_ledger || damaged, now)?;
         tx.meta.pause = Some(Pause::Restored { since: now, blind: lost_ledger });
     } else {
         facts.take_published(&mut tx, now)?;
@@ -280,30 +297,4 @@ fn reconcile(
     Tx::write_meta(&txn, &meta)?;
     txn.commit()?;
     Ok(())
-}
-
-/// Fence.md rule 1: one above both; without a ledger, a jump to a number that time makes: days since
-/// 2026-01-01, which lasts 22 years in 13 bits.
-fn next_epoch(store: u64, ledger: u64, now: Timestamp) -> u64 {
-    const ORIGIN_MS: u64 = 1_767_225_600_000;
-    const DAY_MS: u64 = 86_400_000;
-    let next = store.max(ledger) + 1;
-    let epoch = if ledger == 0 { next.max(now.as_millis().saturating_sub(ORIGIN_MS) / DAY_MS) } else { next };
-    assert!(epoch <= MAX_EPOCH, "the 8191 epochs of a state file are used up");
-    epoch
-}
-
-#[cfg(test)]
-mod tests {
-    use super::next_epoch;
-    use crate::model::Timestamp;
-
-    #[test]
-    fn rule_1_an_epoch_is_above_both_and_jumps_without_a_ledger() {
-        let now: Timestamp = "2026-11-24T00:00:00Z".parse().unwrap();
-        assert_eq!(next_epoch(5, 9, now), 10);
-        assert_eq!(next_epoch(9, 5, now), 10);
-        assert_eq!(next_epoch(0, 0, now), 327);
-        assert_eq!(next_epoch(400, 0, now), 401);
-    }
 }

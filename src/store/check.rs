@@ -197,6 +197,9 @@ fn item_indexes(txn: &ReadTransaction, items: &[Item], found: &mut Vec<String>) 
     compare("ready_counts", &counted.into_iter().collect(), &counts.into_iter().collect(), found);
     let due = at(Place::Due).map(|item| (item.due_at.as_millis(), item.id.raw())).collect();
     compare("due", &held!(txn, tables::DUE, |key| key), &due, found);
+    let waiting = items.iter().filter(|item| item.place != Place::Off);
+    let not_after = waiting.filter_map(|item| Some((item.not_after?.as_millis(), item.id.raw()))).collect();
+    compare("not_after", &held!(txn, tables::NOT_AFTER, |key| key), &not_after, found);
     let paused = at(Place::Paused).map(|item| item.id.raw()).collect();
     compare("paused", &held!(txn, tables::PAUSED, |key| key), &paused, found);
     let verifies = items.iter().filter_map(|item| Some((item.verify?.next_at?.as_millis(), item.id.raw()))).collect();

@@ -10,7 +10,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Seek, SeekFrom};
 use std::ops::Bound;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use redb::backends::FileBackend;
 use redb::{BackendError, DatabaseError, StorageBackend};
@@ -29,10 +29,28 @@ pub trait LedgerFile: Send + 'static {
     fn sync(&mut self) -> io::Result<()>;
 
     fn set_len(&mut self, bytes: u64) -> io::Result<()>;
+
+    /// A new file, empty, that is to take the place of this one. Only a disk with folders can have one.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    fn begin_successor(&mut self) -> io::Result<Box<dyn LedgerFile>> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// Gives its name to the successor that was begun, and keeps this file under the name with `ending`; a
+    /// crash leaves one of them under the name. Returns when that is durable.
+    ///
+    /// # Errors
+    /// When it cannot be done; the name may be the successor's all the same.
+    fn give_way(&mut self, _ending: &str) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
 }
 
 /// The ledger on a real disk.
 pub(super) struct LedgerOnDisk {
+    path: PathBuf,
     file: File,
     ballast: Ballast,
 }
@@ -46,7 +64,18 @@ impl LedgerOnDisk {
         if !existed {
             sync_folder_of(path)?;
         }
-        Ok(Self { file, ballast })
+        Ok(Self { path: path.to_owned(), file, ballast })
+    }
+
+    fn path_with(&self, ending: &str) -> PathBuf {
+        let mut path = self.path.clone().into_os_string();
+        path.push(".");
+        path.push(ending);
+        path.into()
+    }
+
+    fn successor_path(&self) -> PathBuf {
+        self.path_with("new")
     }
 }
 
@@ -66,6 +95,23 @@ impl LedgerFile for LedgerOnDisk {
 
     fn set_len(&mut self, bytes: u64) -> io::Result<()> {
         self.file.set_len(bytes)
+    }
+
+    fn begin_successor(&mut self) -> io::Result<Box<dyn LedgerFile>> {
+        let at = self.successor_path();
+        let options = OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).clone();
+        let file = self.ballast.make_room(|| options.open(&at))?;
+        Ok(Box::new(Self { path: self.path.clone(), file, ballast: self.ballast.clone() }))
+    }
+
+    fn give_way(&mut self, ending: &str) -> io::Result<()> {
+        match std::fs::hard_link(&self.path, self.path_with(ending)) {
+            // Kept in this very millisecond before, by a process that came no further.
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+        std::fs::rename(self.successor_path(), &self.path)?;
+        sync_folder_of(&self.path)
     }
 }
 

@@ -5,13 +5,14 @@
 //! them where several became durable together; unknown kinds are damage, since a ledger is never read by
 //! an older cove. The last line may be torn by a crash, in any of its sectors: at open the file is cut back
 //! to its last whole line, so that the next is not glued to a torn one. A bad line in the middle was
-//! durable once: it is damage that a human has to look at. A failed write or fsync is final; the line that
+//! durable once: it is damage that a human has to look at. What can be read behind it counts all the same, and
+//! when the human goes on, every whole line is copied into a new ledger and the damaged one is kept beside it. A failed write or fsync is final; the line that
 //! it was about may be read by the next process and yet never reach the disk, so the last one is written
 //! again at open, before anything is concluded from it.
 //!
 //! Written by the writer thread alone. It knows nothing about redb.
 
-use std::io::BufRead;
+use std::io::{self, BufRead};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -80,14 +81,17 @@ pub(super) struct Ledger {
     path: PathBuf,
     /// Set by the first failure: nothing may be acknowledged after it.
     failed: bool,
+    /// It has a bad line in its middle, and is to be followed by another.
+    damaged: bool,
 }
 
 impl Ledger {
     pub fn open(mut file: Box<dyn LedgerFile>, path: &Path) -> Result<Opened, StoreError> {
-        let failed = |error: std::io::Error| StoreError::from_io(path, &error);
+        let failed = |error: io::Error| StoreError::from_io(path, &error);
         let found = file.read().and_then(|mut reader| read(&mut reader)).map_err(failed)?;
-        let Found { lines, whole_bytes, last_line, torn_bytes, unread_bytes, damage } = found;
+        let Found { lines, whole_bytes, last_line, torn_bytes, bytes_from_damage, damage } = found;
         let damage = damage.map(|(line, what)| LedgerDamage { path: path.to_owned(), line, what });
+        let damaged = damage.is_some();
         if torn_bytes > 0 {
             file.set_len(whole_bytes).map_err(failed)?;
         }
@@ -95,7 +99,7 @@ impl Ledger {
             let at = whole_bytes - last_line.len() as u64;
             file.write(at, &last_line).and_then(|()| file.sync()).map_err(failed)?;
         }
-        let ledger = Self { file, end: whole_bytes + unread_bytes, path: path.to_owned(), failed: false };
+        let ledger = Self { file, end: whole_bytes + bytes_from_damage, path: path.to_owned(), failed: false, damaged };
         Ok(Opened { ledger, lines, cut_bytes: torn_bytes, damage })
     }
 
@@ -113,6 +117,47 @@ impl Ledger {
             }
         }
         Ok(())
+    }
+
+    /// Where this ledger is damaged: begins another with every whole line of it and `epoch`, and keeps the
+    /// damaged file beside it. Its next open is clean.
+    pub fn begin_anew(&mut self, epoch: &Line, now: Timestamp) -> Result<(), StoreError> {
+        if !self.damaged {
+            return Ok(());
+        }
+        let begun = self.copy_whole_lines(epoch).and_then(|(successor, end)| {
+            self.file.give_way(&format!("damaged-{}", now.as_millis()))?;
+            Ok((successor, end))
+        });
+        self.failed = begun.is_err();
+        let (successor, end) = begun.map_err(|error| StoreError::from_io(&self.path, &error))?;
+        (self.file, self.end, self.damaged) = (successor, end, false);
+        Ok(())
+    }
+
+    fn copy_whole_lines(&mut self, epoch: &Line) -> io::Result<(Box<dyn LedgerFile>, u64)> {
+        let mut successor = self.file.begin_successor()?;
+        let mut reader = self.file.read()?;
+        let (mut end, mut copied) = (0, Vec::new());
+        let last = line_text(&[serde_json::to_string(epoch).map_err(io::Error::other)?]);
+        loop {
+            let bytes = next_line(&mut reader)?;
+            if parse(&bytes).is_ok() {
+                copied.extend_from_slice(&bytes);
+            }
+            if bytes.is_empty() {
+                copied.extend_from_slice(last.as_bytes());
+            }
+            if bytes.is_empty() || copied.len() as u64 > MAX_LINE_BYTES {
+                successor.write(end, &copied)?;
+                end += copied.len() as u64;
+                copied.clear();
+            }
+            if bytes.is_empty() {
+                successor.sync()?;
+                return Ok((successor, end));
+            }
+        }
     }
 
     fn append_line(&mut self, text: &str) -> Result<(), StoreError> {
@@ -145,17 +190,17 @@ struct Found {
     /// What a torn line after it takes.
     torn_bytes: u64,
     /// From the first bad line to the end, where it is damage.
-    unread_bytes: u64,
+    bytes_from_damage: u64,
     /// The number of the first bad line that is not a torn tail, and what is wrong with it.
     damage: Option<(u64, &'static str)>,
 }
 
-fn read(reader: &mut impl BufRead) -> std::io::Result<Found> {
+fn read(reader: &mut impl BufRead) -> io::Result<Found> {
     let mut found = Found::default();
     let mut number = 0;
     loop {
-        let mut bytes = Vec::new();
-        let read = std::io::Read::take(&mut *reader, MAX_LINE_BYTES).read_until(b'\n', &mut bytes)? as u64;
+        let bytes = next_line(reader)?;
+        let read = bytes.len() as u64;
         if read == 0 {
             return Ok(found);
         }
@@ -163,21 +208,31 @@ fn read(reader: &mut impl BufRead) -> std::io::Result<Found> {
         match parse(&bytes) {
             Ok(facts) => {
                 found.lines.extend(facts);
-                found.whole_bytes += read;
-                found.last_line = bytes;
+                if found.damage.is_none() {
+                    found.whole_bytes += read;
+                    found.last_line = bytes;
+                } else {
+                    found.bytes_from_damage += read;
+                }
             }
             // A torn write is the last thing in the file: with or without its newline, nothing follows.
-            Err(_) if reader.fill_buf()?.is_empty() => {
+            Err(_) if found.damage.is_none() && reader.fill_buf()?.is_empty() => {
                 found.torn_bytes = read;
                 return Ok(found);
             }
             Err(what) => {
-                found.damage = Some((number, what));
-                found.unread_bytes = read + std::io::copy(reader, &mut std::io::sink())?;
-                return Ok(found);
+                found.damage.get_or_insert((number, what));
+                found.bytes_from_damage += read;
             }
         }
     }
+}
+
+/// Empty at the end of the file. A line that is longer than any comes in pieces, none of which is a line.
+fn next_line(reader: &mut impl BufRead) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    io::Read::take(&mut *reader, MAX_LINE_BYTES).read_until(b'\n', &mut bytes)?;
+    Ok(bytes)
 }
 
 /// What stands in one line.
@@ -203,152 +258,4 @@ fn parse(bytes: &[u8]) -> Result<Vec<Line>, &'static str> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::io;
-    use std::path::Path;
-
-    use super::super::ballast::Ballast;
-    use super::super::files::{LedgerFile, LedgerOnDisk};
-    use super::{Ledger, Line, MAX_LINE_BYTES, Opened};
-    use crate::model::{Fence, ItemId, Timestamp};
-
-    fn open(path: &Path) -> Opened {
-        let file = LedgerOnDisk::open(path, Ballast::of(Path::new("/nonexistent"))).unwrap();
-        Ledger::open(Box::new(file), path).unwrap()
-    }
-
-    fn line_text(line: &Line) -> String {
-        super::line_text(&[serde_json::to_string(line).unwrap()])
-    }
-
-    fn armed(number: u64) -> Line {
-        Line::Armed {
-            item: ItemId::new(number),
-            fence: Fence::new(number + 1),
-            key: Some("ab".repeat(32)),
-            idempotency: None,
-            at: Timestamp::from_millis(number),
-        }
-    }
-
-    #[test]
-    fn rule_11_a_torn_tail_is_cut_at_every_byte() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("ledger");
-        let last = line_text(&armed(3));
-        for cut in 0..last.len() {
-            let mut text = line_text(&armed(1)) + &line_text(&armed(2));
-            text.push_str(&last[..cut]);
-            std::fs::write(&path, text).unwrap();
-            let mut opened = open(&path);
-            assert!(opened.damage.is_none(), "cut at {cut}");
-            assert_eq!((opened.lines.len(), opened.cut_bytes), (2, cut as u64));
-            opened.ledger.append(&[armed(4)]).unwrap();
-            let again = open(&path);
-            assert_eq!(again.lines, [armed(1), armed(2), armed(4)]);
-        }
-    }
-
-    #[test]
-    fn rule_11_a_bad_line_in_the_middle_is_damage_and_nothing_is_cut() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("ledger");
-        let good = line_text(&armed(1)) + &line_text(&armed(2)) + &line_text(&armed(3));
-        for flip in line_text(&armed(1)).len()..line_text(&armed(1)).len() + line_text(&armed(2)).len() - 1 {
-            let mut bytes = good.clone().into_bytes();
-            bytes[flip] ^= 1;
-            std::fs::write(&path, &bytes).unwrap();
-            let opened = open(&path);
-            assert_eq!(opened.damage.map(|damage| damage.line), Some(2), "flipped at {flip}");
-            assert_eq!(std::fs::read(&path).unwrap(), bytes);
-        }
-    }
-
-    /// What was written together is one line, so a lost sector anywhere in it is still a torn tail.
-    #[test]
-    fn rule_11_a_hole_in_the_last_append_is_a_torn_tail() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("ledger");
-        let mut opened = open(&path);
-        opened.ledger.append(&[armed(1)]).unwrap();
-        let durable = std::fs::metadata(&path).unwrap().len();
-        let together: Vec<Line> = (2..20).map(armed).collect();
-        opened.ledger.append(&together).unwrap();
-        assert_eq!(open(&path).lines.len(), 19);
-        let whole = std::fs::read(&path).unwrap();
-        let first = usize::try_from(durable).unwrap();
-        for sector in first / 512..whole.len().div_ceil(512) {
-            let mut torn = whole.clone();
-            let lost = (sector * 512).max(first)..((sector + 1) * 512).min(whole.len());
-            torn[lost].fill(0);
-            std::fs::write(&path, torn).unwrap();
-            let opened = open(&path);
-            assert!(opened.damage.is_none(), "sector {sector}: {:?}", opened.damage);
-            assert_eq!((opened.lines, opened.cut_bytes), (vec![armed(1)], whole.len() as u64 - durable));
-        }
-    }
-
-    #[test]
-    fn rule_11_a_line_is_never_longer_than_what_is_read() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("ledger");
-        let url = Some("\u{1}".repeat(4_096));
-        let published = |number| Line::Published {
-            item: ItemId::new(number),
-            fence: Fence::new(number),
-            url: url.clone(),
-            key: None,
-            idempotency: None,
-            at: Timestamp::ZERO,
-        };
-        let lines: Vec<Line> = (0..256).map(published).collect();
-        open(&path).ledger.append(&lines).unwrap();
-        let text = std::fs::read_to_string(&path).unwrap();
-        assert!(text.lines().all(|line| (line.len() as u64) < MAX_LINE_BYTES));
-        let opened = open(&path);
-        assert!(opened.damage.is_none() && opened.lines == lines, "{:?}", opened.damage);
-    }
-
-    /// A file whose writes can be made to fail.
-    struct Failing {
-        file: LedgerOnDisk,
-        fails: std::sync::Arc<std::sync::atomic::AtomicBool>,
-    }
-
-    impl LedgerFile for Failing {
-        fn read(&mut self) -> io::Result<Box<dyn io::BufRead + '_>> {
-            self.file.read()
-        }
-
-        fn write(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-            if self.fails.load(std::sync::atomic::Ordering::Relaxed) {
-                return Err(io::Error::other("made up"));
-            }
-            self.file.write(offset, bytes)
-        }
-
-        fn sync(&mut self) -> io::Result<()> {
-            self.file.sync()
-        }
-
-        fn set_len(&mut self, bytes: u64) -> io::Result<()> {
-            self.file.set_len(bytes)
-        }
-    }
-
-    #[test]
-    fn a_failed_write_is_final() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("ledger");
-        let file = LedgerOnDisk::open(&path, Ballast::of(folder.path())).unwrap();
-        let fails = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
-        let failing = Failing { file, fails: fails.clone() };
-        let mut ledger = Ledger::open(Box::new(failing), &path).unwrap().ledger;
-        ledger.append(&[armed(1)]).unwrap();
-        for fail in [true, false] {
-            fails.store(fail, std::sync::atomic::Ordering::Relaxed);
-            assert!(ledger.append(&[armed(2)]).is_err());
-        }
-        assert_eq!(open(&path).lines, [armed(1)]);
-    }
-}
+mod tests;

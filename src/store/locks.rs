@@ -167,10 +167,11 @@ fn owned(tx: &Tx<'_>, named: &LockHeld, now: Moment) -> Ran<Lock, NotYours> {
     Ok(if lock.owner == named.owner && lock.fence == named.fence { Ok(lock) } else { Err(NotYours::StaleFence) })
 }
 
-pub(super) fn refresh(tx: &mut Tx<'_>, named: &LockHeld, ttl: Duration, now: Moment) -> Ran<Granted, NotYours> {
+/// A new lease, as long as the one before where nothing else is asked.
+pub(super) fn refresh(tx: &mut Tx<'_>, named: &LockHeld, ttl: Option<Duration>, now: Moment) -> Ran<Granted, NotYours> {
     let now = tx.in_order(now);
     match owned(tx, named, now)? {
-        Ok(lock) => Ok(Ok(granted(&renew(tx, &lock, Some(ttl), now)?))),
+        Ok(lock) => Ok(Ok(granted(&renew(tx, &lock, ttl.or(lock.ttl()), now)?))),
         Err(refused) => Ok(Err(refused)),
     }
 }

@@ -80,11 +80,11 @@ impl Store {
         self.read(locks::of_sessions).await
     }
 
-    /// The end of the lease from now on.
+    /// The end of the lease from now on; `ttl` None: as long as the one before.
     pub async fn refresh_claim(
         &self,
         name: ClaimName,
-        ttl: Duration,
+        ttl: Option<Duration>,
         now: Moment,
     ) -> Result<Result<Option<Timestamp>, NotYours>, StoreError> {
         self.writer.submit(move |tx| claims::refresh(tx, &name, ttl, now)).await
@@ -164,7 +164,7 @@ impl Store {
         sure(self.writer.submit(move |tx| lent::release(tx, &name, now)).await)
     }
 
-    /// Makes items ready whose time has come, or holds them where the clock is not to be believed. True:
+    /// Ends items whose `not_after` has passed and makes those ready whose time has come, or holds them where the clock is not to be believed. True:
     /// there may be more.
     pub async fn promote(&self, now: Timestamp) -> Result<bool, StoreError> {
         sure(self.writer.submit(move |tx| progress::promote(tx, now, STEP)).await)
@@ -206,8 +206,8 @@ impl Store {
         self.writer.submit(move |tx| locks::acquire(tx, &asked, now)).await?
     }
 
-    /// A new lease for what is held.
-    pub async fn refresh_lock(&self, held: LockHeld, ttl: Duration, now: Moment) -> Result<Granted, NotYours> {
+    /// A new lease for what is held; `ttl` None: as long as the one before.
+    pub async fn refresh_lock(&self, held: LockHeld, ttl: Option<Duration>, now: Moment) -> Result<Granted, NotYours> {
         self.writer.submit(move |tx| locks::refresh(tx, &held, ttl, now)).await?
     }
 

@@ -148,7 +148,7 @@ impl Tx<'_> {
             Place::Off
         } else if self.intent(item.task)?.paused_at.is_some() {
             Place::Paused
-        } else if item.due_at <= now {
+        } else if item.due_at <= now && !self.is_due_by_suspect_clock(item.due_at) {
             Place::Ready
         } else {
             Place::Due
@@ -181,6 +181,9 @@ impl Tx<'_> {
                 self.paused.insert(id, ())?;
             }
         }
+        if let Some(not_after) = item.not_after.filter(|_| item.place != Place::Off) {
+            self.not_after.insert((not_after.as_millis(), id), ())?;
+        }
         if let Some(next_at) = item.verify.and_then(|plan| plan.next_at) {
             self.verify_due.insert((next_at.as_millis(), id), ())?;
         }
@@ -210,6 +213,9 @@ impl Tx<'_> {
             Place::Paused => {
                 self.paused.remove(id)?;
             }
+        }
+        if let Some(not_after) = item.not_after.filter(|_| item.place != Place::Off) {
+            self.not_after.remove((not_after.as_millis(), id))?;
         }
         if let Some(next_at) = item.verify.and_then(|plan| plan.next_at) {
             self.verify_due.remove((next_at.as_millis(), id))?;

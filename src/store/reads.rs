@@ -8,6 +8,7 @@ use std::collections::hash_map::Entry;
 
 use redb::{ReadOnlyTable, ReadTransaction, ReadableTable, ReadableTableMetadata};
 
+use super::queue::progress::spaced_heads;
 use super::queue::settle::to_settle;
 use super::tables::{self, Bytes, META, META_KEY, Meta, get};
 use super::{
@@ -214,17 +215,20 @@ pub(super) fn outlook(txn: &ReadTransaction, moment: Moment) -> Result<Outlook, 
     let due = txn.open_table(tables::DUE)?;
     let verify_due = txn.open_table(tables::VERIFY_DUE)?;
     let first_due = due.first()?.map(|row| Timestamp::from_millis(row.0.value().0));
+    // It may still start in the very millisecond of its `not_after`.
+    let too_late = |row: redb::AccessGuard<'_, (u64, u64)>| Timestamp::from_millis(row.value().0.saturating_add(1));
+    let first_too_late = txn.open_table(tables::NOT_AFTER)?.first()?.map(|row| too_late(row.0));
     let profiles = Profiles::open(txn, moment)?;
     let heads = heads(txn, "", &profiles)?;
     let next_verify = verify_due.range((now.as_millis() + 1, 0)..)?.next().transpose()?;
     let next_verify = next_verify.map(|row| Timestamp::from_millis(row.0.value().0));
-    let next_due = first_due.filter(|first| *first > now);
+    let next_due = first_due.into_iter().chain(first_too_late).filter(|first| *first > now).min();
     let next_expiry = locks::next_profile_expiry(txn, moment)?;
     let over = locks::leases_over(&txn.open_table(tables::LOCK_EXPIRY)?, &txn.open_table(tables::LOCKS)?, moment)?;
     let lent = |lock: &&Lock| matches!(lock.owner, LockOwner::Session { .. });
     Ok(Outlook {
         heads,
-        overdue: first_due.is_some_and(|first| first <= now),
+        overdue: first_due.into_iter().chain(first_too_late).any(|first| first <= now) || is_spaced(txn, now)?,
         next_due: next_due.into_iter().chain(next_verify).chain(next_expiry).min(),
         to_settle: to_settle(&txn.open_table(tables::SETTLING)?, MAX_SETTLING)?,
         verifies: verifies(txn, &verify_due, &profiles, now)?,
@@ -234,6 +238,14 @@ pub(super) fn outlook(txn: &ReadTransaction, moment: Moment) -> Result<Outlook, 
         catching_up: meta.catch_up.is_some(),
         pause: meta.pause,
     })
+}
+
+/// Whether something would be put off for its spacing if a worker asked.
+fn is_spaced(txn: &ReadTransaction, now: Timestamp) -> Result<bool, StoreError> {
+    let (counts, ready) = (txn.open_table(tables::READY_COUNTS)?, txn.open_table(tables::READY)?);
+    let (items, tasks) = (txn.open_table(tables::ITEMS)?, txn.open_table(tables::TASKS)?);
+    let profiles = txn.open_table(tables::PROFILES)?;
+    Ok(!spaced_heads(&counts, &ready, &items, &tasks, &profiles, now, 1)?.is_empty())
 }
 
 /// The best item for a worker of these kinds: the highest priority first, the oldest within it.
@@ -315,7 +327,7 @@ fn verifies(
     Ok(heads)
 }
 
-pub(super) fn waiting(txn: &ReadTransaction) -> Result<Waiting, StoreError> {
+pub(super) fn waiting(txn: &ReadTransaction, now: Timestamp) -> Result<Waiting, StoreError> {
     let meta = meta(txn)?;
     let mut ready = Vec::new();
     for row in txn.open_table(tables::READY_COUNTS)?.iter()? {
@@ -330,6 +342,7 @@ pub(super) fn waiting(txn: &ReadTransaction) -> Result<Waiting, StoreError> {
         ready,
         next_scheduled,
         next_retry,
+        looks: looks(txn, now)?,
         scheduled: due.len()?.saturating_sub(meta.backing_off),
         backing_off: meta.backing_off,
         paused: txn.open_table(tables::PAUSED)?.len()?,
@@ -357,6 +370,21 @@ fn next_due(
         }
     }
     Ok((scheduled, retry))
+}
+
+/// Of the next verifies of unknown outcomes, those of one profile once: when each is due. Where every one of
+/// a look at many is due already, or is in a parked profile, there may be more.
+fn looks(txn: &ReadTransaction, now: Timestamp) -> Result<Vec<(ProfileId, Timestamp)>, StoreError> {
+    let mut looks: Vec<(ProfileId, Timestamp)> = Vec::new();
+    for row in txn.open_table(tables::VERIFY_DUE)?.range((now.as_millis() + 1, 0)..)?.take(DUE_SCAN) {
+        let (at, id) = row?.0.value();
+        let unknown = item(txn, ItemId::new(id))?.filter(|item| item.state == ItemState::OutcomeUnknown);
+        let Some(item) = unknown else { continue };
+        if looks.iter().all(|(profile, _)| *profile != item.profile) {
+            looks.push((item.profile, Timestamp::from_millis(at)));
+        }
+    }
+    Ok(looks)
 }
 
 /// Ids grow with time: the first of each waiting state is its oldest.

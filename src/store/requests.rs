@@ -101,6 +101,8 @@ pub enum EnqueueError {
     KeyTaken { index: u32, item: ItemId },
     #[error("this Idempotency-Key came before with another body")]
     IdempotencyConflict { task: TaskId },
+    #[error("what this Idempotency-Key made was published before the state was restored")]
+    KnownToTheLedgerAlone,
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -136,6 +138,13 @@ pub enum CreateProfileError {
     Exists,
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+/// What a provider's list changed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PutProfiles {
+    pub added: u32,
+    pub renamed: u32,
 }
 
 /// A keyset page, newest first.
@@ -228,10 +237,12 @@ pub enum Pause {
 #[derive(Debug, thiserror::Error)]
 pub enum ResumeRefused {
     #[error(
-        "the state was restored and no ledger says what went out since: look at what was published, then resume with accept_duplicates"
+        "the state was restored and no ledger says what went out since: look at what was published, then `cove resume --accept-duplicates` (`accept_duplicates` in the API)"
     )]
     Blind,
-    #[error("the publish ledger is damaged: look at what was published, then resume with accept_duplicates")]
+    #[error(
+        "the publish ledger is damaged: look at what was published, then `cove resume --accept-duplicates` (`accept_duplicates` in the API) begins a new one with all that can be read and keeps the damaged file beside it"
+    )]
     LedgerDamaged,
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -384,6 +395,8 @@ pub struct Waiting {
     pub next_scheduled: Option<Timestamp>,
     /// When the first of those that back off comes due.
     pub next_retry: Option<Timestamp>,
+    /// When unknown outcomes are looked at next: the first of each profile.
+    pub looks: Vec<(ProfileId, Timestamp)>,
     /// When the item that waits longest was accepted.
     pub oldest: Option<Timestamp>,
 }

@@ -51,6 +51,8 @@ pub(super) const READY: TableDefinition<(&str, &str, u32, u64), ()> = TableDefin
 pub(super) const READY_COUNTS: TableDefinition<(&str, &str), u64> = TableDefinition::new("ready_counts");
 /// Index: items in `Place::Due`, (due in milliseconds, item).
 pub(super) const DUE: TableDefinition<(u64, u64), ()> = TableDefinition::new("due");
+/// Index: items that wait and have a `not_after`, (that in milliseconds, item).
+pub(super) const NOT_AFTER: TableDefinition<(u64, u64), ()> = TableDefinition::new("not_after");
 /// Index: items in `Place::Paused`.
 pub(super) const PAUSED: TableDefinition<u64, ()> = TableDefinition::new("paused");
 /// Index: items with a verify to come, (due in milliseconds, item).
@@ -60,7 +62,8 @@ pub(super) const VERIFY_DUE: TableDefinition<(u64, u64), ()> = TableDefinition::
 pub(super) const KEYS: TableDefinition<Hash, u64> = TableDefinition::new("keys");
 /// SHA-256 of (scope, Idempotency-Key) → what it made.
 pub(super) const IDEMPOTENCY: TableDefinition<Hash, Bytes> = TableDefinition::new("idempotency");
-/// SHA-256 of (flow, profile, media) → the newest item without a key that was made of them.
+/// SHA-256 of (flow, profile, media) → an item without a key that was made of them: one that
+/// may have published, else the newest.
 pub(super) const DUPLICATES: TableDefinition<Hash, u64> = TableDefinition::new("duplicates");
 
 /// (task, number) → a line of its log.
@@ -119,6 +122,9 @@ pub(super) struct CatchUp {
 
 pub(super) const META_KEY: &str = "state";
 
+/// The task of an Idempotency-Key that only the ledger knows. No task has this number.
+pub(super) const NO_TASK: TaskId = TaskId::new(0);
+
 /// What an Idempotency-Key made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct IdempotencyRow {
@@ -143,6 +149,8 @@ macro_rules! transaction {
             /// Lines that must be durable before the commit (`published`), and after it (`armed`).
             pub ledger_before: Vec<Line>,
             pub ledger_after: Vec<Line>,
+            /// A damaged ledger is to be followed by another, before the commit.
+            pub ledger_anew: Option<Timestamp>,
             /// What happens is no news: webhooks are not told.
             pub silent: bool,
             /// The sender of webhooks has something to look at after the commit.
@@ -167,6 +175,7 @@ macro_rules! transaction {
                     meta,
                     ledger_before: Vec::new(),
                     ledger_after: Vec::new(),
+                    ledger_anew: None,
                     silent: false,
                     wakes_sender: false,
                     writes: 0,
@@ -201,6 +210,7 @@ transaction! {
     ready: READY<(&'static str, &'static str, u32, u64), ()>;
     ready_counts: READY_COUNTS<(&'static str, &'static str), u64>;
     due: DUE<(u64, u64), ()>;
+    not_after: NOT_AFTER<(u64, u64), ()>;
     paused: PAUSED<u64, ()>;
     verify_due: VERIFY_DUE<(u64, u64), ()>;
     keys: KEYS<Hash, u64>;
@@ -224,6 +234,7 @@ pub(super) struct Closed {
     pub meta: Meta,
     pub ledger_before: Vec<Line>,
     pub ledger_after: Vec<Line>,
+    pub ledger_anew: Option<Timestamp>,
     pub wakes_sender: bool,
     pub writes: u64,
     pub latest: BootTime,
@@ -258,8 +269,8 @@ impl Tx<'_> {
 
     /// Closes the tables, so that the transaction can end; what is left is what the end needs.
     pub fn close(self) -> Closed {
-        let Self { meta, ledger_before, ledger_after, wakes_sender, writes, latest, .. } = self;
-        Closed { meta, ledger_before, ledger_after, wakes_sender, writes, latest }
+        let Self { meta, ledger_before, ledger_after, ledger_anew, wakes_sender, writes, latest, .. } = self;
+        Closed { meta, ledger_before, ledger_after, ledger_anew, wakes_sender, writes, latest }
     }
 
     /// Writes what changed of `meta`; called once, right before the commit.

@@ -14,7 +14,7 @@ use redb::Database;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use super::StoreError;
-use super::ledger::Ledger;
+use super::ledger::{Ledger, Line};
 use super::tables::{Closed, Tx};
 use crate::model::BootTime;
 
@@ -273,7 +273,7 @@ impl Writer {
                 return Ok(Some(number));
             }
         }
-        let Closed { meta, ledger_before, ledger_after, wakes_sender, writes, latest } = tx.close();
+        let Closed { meta, ledger_before, ledger_after, ledger_anew, wakes_sender, writes, latest } = tx.close();
         self.latest = latest;
         if writes == 0 && ledger_before.is_empty() && ledger_after.is_empty() {
             txn.abort()?;
@@ -281,6 +281,9 @@ impl Writer {
         }
         if meta != before_meta {
             Tx::write_meta(&txn, &meta)?;
+        }
+        if let Some(now) = ledger_anew {
+            self.ledger.begin_anew(&Line::Epoch { epoch: meta.epoch, at: now }, now)?;
         }
         self.ledger.append(&ledger_before)?;
         txn.commit()?;

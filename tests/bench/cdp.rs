@@ -66,7 +66,7 @@ impl Cdp {
         match u16::try_from(text.len()) {
             Ok(length @ 0..=125) => self.frame.push(0x80 | u8::try_from(length).unwrap()),
             Ok(length) => {
-                self.frame.push(0xfe);
+                self.frame.push(0x80 | 0x7e);
                 self.frame.extend(length.to_be_bytes());
             }
             Err(_) => {

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex};
 use super::client::{Client, Memory};
 use super::host::Host;
 use super::kill::{ask_again_and_compare, check_indexes, prepared, settled};
-use super::rig::{ATELIER, Daemon, cove, signal};
+use super::rig::{ATELIER, Daemon, cove};
 use super::{number, seed};
 
 /// So many writes and syncs of one thread are those of a boot.
@@ -87,7 +87,10 @@ impl Run {
             let client = Client::new(&self.daemon, &self.memory);
             client.fixed_work("second").await;
             if let Some(pid) = tracee(self.daemon.pid()) {
-                signal(pid, rustix::process::Signal::KILL);
+                // It may die of its own kill at this very moment.
+                let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+                let killed = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+                assert!(matches!(killed, Ok(()) | Err(rustix::io::Errno::SRCH)), "{killed:?}");
             }
         }
         self.daemon.ended().await;

@@ -71,9 +71,12 @@ async fn rule_23_arm_is_yes_once_for_the_right_media_and_complete_is_said_as_oft
     let daemon = studio("", &["anna"]).await;
     let task = daemon.order(&["anna"], &json!({})).await;
     let claim = daemon.claim_for("w1", 60).await;
-    for wrong in
-        [json!({}), json!({"media_sha256": "0".repeat(64)}), json!({"media_sha256": [claim.media(), claim.media()]})]
-    {
+    for (wrong, code) in [(json!({}), "missing_field"), (json!({"media_sha256": "film.mp4"}), "invalid_field")] {
+        let refused = daemon.say(&claim, "arm", wrong.clone()).await;
+        assert_eq!((refused.status, refused.code()), (422, code), "{wrong}: {}", refused.body);
+        assert_eq!(refused.pointers(), ["/media_sha256"]);
+    }
+    for wrong in [json!({"media_sha256": "0".repeat(64)}), json!({"media_sha256": [claim.media(), claim.media()]})] {
         let refused = daemon.say(&claim, "arm", wrong.clone()).await;
         assert_eq!((refused.status, refused.code()), (409, "media_mismatch"), "{wrong}: {}", refused.body);
     }
@@ -85,8 +88,10 @@ async fn rule_23_arm_is_yes_once_for_the_right_media_and_complete_is_said_as_oft
     assert_eq!((yes.status, &yes.body["armed"]), (200, &json!(true)), "{}", yes.body);
     let within = yes.body["click_within_seconds"].as_u64().unwrap();
     assert!((500..600).contains(&within), "{}", yes.body);
+    // The answer may have been lost on the way: a second yes would be a second click.
     let again = daemon.arm(&claim).await;
-    assert_eq!((again.status, again.code()), (409, "stale_fence"), "{}", again.body);
+    assert_eq!((again.status, again.code()), (409, "already_armed"), "{}", again.body);
+    assert!(again.body["detail"].as_str().unwrap().contains("complete it or fail it"), "{}", again.body);
 
     let url = json!({"url": "http://127.0.0.1:9/p/1"});
     for _ in 0..3 {
@@ -175,6 +180,48 @@ async fn rule_23_a_failure_after_arm_is_unknown_and_a_late_complete_counts_under
     assert_eq!((settled.status, settled.code(), &settled.body["state"]), (409, "not_unknown", &json!("succeeded")));
 }
 
+/// Before the click `rejected` says to change the item and submit it again; after it that would be a second post.
+#[tokio::test(flavor = "multi_thread")]
+async fn rule_7_and_23_what_a_worker_says_after_arm_is_shown_as_an_unknown_outcome_and_parks_where_the_site_spoke() {
+    let profiles = ["anna", "boris", "clara"];
+    let daemon = studio("", &profiles).await;
+    daemon.order(&profiles, &json!({})).await;
+    for (reason, code, state) in [
+        ("rejected", "confirmation_missing", "needs_human"),
+        ("rate_limited", "confirmation_missing", "needs_human"),
+        ("error", "lost_after_commit", "idle"),
+    ] {
+        let claim = daemon.claim("w1").await;
+        assert_eq!(daemon.arm(&claim).await.status, 200);
+        let failed = daemon.say(&claim, "fail", json!({"reason": reason, "message": "it was red"})).await;
+        assert_eq!(failed.body["state"], "outcome_unknown", "{}", failed.body);
+        let error = &failed.body["error"];
+        assert_eq!(error["code"], code, "{reason}: {error}");
+        assert!(error["message"].as_str().unwrap().contains("it was red"), "{error}");
+        assert!(!error["help"].as_str().unwrap().contains("submit"), "{error}");
+        assert_eq!(daemon.get(&format!("/api/v1/profiles/{}", claim.profile())).await.body["state"], state, "{reason}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refresh_without_a_ttl_is_as_long_as_the_lease_before() {
+    let daemon = studio("", &["anna"]).await;
+    daemon.order(&["anna"], &json!({})).await;
+    let claim = daemon.claim_for("w1", 3_000).await;
+    let seconds_to = |answer: &super::rig::Answer| {
+        let until: cove::model::Timestamp = answer.body["expires_at"].as_str().unwrap().parse().unwrap();
+        let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_millis();
+        (u128::from(until.as_millis()).saturating_sub(now)) / 1_000
+    };
+    let refreshed = daemon.say(&claim, "refresh", json!({})).await;
+    assert!((2_900..=3_000).contains(&seconds_to(&refreshed)), "{}", refreshed.body);
+    let lock = json!({"kind": "task", "key": "7", "owner": "w1", "ttl_seconds": 90});
+    let fence = daemon.post("/api/v1/locks/acquire", &lock).await.body["fence"].clone();
+    let named = json!({"kind": "task", "key": "7", "owner": "w1", "fence": fence});
+    let refreshed = daemon.post("/api/v1/locks/refresh", &named).await;
+    assert!((60..=90).contains(&seconds_to(&refreshed)), "{}", refreshed.body);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn rule_23_an_armed_lease_that_ends_is_unknown_at_once_and_its_worker_may_still_say_what_it_did() {
     let daemon = studio("", &["anna", "boris"]).await;
@@ -185,7 +232,8 @@ async fn rule_23_an_armed_lease_that_ends_is_unknown_at_once_and_its_worker_may_
     let began = Instant::now();
     let unknown = daemon.item_until(armed.item(), |item| item["state"] == "outcome_unknown").await;
     assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
-    assert_eq!(unknown["error"]["code"], "worker_lost", "{unknown}");
+    assert_eq!(unknown["error"]["code"], "lost_after_commit", "{unknown}");
+    assert!(unknown["error"]["message"].as_str().unwrap().starts_with("worker_lost: w1 let"), "{unknown}");
     // The other is still its worker's, who may no more click.
     for (verb, body) in [("refresh", json!({})), ("arm", json!({"media_sha256": idle.media()}))] {
         let refused = daemon.say(idle, verb, body).await;

@@ -70,10 +70,9 @@ async fn rule_3_a_file_that_changes_while_its_attempt_runs_is_not_published_as_i
     daemon.until(&task, |items| items[0]["state"] == "running").await;
     std::fs::write(&film, b"another film altogether").unwrap();
     let items = daemon.settled(&task).await;
-    assert_eq!(items[0]["state"], "succeeded", "{items:#?}\n{}", daemon.logged());
-    let posts = practice.posts();
-    assert_eq!(posts.len(), 1);
-    assert_eq!(posts[0].bytes, 23, "the file as it is now: {posts:#?}");
+    assert_eq!(items[0]["state"], "failed", "{items:#?}\n{}", daemon.logged());
+    assert_eq!(items[0]["error"]["code"], "media_changed", "{items:#?}");
+    assert_eq!(practice.posts().len(), 0, "what was not accepted does not go out");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,8 +1,10 @@
 //! Every route of this version, over TCP and over the unix socket, with the headers that are promised.
 
+use std::time::{Duration, Instant};
+
 use serde_json::json;
 
-use super::rig::{Daemon, answer};
+use super::rig::{Daemon, PATIENCE, answer};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_originals_commands_work_unchanged() {
@@ -19,6 +21,33 @@ async fn the_originals_commands_work_unchanged() {
         assert!(!status["resource_usage"][member].is_null(), "{member}: {status}");
     }
     assert_eq!(status["state"], "running");
+    assert_eq!(status["pid"], daemon.pid());
+    assert_eq!(status["uid"], rustix::process::geteuid().as_raw());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_session_is_shown_with_what_it_uses() {
+    let daemon = Daemon::start().await;
+    daemon.furnish(&["anna", "boris"]).await;
+    for name in ["anna", "boris"] {
+        let opened = daemon.post(&format!("/api/v1/profiles/{name}/open"), &json!({"headless": true})).await;
+        assert_eq!(opened.status, 202, "{}", opened.body);
+    }
+    let began = Instant::now();
+    let sessions = loop {
+        let status = daemon.get("/api/v1/status").await.body;
+        let sessions = status["resource_usage"]["sessions"].as_array().unwrap().clone();
+        // A rate takes two looks, which are some seconds apart.
+        if sessions.len() == 2 && sessions.iter().all(|session| session["cpu_percent"].is_number()) {
+            break sessions;
+        }
+        assert!(began.elapsed() < PATIENCE, "{status}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    };
+    for (session, name) in sessions.iter().zip(["anna", "boris"]) {
+        assert_eq!((&session["profile"], &session["memory_exact"]), (&json!(name), &json!(true)), "{session}");
+        assert!(session["memory_mb"].as_f64().unwrap() > 30.0, "{session}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

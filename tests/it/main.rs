@@ -6,9 +6,11 @@
 
 mod boot;
 mod borrowers;
+mod breakers;
 mod claims;
 mod command_line;
 mod disk;
+mod doctor;
 mod fence;
 mod http;
 mod kept;

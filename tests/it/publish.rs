@@ -83,6 +83,35 @@ async fn uploaded_media_is_deduplicated_and_can_be_published() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn rule_3_a_file_that_changed_in_the_queue_does_not_go_out_and_the_accepted_one_put_back_does() {
+    let daemon = Daemon::start().await;
+    let practice = PracticeSite::start(json!({})).await;
+    daemon.furnish(&["anna"]).await;
+    assert_eq!(daemon.post("/api/v1/pause", &json!({})).await.status, 202);
+    let task = daemon.submit(&practice.site, &[("anna", "changed"), ("anna", "put back")]).await;
+    let items = daemon.items(&task).await;
+    let film = |item: &Value| std::path::PathBuf::from(item["inputs"]["video"].as_str().unwrap());
+    let of = |caption: &str| film(items.iter().find(|item| item["inputs"]["caption"] == caption).unwrap());
+    let (changed, back) = (of("changed"), of("put back"));
+    assert_ne!(changed, back);
+    // The same bytes at another time are the same film.
+    let accepted = std::fs::read(&back).unwrap();
+    std::fs::write(&back, &accepted).unwrap();
+    std::fs::write(&changed, b"another film").unwrap();
+    assert_eq!(daemon.post("/api/v1/resume", &json!({})).await.status, 202);
+    let items = daemon.settled(&task).await;
+    let named = |path: &std::path::Path| items.iter().find(|item| film(item) == path).unwrap();
+    let failed = named(&changed);
+    assert_eq!((&failed["state"], &failed["error"]["code"]), (&json!("failed"), &json!("media_changed")), "{failed:#}");
+    assert_eq!(failed["attempts"], 3, "tried again by the policy");
+    assert!(failed["error"]["help"].as_str().unwrap().contains("submit the new file as a new item"), "{failed:#}");
+    assert_eq!(named(&back)["state"], "succeeded", "{items:#?}");
+    let posts = practice.posts();
+    assert_eq!(posts.len(), 1, "{posts:#?}");
+    assert_eq!(posts[0].caption, "put back");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_cancel_ends_what_waits_and_what_runs_before_its_commit_point() {
     let daemon = Daemon::start_with("slots = 1").await;
     let practice = PracticeSite::start(json!({})).await;

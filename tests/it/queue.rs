@@ -176,6 +176,46 @@ async fn rule_14_a_retry_queues_what_failed_and_names_what_it_leaves_alone() {
     }
 }
 
+/// A person who asks for all that failed once more wants to know what was left alone, and why.
+#[tokio::test(flavor = "multi_thread")]
+async fn rule_14_a_retry_names_what_may_have_published_and_waits_for_a_person() {
+    let daemon = studio("", &["anna", "boris"]).await;
+    let task = daemon.order(&["anna", "boris"], &json!({"max_attempts": 1})).await;
+    let unknown = daemon.claim("w1").await;
+    assert_eq!(daemon.arm(&unknown).await.status, 200);
+    assert_eq!(daemon.say(&unknown, "fail", json!({})).await.body["state"], "outcome_unknown");
+    let failed = daemon.claim("w1").await;
+    assert_eq!(daemon.say(&failed, "fail", json!({})).await.body["state"], "failed");
+    let retried = daemon.request("POST", &format!("/api/v1/tasks/{task}/retry"), None).await.body;
+    assert_eq!(retried["retried"], 1, "{retried}");
+    assert_eq!(retried["skipped"], json!([{"item_id": unknown.item(), "reason": "was_armed"}]));
+    assert_eq!(daemon.item(unknown.item()).await["state"], "outcome_unknown");
+    assert_eq!(daemon.claim("w1").await.item(), failed.item());
+}
+
+/// With no worker there nobody asks for it; its time is over all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn rule_24_what_no_worker_took_in_time_ends_and_its_task_with_it() {
+    let daemon = studio("", &["anna"]).await;
+    let film = daemon.film("studio.mp4");
+    let inputs = json!({"site": "http://x", "account": "a", "video": film, "caption": "c", "code": SECRET});
+    let item = |not_after: Timestamp| json!({"items": [{"profile": "anna", "not_after": not_after, "inputs": inputs}]});
+    let now = || Timestamp::from_millis(u64::try_from(std::time::UNIX_EPOCH.elapsed().unwrap().as_millis()).unwrap());
+    let mut past = item(now());
+    past["flow"] = json!("studio");
+    let refused = daemon.post("/api/v1/bulk-upload/start", &past).await;
+    assert_eq!((refused.status, refused.pointers()), (422, vec!["/items/0/not_after"]), "{}", refused.body);
+    let not_after = now().plus(Duration::from_secs(3));
+    let task = daemon.order(&["anna"; 0], &item(not_after)).await;
+    let waiting = daemon.items(&task).await[0].clone();
+    assert_eq!((&waiting["state"], &waiting["not_after"]), (&json!("queued"), &json!(not_after)));
+    assert_eq!((&waiting["priority"], &waiting["not_before"]), (&json!(0), &Value::Null));
+    let ended = daemon.settled(&task).await[0].clone();
+    assert_eq!((&ended["state"], &ended["error"]["code"]), (&json!("failed"), &json!("overdue")), "{ended}");
+    assert_eq!(daemon.get(&format!("/api/v1/tasks/{task}")).await.body["state"], "failed");
+    assert!(daemon.try_claim("w1").await.is_none());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn rule_14_a_cancel_reaches_every_phase_before_the_click_and_none_after_it() {
     let names = ["queued", "retry", "unarmed", "armed", "unknown", "done", "parked"];

@@ -1,5 +1,6 @@
 //! Webhooks from outside: what a receiver gets, and gets again; what a receiver that misbehaves can do; and
-//! that a secret stays one. Items fail by themselves here (their time is over), so that no browser runs.
+//! that a secret stays one. Items fail by themselves here (somebody else holds their profile until their time is
+//! over), so that no browser runs.
 
 mod receiver;
 
@@ -15,11 +16,18 @@ use receiver::{Receiver, Reply, unix_seconds};
 const SECRET: &str = "hush-hush-not-for-anybody";
 const QUERY: &str = "query-token-not-for-anybody";
 
-/// A task of items whose time is over: each fails at once, and then the task is finished.
+/// How long the items of [`overdue`] wait in vain.
+const LIFE: Duration = Duration::from_millis(1_500);
+
+/// A task of items whose time is over soon: each fails then, and with the last the task is finished.
 async fn overdue(daemon: &Daemon, count: usize, webhook: Value) -> String {
     let film = daemon.film("1.mp4");
+    let lock = json!({"kind": "profile", "key": "anna", "owner": "somebody", "ttl_seconds": 3_600});
+    let locked = daemon.post("/api/v1/locks/acquire", &lock).await;
+    assert_eq!(locked.body["acquired"], true, "{}", locked.body);
+    let not_after = cove::model::SystemClock.now().plus(LIFE);
     let item = |number: usize| {
-        json!({"profile": "anna", "not_after": "2020-01-01T00:00:00Z", "inputs": {
+        json!({"profile": "anna", "not_after": not_after, "inputs": {
             "site": "http://127.0.0.1:9", "account": "anna", "video": film, "caption": format!("input-{number}")}})
     };
     let items: Vec<_> = (0..count).map(item).collect();
@@ -104,7 +112,9 @@ async fn what_a_receiver_gets_is_signed_in_order_and_tells_no_secret() {
     shown.push(status(&daemon).await);
     assert_eq!(shown[1]["webhook"], json!({"url": format!("{}/in?***", receiver.target())}));
     let breakers = &shown.last().unwrap()["breakers"];
-    assert_eq!(*breakers, json!([{"name": format!("webhook {}", receiver.target()), "state": "closed"}]));
+    let name = json!(format!("webhook {}", receiver.target()));
+    assert_eq!((breakers.as_array().unwrap().len(), &breakers[0]["name"]), (1, &name), "{breakers}");
+    assert_eq!((&breakers[0]["state"], &breakers[0]["opened_total"]), (&json!("closed"), &json!(0)));
     let command = run(&["tasks", "show", &task], daemon.folder.path());
     let printed = format!("{}{}", String::from_utf8_lossy(&command.stdout), String::from_utf8_lossy(&command.stderr));
     assert!(printed.contains("/in?***: 3 delivered, 0 pending, 0 given_up"), "{printed}");
@@ -231,9 +241,11 @@ async fn a_breaker_opens_after_five_failures_and_what_waits_spends_no_try() {
     let shown = status(&daemon).await["breakers"].clone();
     assert_eq!(shown[0]["name"], format!("webhook {}", receiver.target()));
     assert_eq!((&shown[0]["state"], &shown[0]["open_until"]), (&json!("open"), &rows[0]["next_at"]));
+    assert_eq!(shown[0]["last_error"], "the receiver answered 500 Internal Server Error");
     let health = daemon.get("/api/v1/health").await;
     assert_eq!((health.status, &health.body["status"]), (200, &json!("degraded")), "{}", health.body);
     assert_eq!(health.body["parts"]["breakers"]["status"], "degraded");
+    assert_eq!(health.body["parts"]["provider"]["status"], "healthy", "browsers are started all the same");
     // The breaker of one target is no other's.
     let elsewhere = overdue(&daemon, 1, json!({"url": other.url("/")})).await;
     until(&daemon, &elsewhere, |rows| rows.len() == 2 && all(rows, "delivered")).await;

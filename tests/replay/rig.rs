@@ -475,6 +475,7 @@ impl Rig {
         let dir = folder.dir.clone();
         let gate =
             Gate { rig: self, dir: dir.clone(), answer: case.gate, asked: Mutex::default(), given: Mutex::default() };
+        let attached = CancellationToken::new();
         let replay = Replay {
             flow: &flow,
             inputs: &case.inputs,
@@ -482,12 +483,20 @@ impl Rig {
             evidence: &folder,
             deadline: case.deadline,
             cancel: case.cancel,
+            attached: attached.clone(),
             open_waits: &case.open_waits,
         };
         let began = Instant::now();
         let Replayed { end, evidence, stopped, proofs } =
             cove::browser::replay(&self.browser.session, replay, &gate).await;
         assert_eq!(gate.given.into_inner().unwrap(), proofs, "what the gate was given");
+        match &end {
+            ReplayEnd::Confirmed { .. } => assert!(attached.is_cancelled()),
+            ReplayEnd::Unarmed(failure) | ReplayEnd::Unknown(failure) if failure.code == FailureCode::AttachFailed => {
+                assert!(!attached.is_cancelled());
+            }
+            ReplayEnd::Unarmed(_) | ReplayEnd::Unknown(_) => {}
+        }
         Ended { end, evidence, stopped, proofs, dir, asked: gate.asked.into_inner().unwrap(), took: began.elapsed() }
     }
 
@@ -497,16 +506,25 @@ impl Rig {
         let fence = Fence::new(u64::from(self.next.fetch_add(1, Ordering::SeqCst)));
         let name = AttemptName { fence, attempt: 1 };
         let folder = EvidenceFolder::create(self.state.path(), ItemId::new(1), name, case.max_bytes).unwrap();
+        let attached = CancellationToken::new();
         let verifying = Verifying {
             flow: &flow,
             inputs: &case.inputs,
             evidence: &folder,
             deadline: case.deadline,
             cancel: case.cancel,
+            attached: attached.clone(),
             armed_at,
         };
         let began = Instant::now();
         let Verified { answer, evidence, stopped } = cove::browser::verify(&self.browser.session, verifying).await;
+        match &answer {
+            VerifyAnswer::Found { .. } | VerifyAnswer::NotFound(_) => assert!(attached.is_cancelled()),
+            VerifyAnswer::Inconclusive(failure) if failure.code == FailureCode::AttachFailed => {
+                assert!(!attached.is_cancelled());
+            }
+            VerifyAnswer::Inconclusive(_) => {}
+        }
         Looked { answer, evidence, stopped, dir: folder.dir.clone(), took: began.elapsed() }
     }
 

@@ -154,6 +154,7 @@ impl Rig {
             evidence: &evidence,
             deadline: case.deadline,
             cancel: CancellationToken::new(),
+            attached: CancellationToken::new(),
             open_waits: &[],
         };
         let replayed = timeout(case.deadline + GRACE, replay(&self.session, asked, &gate));

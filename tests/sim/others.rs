@@ -40,7 +40,7 @@ impl World {
                 self.outside.remove(&profile);
             }
             (Some((fence, _)), 1) => {
-                let refreshed = store.refresh_lock(LockHeld { kind, key, owner, fence }, ttl, now).await;
+                let refreshed = store.refresh_lock(LockHeld { kind, key, owner, fence }, Some(ttl), now).await;
                 assert_eq!(refreshed.is_ok(), is_held, "{profile}: {refreshed:?}");
                 if let Ok(granted) = refreshed {
                     self.outside.insert(profile, (fence, granted.expires_at.unwrap()));
@@ -94,7 +94,7 @@ impl World {
             }
             1 => {
                 let ttl = Duration::from_secs(self.dice.u64(30..300));
-                let refreshed = self.store().refresh_claim(name, ttl, self.moment()).await.unwrap();
+                let refreshed = self.store().refresh_claim(name, Some(ttl), self.moment()).await.unwrap();
                 if let Ok(until) = refreshed {
                     assert!(!worker.outdated && worker.until > self.now, "{worker:?} was refreshed after its end");
                     self.workers.get_mut(&fence).unwrap().until = until.unwrap();
@@ -160,7 +160,8 @@ impl World {
         let verdict = if item.is_armed() {
             Verdict::OutcomeUnknown(failure)
         } else {
-            after_failure(&limits(), item.attempts_spent(), 3, failure, self.dice.f64(), self.now)
+            let most = self.store().task_alone(item.task).await.unwrap().unwrap().0.max_attempts;
+            after_failure(&limits(), item.attempts_spent(), most, failure, self.dice.f64(), self.now)
         };
         let end = AttemptEnded { item: worker.item, fence, verdict, evidence: Vec::new(), effect };
         let _refused = self.store().end_claim(end, self.now).await.unwrap();

@@ -5,8 +5,11 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use cove::breaker::board::Board;
+use cove::breaker::{BreakerLimits, CDP_ATTACH, Passage};
 use cove::browser::Session;
-use cove::engine::event::{Act, AttemptEnd, Event, Work};
+use cove::engine::START_BREAKERS;
+use cove::engine::event::{Act, AttemptEnd, Commit, Event, Work};
 use cove::engine::state::{Limits, State};
 use cove::model::{
     BootId, BootTime, Failure, FailureCode, Fence, ItemId, ItemState, Moment, OnUnknown, ProfileId, Proofs, Resolution,
@@ -26,6 +29,7 @@ mod others;
 const PROFILES: [&str; 3] = ["anna", "boris", "clara"];
 const SLOTS: u32 = 2;
 const REST: Duration = Duration::from_secs(600);
+const BREAKERS: BreakerLimits = BreakerLimits { failures: 2, open: Duration::from_secs(60), trials: 2 };
 
 /// What happened in a history.
 #[derive(Clone, Copy, Debug, Default)]
@@ -42,10 +46,12 @@ pub struct Tally {
     pub claims: u64,
     pub late_words: u64,
     clock_jumps: u64,
+    breakers_opened: u64,
+    breakers_closed: u64,
 }
 
 impl Tally {
-    pub fn parts(&self) -> [(&'static str, u64); 12] {
+    pub fn parts(&self) -> [(&'static str, u64); 14] {
         [
             ("starts", self.starts),
             ("posts", self.posts),
@@ -59,6 +65,8 @@ impl Tally {
             ("claims of workers", self.claims),
             ("late words of workers", self.late_words),
             ("clock jumps", self.clock_jumps),
+            ("breakers opened", self.breakers_opened),
+            ("breakers closed", self.breakers_closed),
         ]
     }
 
@@ -75,6 +83,8 @@ impl Tally {
         self.claims += other.claims;
         self.late_words += other.late_words;
         self.clock_jumps += other.clock_jumps;
+        self.breakers_opened += other.breakers_opened;
+        self.breakers_closed += other.breakers_closed;
     }
 }
 
@@ -92,6 +102,8 @@ struct Browser {
     item: Option<ItemId>,
     profile: ProfileId,
     verifies: bool,
+    /// Its start was admitted by the breaker, which has not heard of it since.
+    starting: bool,
     asked: bool,
     /// The click was allowed and dispatched.
     clicked: bool,
@@ -100,6 +112,7 @@ struct Browser {
     closing: bool,
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "facts that are independent of each other")]
 pub struct World {
     folder: PathBuf,
     pub dice: fastrand::Rng,
@@ -116,8 +129,14 @@ pub struct World {
     /// How far the wall clock was set ahead, and nobody has said yet that this is right.
     skew: Duration,
     asked_clock: bool,
+    /// When each arming was handed to the store.
+    arm_asked: BTreeMap<Fence, Timestamp>,
     /// Nothing may start.
     full_disk: bool,
+    /// As the daemon has it: gone when it dies.
+    board: Board,
+    /// Browsers come up and do not answer.
+    mute_browsers: bool,
     /// What outside programs believe to hold: under which fence, and until when.
     outside: BTreeMap<ProfileId, (Fence, Timestamp)>,
     workers: BTreeMap<Fence, Worker>,
@@ -170,7 +189,10 @@ impl World {
             booted,
             skew: Duration::ZERO,
             asked_clock: false,
+            arm_asked: BTreeMap::new(),
             full_disk: false,
+            board: Board::new(BREAKERS),
+            mute_browsers: false,
             outside: BTreeMap::new(),
             workers: BTreeMap::new(),
         }
@@ -179,6 +201,10 @@ impl World {
     pub fn tally(&self) -> Tally {
         let posts = self.judge.seen.values().map(|seen| u64::from(seen.posts)).sum();
         Tally { posts, ..self.tally }
+    }
+
+    fn passage(&self) -> Passage {
+        self.board.passage(&START_BREAKERS, self.now)
     }
 
     fn moment(&self) -> Moment {
@@ -199,12 +225,15 @@ impl World {
 
     /// One event to its end, as the loop does it; may die between any two things.
     pub async fn turn(&mut self, event: Event) -> Result<(), Crash> {
-        let mut events = VecDeque::from([Event::Time(self.moment()), event]);
+        let mut events = VecDeque::from([Event::Time(self.moment()), Event::Breakers(self.passage()), event]);
         while let Some(event) = events.pop_front() {
             let step = self.state.apply(event, self.now);
             for commit in step.commit {
                 if self.chance(1) {
                     return Err(Crash);
+                }
+                if let Commit::Arm { fence, .. } = &commit {
+                    self.arm_asked.insert(*fence, self.now);
                 }
                 events.push_back(cove::engine::carry(&self.store(), commit, self.moment()).await.unwrap());
                 if self.chance(1) {
@@ -217,6 +246,7 @@ impl World {
             }
             for act in step.then {
                 if act == Act::Look {
+                    events.push_back(Event::Breakers(self.passage()));
                     events.push_back(Event::Outlook(self.store().outlook(self.moment()).await.unwrap()));
                 } else {
                     self.act(act);
@@ -234,6 +264,7 @@ impl World {
             item,
             profile,
             verifies: false,
+            starting: false,
             asked: false,
             clicked: false,
             ended: false,
@@ -247,14 +278,18 @@ impl World {
                         self.tally.starts += 1;
                         assert!(!self.full_disk, "{} starts on a full disk", item.id);
                         self.judge.starts(&item, item.started_at.unwrap(), self.skew);
-                        browser(Some(item.id), item.profile)
+                        self.admitted(item.id);
+                        Browser { starting: true, ..browser(Some(item.id), item.profile) }
                     }
                     // Armed before the restart; whether the click went out, only the site knows.
                     Work::Reattach { item, .. } => {
                         let clicked = self.judge.seen.get(&item.id).is_some_and(|seen| seen.posts > 0);
                         Browser { asked: true, clicked, ..browser(Some(item.id), item.profile) }
                     }
-                    Work::Verify { item, .. } => Browser { verifies: true, ..browser(Some(item.id), item.profile) },
+                    Work::Verify { item, .. } => {
+                        self.admitted(item.id);
+                        Browser { verifies: true, starting: true, ..browser(Some(item.id), item.profile) }
+                    }
                     Work::Operator { profile, .. } | Work::Lend { profile, .. } => browser(None, profile),
                 };
                 let held = self.outside.get(&started.profile).filter(|(_, until)| *until > self.now);
@@ -278,6 +313,30 @@ impl World {
         }
     }
 
+    /// A start meets the breaker: shut it is never tried, half open one is tried at a time.
+    fn admitted(&self, item: ItemId) {
+        let passage = self.passage();
+        assert!(passage.shut_until().is_none(), "{item} starts while the breaker is open");
+        let alone = !self.browsers.values().any(|browser| browser.starting);
+        assert!(passage == Passage::Free || alone, "{item} starts beside another trial");
+        self.board.admit(CDP_ATTACH, self.now).unwrap();
+    }
+
+    /// What becomes of a start is told to the breaker, once.
+    async fn started(&mut self, fence: Fence, met: Option<FailureCode>) -> Result<(), Crash> {
+        let Some(browser) = self.browsers.get_mut(&fence).filter(|browser| browser.starting) else { return Ok(()) };
+        browser.starting = false;
+        match met {
+            None => {
+                self.board.succeeded(CDP_ATTACH, self.now);
+                return self.turn(Event::Attached { fence }).await;
+            }
+            Some(FailureCode::AttachFailed) => self.board.failed(CDP_ATTACH, self.now, "made up"),
+            Some(_) => self.board.withdrawn(CDP_ATTACH, self.now),
+        }
+        Ok(())
+    }
+
     /// The click; now and then a site takes it and publishes nothing.
     fn answered(&mut self, fence: Fence, allowed: bool) {
         let posts = !self.chance(25);
@@ -285,7 +344,8 @@ impl World {
         if allowed && !browser.ended {
             browser.clicked = true;
             let (item, profile) = (browser.item.unwrap(), browser.profile.clone());
-            self.judge.armed(&profile, self.now);
+            // Spacing counts from what is persisted: the time of the commit, however long the disk took.
+            self.judge.armed(&profile, self.arm_asked[&fence]);
             self.judge.clicked(item, posts);
         }
     }
@@ -308,8 +368,14 @@ impl World {
         if browser.verifies {
             return self.verified(fence, &browser).await;
         }
-        if !browser.asked && (browser.interrupted || self.chance(25)) {
-            let code = if browser.interrupted { FailureCode::Canceled } else { self.mishap() };
+        let mute = self.mute_browsers && self.chance(90);
+        if !browser.asked && (browser.interrupted || mute || self.chance(25)) {
+            let code = match (browser.interrupted, mute) {
+                (true, _) => FailureCode::Canceled,
+                (false, true) => FailureCode::AttachFailed,
+                (false, false) => self.mishap(),
+            };
+            self.started(fence, Some(code)).await?;
             return self.end(fence, AttemptEnd::Unarmed(Failure::new(code, "made up")), None).await;
         }
         if !browser.asked {
@@ -322,6 +388,7 @@ impl World {
                 headless: true,
             };
             self.turn(Event::Opened { fence, session }).await?;
+            self.started(fence, None).await?;
             if let Some(browser) = self.browsers.get_mut(&fence) {
                 browser.asked = true;
             }
@@ -336,7 +403,8 @@ impl World {
 
     fn mishap(&mut self) -> FailureCode {
         let codes = [
-            FailureCode::ElementNotFound,
+            FailureCode::AttachFailed,
+            FailureCode::BreakerOpen,
             FailureCode::ProviderDown,
             FailureCode::ProfileInUse,
             FailureCode::BrowserLost,
@@ -381,14 +449,21 @@ impl World {
     /// A verify sees what the site has, unless it sees nothing at all.
     async fn verified(&mut self, fence: Fence, browser: &Browser) -> Result<(), Crash> {
         self.tally.verifies += 1;
+        let met = match self.dice.u8(..10) {
+            _ if browser.interrupted => Some(FailureCode::Canceled),
+            0 => Some(FailureCode::ProviderDown),
+            1..=8 if self.mute_browsers => Some(FailureCode::AttachFailed),
+            _ => None,
+        };
+        self.started(fence, met).await?;
         if let Some(browser) = self.browsers.get_mut(&fence) {
             browser.ended = true;
         }
         let posted = browser.item.and_then(|item| self.judge.seen.get(&item)).is_some_and(|seen| seen.posts > 0);
         let look = match self.dice.u8(..10) {
             _ if browser.interrupted => None,
+            _ if met.is_some() => met.map(|code| VerifyFinding::Inconclusive(Failure::new(code, "made up"))),
             0 => Some(VerifyFinding::Inconclusive(Failure::new(FailureCode::WaitTimedOut, "a login page"))),
-            1 => Some(VerifyFinding::Inconclusive(Failure::new(FailureCode::ProviderDown, "made up"))),
             _ if posted => Some(VerifyFinding::Found { url: None, result: BTreeMap::new() }),
             _ => Some(VerifyFinding::NotFound("not there".to_owned())),
         };
@@ -549,6 +624,11 @@ impl World {
                 let short = self.full_disk.then(|| "full".to_owned());
                 self.turn(Event::Disk { short }).await
             }
+            74..=76 => {
+                // They do not answer for a while.
+                self.mute_browsers = !self.mute_browsers && self.chance(30);
+                Ok(())
+            }
             _ => self.move_a_browser().await,
         }
     }
@@ -570,6 +650,10 @@ impl World {
             self.now = Timestamp::ZERO.plus(self.now.since(Timestamp::ZERO.plus(self.skew)));
             self.skew = Duration::ZERO;
         } else if self.outside.is_empty() && self.workers.is_empty() {
+            if self.store().clock_mark().await.unwrap().is_none() {
+                // Nobody has written down yet what time it was: that it jumped nobody could know.
+                return Ok(());
+            }
             self.tally.clock_jumps += 1;
             self.skew = Duration::from_secs(self.dice.u64(3_600..300_000));
             self.now = self.now.plus(self.skew);
@@ -588,6 +672,14 @@ impl World {
     }
 
     pub async fn close(&mut self) {
+        let board = std::mem::replace(&mut self.board, Board::new(BREAKERS));
+        for moves in board.moves() {
+            match moves.to {
+                "open" => self.tally.breakers_opened += moves.total,
+                "closed" => self.tally.breakers_closed += moves.total,
+                _ => {}
+            }
+        }
         let (store, thread) = self.store.take().unwrap();
         drop(store);
         tokio::task::spawn_blocking(|| thread.join()).await.unwrap();
@@ -616,7 +708,17 @@ impl World {
         self.tally.restores += 1;
         self.close().await;
         std::fs::copy(snapshot, self.folder.join(STATE_FILE)).unwrap();
-        let (store, thread, _) = Store::open(&self.folder, self.moment()).unwrap();
+        let (store, thread, report) = Store::open(&self.folder, self.moment()).unwrap();
+        for (fence, worker) in &mut self.workers {
+            // A copy behind which the ledger has nothing is the state itself, and what it claims is claimed.
+            let item = store.item(worker.item).await.unwrap().filter(|_| !report.restored);
+            worker.outdated |= item.is_none_or(|item| item.fence != Some(*fence));
+        }
+        let mark = store.clock_mark().await.unwrap();
+        if mark.is_none_or(|mark| mark.believed.boot_id != self.moment().boot_id) {
+            // Of an earlier boot: what time it should be nobody knows (fence.md rule 20).
+            self.believe();
+        }
         let tasks = store.tasks(TaskQuery { limit: 9_999, ..TaskQuery::default() }).await.unwrap().rows;
         let paused = store.stats().await.unwrap().pause.is_some();
         let tasks = tasks
@@ -626,7 +728,6 @@ impl World {
         self.judge.paused = paused;
         // Their locks are gone, and until a human resumes nobody gets one (fence.md rule 18).
         self.outside.clear();
-        self.workers.values_mut().for_each(|worker| worker.outdated = true);
         self.store = Some((store, thread));
         self.close().await;
         self.open().await;

@@ -69,13 +69,13 @@ async fn rule_23_an_unarmed_item_is_queued_again_a_minute_after_its_lease_and_no
         assert!(store.claimable(vec!["studio".to_owned()], now).await.unwrap().is_empty(), "its profile is locked");
     }
     // From the end of its lease on it may neither go on nor click.
-    let refreshed = store.refresh_claim(name(&first), TTL, after(TTL)).await.unwrap();
+    let refreshed = store.refresh_claim(name(&first), Some(TTL), after(TTL)).await.unwrap();
     assert!(matches!(refreshed, Err(NotYours::NotHeld)), "{refreshed:?}");
     assert_eq!(arm(store, &first, after(TTL)).await, Err(ArmRefused::LockLost));
     assert!(store.outlook(after(TTL + CLAIM_GRACE)).await.unwrap().claims_over);
     assert_eq!(store.expire_claims(after(TTL + CLAIM_GRACE)).await.unwrap(), Expired { items: 1, freed: 1 });
     let back = look(store, &first).await;
-    assert_eq!((back.state, back.attempts), (ItemState::RetryWait, 1), "it may have done all but the last word");
+    assert_eq!((back.state, back.attempts), (ItemState::Queued, 1), "it may have done all but the last word");
     assert!(!store.outlook(after(TTL + CLAIM_GRACE)).await.unwrap().claims_over);
 
     store.promote(after(TTL + CLAIM_GRACE).wall).await.unwrap();
@@ -127,7 +127,7 @@ async fn rule_23_a_late_complete_frees_the_profile_and_a_refresh_moves_the_end()
     order(store, &["anna", "boris"], 3).await;
     let (late, kept) = (claim(store, MOMENT).await, claim(store, MOMENT).await);
     arm(store, &late, MOMENT).await.unwrap();
-    let until = store.refresh_claim(name(&kept), TTL * 3, before(TTL)).await.unwrap().unwrap();
+    let until = store.refresh_claim(name(&kept), Some(TTL * 3), before(TTL)).await.unwrap().unwrap();
     assert_eq!(until, Some(before(TTL * 4).wall));
     assert_eq!(store.expire_claims(after(TTL * 2)).await.unwrap(), Expired { items: 1, freed: 0 });
     assert_eq!(look(store, &kept).await.state, ItemState::Running);
@@ -177,7 +177,7 @@ async fn rule_21_and_23_a_forced_cleanup_ends_the_lease_and_the_ordinary_end_fol
     assert_eq!((would.removed, would.stopping.len()), (0, 1));
     let gentle = Cleanup { force: false, ..forced.clone() };
     assert!(store.clean_up_locks(gentle, now).await.unwrap().stopping.is_empty());
-    assert!(store.refresh_claim(name(&claimed), TTL, now).await.unwrap().is_ok(), "so far nothing changed");
+    assert!(store.refresh_claim(name(&claimed), Some(TTL), now).await.unwrap().is_ok(), "so far nothing changed");
     let cleaned = store.clean_up_locks(forced.clone(), now).await.unwrap();
     assert_eq!((cleaned.removed, cleaned.stopping.len()), (0, 1));
     assert!(cleaned.stopping[0].is_expired(now) && cleaned.stopping[0].is_held(now));
@@ -186,7 +186,7 @@ async fn rule_21_and_23_a_forced_cleanup_ends_the_lease_and_the_ordinary_end_fol
     let end = after(Duration::from_secs(5) + CLAIM_GRACE);
     assert_eq!(store.expire_claims(before(Duration::from_secs(5) + CLAIM_GRACE)).await.unwrap(), Expired::default());
     assert_eq!(store.expire_claims(end).await.unwrap(), Expired { items: 1, freed: 1 });
-    assert_eq!(look(store, &claimed).await.state, ItemState::RetryWait);
+    assert_eq!(look(store, &claimed).await.state, ItemState::Queued);
     opened.close().await;
 }
 
@@ -207,5 +207,52 @@ async fn reasons_of_one_task_are_exact_and_a_page_looks_at_a_bounded_number() {
     let seen: u64 = page.rows[1].waiting.iter().map(|alike| alike.items).sum();
     assert_eq!((seen, seen + page.rows[1].waiting_left_out), (9_999, 12_000));
     assert_eq!(profile("anna"), page.rows[0].waiting[0].item.profile);
+    opened.close().await;
+}
+
+#[tokio::test]
+async fn rule_24_what_is_spaced_says_until_when_without_a_worker_that_asks() {
+    let folder = tempfile::tempdir().unwrap();
+    let opened = furnished(folder.path()).await;
+    let store = &opened.store;
+    let items = ["anna", "anna", "anna", "boris"].map(item).into();
+    let spaced = NewTask { external: Some("studio".to_owned()), spacing_seconds: 60, ..task(items) };
+    store.enqueue(spaced, NOW).await.unwrap();
+    let first = claim(store, MOMENT).await;
+    assert_eq!(first.item.profile, profile("anna"));
+    assert!(!store.outlook(MOMENT).await.unwrap().overdue);
+    arm(store, &first, MOMENT).await.unwrap();
+    store.end_claim(ended(first.item.id, first.fence, succeeded()), NOW).await.unwrap().unwrap();
+    assert!(store.outlook(MOMENT).await.unwrap().overdue, "there is something to put off");
+    while store.promote(NOW).await.unwrap() {}
+    let outlook = store.outlook(MOMENT).await.unwrap();
+    let until = NOW.plus(Duration::from_secs(60));
+    assert_eq!((outlook.overdue, outlook.next_due), (false, Some(until)));
+    let waiting = store.waiting(NOW).await.unwrap();
+    assert_eq!((waiting.scheduled, waiting.next_scheduled), (2, Some(until)));
+    assert_eq!(waiting.ready, [("studio".to_owned(), profile("boris"), 1)]);
+    // When its time has come it is like any other.
+    let now = after(Duration::from_secs(60));
+    while store.promote(now.wall).await.unwrap() {}
+    assert_eq!(store.claimable(vec!["studio".to_owned()], now).await.unwrap().len(), 2);
+    opened.close().await;
+}
+
+#[tokio::test]
+async fn an_item_whose_back_off_is_over_is_queued_and_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let opened = furnished(folder.path()).await;
+    let store = &opened.store;
+    order(store, &["anna"], 3).await;
+    let claimed = claim(store, MOMENT).await;
+    let due_at = NOW.plus(TTL);
+    let again = Verdict::TryAgain { failure: failure(), due_at, counted: true };
+    store.end_claim(ended(claimed.item.id, claimed.fence, again), NOW).await.unwrap().unwrap();
+    store.promote(before(TTL).wall).await.unwrap();
+    assert_eq!(look(store, &claimed).await.state, ItemState::RetryWait);
+    assert_eq!(store.waiting(NOW).await.unwrap().next_retry, Some(due_at));
+    store.promote(due_at).await.unwrap();
+    assert_eq!(look(store, &claimed).await.state, ItemState::Queued);
+    assert_eq!(store.waiting(due_at).await.unwrap().backing_off, 0);
     opened.close().await;
 }

@@ -108,7 +108,7 @@ async fn rule_23_an_unarmed_item_is_queued_again_when_its_lent_browser_is_stoppe
     assert_eq!(store.outlook(long_over).await.unwrap().sessions_over, [session.fence]);
     assert!(store.release_session(session, long_over).await.unwrap());
     let back = look(store, &claimed).await;
-    assert_eq!((back.state, back.attempts), (ItemState::RetryWait, 1));
+    assert_eq!((back.state, back.attempts), (ItemState::Queued, 1));
     assert!(lock(store, "anna").await.is_none());
     opened.close().await;
 }
@@ -164,7 +164,7 @@ async fn rule_23_a_claim_whose_browser_is_gone_goes_on_and_is_an_ordinary_one_th
     assert_eq!((kept.fence, kept.expires_at()), (claimed.fence, Some(after(TTL).wall)));
     assert!(store.leftovers().await.unwrap().is_empty() && store.sessions().await.unwrap().is_empty());
     let name = ClaimName { item: claimed.item.id, fence: claimed.fence };
-    assert!(store.refresh_claim(name, TTL, before(TTL)).await.unwrap().is_ok());
+    assert!(store.refresh_claim(name, Some(TTL), before(TTL)).await.unwrap().is_ok());
     assert_eq!(look(store, &claimed).await.state, ItemState::Running);
     let grace = before(TTL * 2).boot.since(MOMENT.boot) + CLAIM_GRACE;
     assert_eq!(store.expire_claims(after(grace)).await.unwrap(), Expired { items: 1, freed: 1 });

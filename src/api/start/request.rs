@@ -40,6 +40,7 @@ pub struct Bounds {
     pub max_items: usize,
     pub default_max_attempts: u32,
     pub idempotency_key: Option<String>,
+    pub now: Timestamp,
 }
 
 /// A part of the body with its place in it.
@@ -56,6 +57,8 @@ pub struct Row {
     /// Number in [`Request::inputs`].
     pub inputs: usize,
     pub key: Option<String>,
+    /// It was made of the Idempotency-Key.
+    pub key_of_header: bool,
     pub not_before: Option<Timestamp>,
     pub not_after: Option<Timestamp>,
 }
@@ -95,7 +98,7 @@ pub fn read(body: &Value, bounds: &Bounds, walk: &mut Walk) -> Request {
         request.flow = walk.string(value, "/flow").map(str::to_owned);
     }
     request.webhook = optional(fields, "webhook").and_then(|value| read_webhook(value, walk));
-    let times = times(fields, "", (None, None), walk);
+    let times = times(fields, "", (None, None), bounds.now, walk);
     let lists = ["profiles", "inputs_list", "distribute"];
     if fields.contains_key("items") {
         for name in lists.into_iter().filter(|name| optional(fields, name).is_some()) {
@@ -156,9 +159,14 @@ fn read_webhook(value: &Value, walk: &mut Walk) -> Option<Webhook> {
 type Times = (Option<Timestamp>, Option<Timestamp>);
 
 /// `not_before` and `not_after` at one place; what is absent comes from `defaults`.
-fn times(fields: &Map<String, Value>, at: &str, defaults: Times, walk: &mut Walk) -> Times {
+fn times(fields: &Map<String, Value>, at: &str, defaults: Times, now: Timestamp, walk: &mut Walk) -> Times {
     let before = walk.parsed::<Timestamp>(fields, at, "not_before").or(defaults.0);
-    let after = walk.parsed::<Timestamp>(fields, at, "not_after").or(defaults.1);
+    let after = walk.parsed::<Timestamp>(fields, at, "not_after");
+    if after.is_some_and(|after| after <= now) {
+        let detail = format!("`not_after` is over: it is {now} here.");
+        walk.wrong(Code::InvalidField, pointer(at, "not_after"), detail);
+    }
+    let after = after.or(defaults.1);
     if before.zip(after).is_some_and(|(before, after)| after <= before) {
         walk.wrong(Code::InvalidField, pointer(at, "not_after"), "`not_after` has to be later than `not_before`.");
     }
@@ -184,24 +192,31 @@ fn read_items(value: &Value, defaults: Times, bounds: &Bounds, walk: &mut Walk, 
             None => Some(Map::new()),
         };
         let key = optional(fields, "key").and_then(|value| read_key(value, &pointer(&at, "key"), walk));
-        let (not_before, not_after) = times(fields, &at, defaults, walk);
+        let (not_before, not_after) = times(fields, &at, defaults, bounds.now, walk);
         let (Some(name), Some(inputs)) = (name, inputs) else { continue };
         let profile = *known_profiles.entry(name).or_insert_with(|| {
             request.profiles.push(Placed { at: pointer(&at, "profile"), value: name.to_owned() });
             request.profiles.len() - 1
         });
         request.inputs.push(Placed { at: inputs_at, value: inputs });
-        request.rows.push(Row { profile, inputs: request.inputs.len() - 1, key, not_before, not_after });
+        request.rows.push(Row {
+            profile,
+            inputs: request.inputs.len() - 1,
+            key,
+            key_of_header: false,
+            not_before,
+            not_after,
+        });
     }
 }
 
 fn read_key(value: &Value, at: &str, walk: &mut Walk) -> Option<String> {
     let key = walk.string(value, at)?;
-    if KEY_BYTES.contains(&key.len()) {
+    if KEY_BYTES.contains(&key.len()) && !key.chars().any(char::is_control) {
         return Some(key.to_owned());
     }
     let (least, most) = (KEY_BYTES.start(), KEY_BYTES.end());
-    walk.wrong(Code::InvalidField, at, format!("A key has {least} to {most} bytes."));
+    walk.wrong(Code::InvalidField, at, format!("A key has {least} to {most} bytes and no control characters."));
     None
 }
 
@@ -246,7 +261,7 @@ fn read_lists(fields: &Map<String, Value>, times: Times, bounds: &Bounds, walk: 
         request.inputs.push(Placed { at, value });
     }
     let (not_before, not_after) = times;
-    let row = |profile, inputs| Row { profile, inputs, key: None, not_before, not_after };
+    let row = |profile, inputs| Row { profile, inputs, key: None, key_of_header: false, not_before, not_after };
     request.rows = if round_robin {
         (0..inputs.len()).map(|number| row(number % profiles.len(), number)).collect()
     } else {
@@ -261,6 +276,7 @@ fn read_lists(fields: &Map<String, Value>, times: Times, bounds: &Bounds, walk: 
 fn name_rows(bounds: &Bounds, walk: &mut Walk, request: &mut Request) {
     if let Some(prefix) = &bounds.idempotency_key {
         for (index, row) in request.rows.iter_mut().enumerate() {
+            row.key_of_header = row.key.is_none();
             row.key.get_or_insert_with(|| format!("{prefix}#{index}"));
         }
     }

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::api::body::read_reply;
-use crate::model::{ItemId, TaskId, TaskState};
+use crate::model::{ItemId, TaskId, TaskState, Timestamp};
 use crate::store::{PossibleDuplicate, StoreError};
 
 fn enqueued(replayed: bool) -> Enqueued {
@@ -15,7 +15,7 @@ fn enqueued(replayed: bool) -> Enqueued {
 
 async fn problem(error: EnqueueError) -> Value {
     let mut walk = Walk::default();
-    let bounds = Bounds { max_items: 9, default_max_attempts: 3, idempotency_key: None };
+    let bounds = Bounds { max_items: 9, default_max_attempts: 3, idempotency_key: None, now: Timestamp::ZERO };
     let body = json!({"flow": "f", "profiles": ["anna", "ben"], "inputs_list": [{}]});
     let request = request::read(&body, &bounds, &mut walk);
     walk.finish().unwrap();
@@ -51,6 +51,8 @@ async fn what_the_store_refuses_is_told_at_its_place() {
         (&taken["errors"][0]["pointer"], &taken["errors"][0]["item_id"]),
         (&json!("/items/1/key"), &json!("i9"))
     );
+    let known = problem(EnqueueError::KnownToTheLedgerAlone).await;
+    assert_eq!((&known["status"], &known["code"]), (&json!(409), &json!("idempotency_conflict")));
     let conflict = problem(EnqueueError::IdempotencyConflict { task: TaskId::new(3) }).await;
     assert_eq!((&conflict["status"], &conflict["code"]), (&json!(409), &json!("idempotency_conflict")));
     let profile = problem(EnqueueError::UnknownProfile { index: 1 }).await;

@@ -67,13 +67,17 @@ pub async fn live(
     let deadline = Instant::now() + START_DEADLINE;
     let answer = tokio::select! {
         answer = timeout_at(deadline, port_answers(&started.folder)) => answer.map_err(|_| {
-            format!("its DevTools port did not answer within {} s", START_DEADLINE.as_secs())
+            let why = format!("its DevTools port did not answer within {} s", START_DEADLINE.as_secs());
+            (FailureCode::AttachFailed, why)
         }),
-        status = started.child.wait() => Err(match status {
-            Ok(status) => format!("it ended at once ({status})"),
-            Err(error) => format!("it cannot be waited for: {error}"),
-        }),
-        () = stop.cancelled() => Err("it was stopped before it was up".to_owned()),
+        status = started.child.wait() => {
+            let why = match status {
+                Ok(status) => format!("it ended at once ({status})"),
+                Err(error) => format!("it cannot be waited for: {error}"),
+            };
+            Err((FailureCode::BrowserStartFailed, why))
+        }
+        () = stop.cancelled() => Err((FailureCode::BrowserStartFailed, "it was stopped before it was up".to_owned())),
     };
     match answer {
         Ok((port, ws_path)) => {
@@ -96,13 +100,11 @@ pub async fn live(
             end(setting, started, known).await;
             Ok(())
         }
-        Err(why) => {
+        Err((code, why)) => {
             let known = close::members(&started.tree, BTreeSet::new()).await;
             let output = end(setting, started, known).await;
-            Err(Failure::new(
-                FailureCode::BrowserStartFailed,
-                format!("the browser for {profile} did not start: {why}; {}", output.quoted()),
-            ))
+            let detail = format!("the browser for {profile} did not start: {why}; {}", output.quoted());
+            Err(Failure::new(code, detail))
         }
     }
 }

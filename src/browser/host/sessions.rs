@@ -6,9 +6,7 @@
 //! that asked. The table's lock is never held across an await.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::process::Signal;
@@ -20,6 +18,7 @@ use tokio_util::task::TaskTracker;
 use super::life::{self, Setting};
 use super::protocol::{Call, Outcome, QUICK_DEADLINE, START_DEADLINE, STOP_DEADLINE, STOP_GRACE};
 use crate::browser::processes::{self, Tree};
+use crate::browser::readable;
 use crate::browser::{Session, SessionStats, StartOptions};
 use crate::model::{Failure, FailureCode, ProfileId};
 
@@ -158,7 +157,7 @@ impl Sessions {
         };
         timeout(STOP_DEADLINE, gone.cancelled()).await.map_err(|_| {
             Failure::new(
-                FailureCode::ProfileInUse,
+                FailureCode::BrowserLost,
                 format!("the browser of {profile} does not end even when it is killed; the host goes on trying"),
             )
         })
@@ -174,8 +173,7 @@ impl Sessions {
         };
         let look = tokio::task::spawn_blocking(move || {
             let members = tree.members(&processes::all(), &std::collections::BTreeSet::new());
-            let (pss_bytes, cpu_seconds) = processes::usage(&members);
-            SessionStats { pss_bytes, cpu_seconds, pids: members.iter().map(|member| member.pid).collect() }
+            processes::stats(&members)
         });
         match timeout(QUICK_DEADLINE, look).await {
             Ok(Ok(stats)) => Ok(Some(stats)),
@@ -194,7 +192,7 @@ impl Sessions {
             return Err(slow());
         };
         let look = tokio::task::spawn_blocking(move || {
-            let readable = is_readable(&path);
+            let readable = readable::by_us(&path);
             // Kept by the thread: one that hangs goes on counting after its client was answered.
             drop(permit);
             readable
@@ -260,29 +258,13 @@ fn value(answer: impl serde::Serialize) -> Result<serde_json::Value, Failure> {
     serde_json::to_value(answer).map_err(|error| Failure::new(FailureCode::Internal, error.to_string()))
 }
 
-/// Really opens it. Looked at first, and opened without blocking: opening a device can have effects,
-/// and opening a pipe waits for its other end.
-fn is_readable(path: &Path) -> bool {
-    let regular = |found: fs::Metadata| found.is_file();
-    #[expect(clippy::cast_possible_wrap, reason = "a flag word of the system, small and positive")]
-    let flags = (rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOCTTY).bits() as i32;
-    path.is_absolute()
-        && fs::metadata(path).is_ok_and(regular)
-        && fs::OpenOptions::new()
-            .read(true)
-            .custom_flags(flags)
-            .open(path)
-            .and_then(|file| file.metadata())
-            .is_ok_and(regular)
-}
-
 #[cfg(test)]
 mod tests {
     use std::path::Path;
 
     use tokio_util::sync::CancellationToken;
 
-    use super::{Sessions, is_readable};
+    use super::Sessions;
     use crate::browser::host::life::Setting;
     use crate::browser::host::protocol::{Call, Outcome};
     use crate::browser::host::reaper::Reaper;
@@ -306,21 +288,6 @@ mod tests {
         match outcome {
             Outcome::Error(failure) => failure.code,
             Outcome::Ok(value) => panic!("expected a failure, got {value}"),
-        }
-    }
-
-    #[test]
-    fn only_a_regular_file_that_opens_is_readable() {
-        let root = tempfile::tempdir().unwrap();
-        let file = root.path().join("a.mp4");
-        std::fs::write(&file, "x").unwrap();
-        let pipe = root.path().join("pipe");
-        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
-        let link = root.path().join("link");
-        std::os::unix::fs::symlink(&file, &link).unwrap();
-        assert!(is_readable(&file) && is_readable(&link));
-        for not in [root.path(), &pipe, &root.path().join("gone"), Path::new("/dev/null"), Path::new("a.mp4")] {
-            assert!(!is_readable(not), "{}", not.display());
         }
     }
 

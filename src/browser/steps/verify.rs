@@ -41,7 +41,7 @@ enum Seen {
 
 /// Runs the flow's verify. Every end is a [`VerifyAnswer`].
 pub async fn verify(session: &Session, verifying: Verifying<'_>) -> Verified {
-    let Verifying { flow, inputs, evidence: folder, deadline, cancel, armed_at } = verifying;
+    let Verifying { flow, inputs, evidence: folder, deadline, cancel, attached, armed_at } = verifying;
     let until = Instant::now() + deadline.min(flow.max_duration);
     let mut values = values(flow, inputs);
     values.insert(ARMED_AT.to_owned(), armed_at.to_string());
@@ -50,14 +50,15 @@ pub async fn verify(session: &Session, verifying: Verifying<'_>) -> Verified {
         let failure = Failure::new(FailureCode::FlowInvalid, "the flow has no `verify`");
         return verified(VerifyAnswer::Inconclusive(failure), evidence, None);
     };
-    let attached = tokio::select! {
-        attached = Tab::attach(session, false, &flow.origins) => attached,
+    let tab = tokio::select! {
+        tab = Tab::attach(session, false, &flow.origins) => tab,
         failure = interrupted(&cancel, until) => Err(failure),
     };
-    let tab = match attached {
+    let tab = match tab {
         Ok(tab) => tab,
         Err(failure) => return verified(VerifyAnswer::Inconclusive(failure), evidence, None),
     };
+    attached.cancel();
     let mut run = Run::new(&tab, flow, &values, evidence);
     let seen = tokio::select! {
         seen = run.look_for_proof(steps) => seen,

@@ -1,14 +1,13 @@
-//! The end of an attempt: what it is worth, what it says of its provider and its profile, and how its lock
-//! is freed.
+//! The end of an attempt: what it is worth, what it says of its profile, and how its lock is freed.
 //!
 //! The phase is the truth about the click, whatever the attempt believes of itself (fence.md rules 7 and 8).
 //! The lock stays until the browser is verified dead.
 
-use super::{IN_USE_WAIT, Owner, PROVIDER_FIRST_WAIT, PROVIDER_LONGEST_WAIT, Phase, ProviderTrouble, Running, State};
-use crate::engine::admission::{self, effect};
+use super::{Owner, Phase, Running, State};
+use crate::engine::admission::{self, effect, effect_after_commit};
 use crate::engine::event::{Act, AttemptEnd, Commit, Step};
 use crate::engine::state::Limits;
-use crate::model::{Blame, EvidenceFile, Failure, FailureCode, Fence, Retry, Timestamp, Verdict};
+use crate::model::{EvidenceFile, Failure, FailureCode, Fence, Timestamp, Verdict};
 use crate::store::{AttemptEnded, SessionName};
 
 /// How an attempt says that it ended.
@@ -23,12 +22,17 @@ impl State {
     pub(super) fn ended(&mut self, fence: Fence, told: Told, roll: f64, now: Timestamp) -> Step {
         let Told { end, evidence, stopped, browser } = told;
         let Some(running) = self.running.get_mut(&fence) else { return Step::default() };
-        running.browser = browser;
+        (running.browser, running.starting) = (browser, false);
         let stopped = stopped.as_ref().or(match &end {
             AttemptEnd::Unarmed(failure) => Some(failure),
             _ => None,
         });
-        let effect = stopped.and_then(|failure| effect(failure, &self.limits, now));
+        let clicked = matches!(running.phase, Phase::Arming | Phase::Armed);
+        let effect = match stopped {
+            Some(failure) if clicked && !matches!(end, AttemptEnd::Confirmed { .. }) => effect_after_commit(failure),
+            Some(failure) => effect(failure, &self.limits, now),
+            None => None,
+        };
         let (item, verdict) = match (&running.owner, running.phase) {
             (Owner::Item { .. }, Phase::Ending | Phase::Closing) | (Owner::Leftover | Owner::Verify { .. }, _) => {
                 return Step::default();
@@ -46,29 +50,6 @@ impl State {
             running.phase = Phase::Ending;
         }
         Step::commit(Commit::Finish(AttemptEnded { item, fence, verdict, evidence, effect }))
-    }
-
-    /// An end that is not the item's fault says something about the provider or the profile.
-    pub(super) fn note_trouble(&mut self, fence: Fence, failure: &Failure, now: Timestamp) {
-        if failure.retry() != Retry::Uncounted {
-            return;
-        }
-        match failure.blame() {
-            Blame::Provider => {
-                let wait = self
-                    .provider
-                    .take()
-                    .map_or(PROVIDER_FIRST_WAIT, |trouble| (trouble.wait * 2).min(PROVIDER_LONGEST_WAIT));
-                self.provider = Some(ProviderTrouble { why: failure.detail.clone(), until: now.plus(wait), wait });
-            }
-            // What a site says of a profile is kept with the profile.
-            Blame::Profile if failure.code == FailureCode::ProfileInUse => {
-                if let Some(running) = self.running.get(&fence) {
-                    self.in_use.insert(running.profile.clone(), now.plus(IN_USE_WAIT));
-                }
-            }
-            _ => {}
-        }
     }
 
     pub(super) fn end_stored(&mut self, fence: Fence, refused: bool) -> Step {
@@ -111,7 +92,7 @@ fn verdict(
         AttemptEnd::Confirmed { url, result } if armed => return Verdict::Succeeded { url, result },
         AttemptEnd::Done { url, result } if !armed => return Verdict::Succeeded { url, result },
         AttemptEnd::Unknown(failure) | AttemptEnd::Unarmed(failure) if armed => {
-            return Verdict::OutcomeUnknown(as_unknown(failure));
+            return Verdict::OutcomeUnknown(failure.after_commit());
         }
         AttemptEnd::Unarmed(failure) => failure,
         AttemptEnd::Done { .. } => {
@@ -136,13 +117,4 @@ fn verdict(
         return Verdict::TryAgain { failure, due_at: Timestamp::ZERO, counted: false };
     }
     admission::after_failure(limits, attempts, max_attempts, failure, roll, now)
-}
-
-/// What an attempt met after its commit point, under a code that says what a person has to do.
-fn as_unknown(failure: Failure) -> Failure {
-    use FailureCode::{ConfirmationMissing, Internal, LostAfterCommit, RestartedAfterCommit};
-    match failure.code {
-        ConfirmationMissing | LostAfterCommit | RestartedAfterCommit | Internal => failure,
-        _ => Failure::new(LostAfterCommit, failure.to_string()),
-    }
 }

@@ -27,8 +27,7 @@ impl State {
         let view = OperatorView { session: None, token: token.clone() };
         let owner = Owner::Operator(view);
         self.open_errors.remove(&profile);
-        let running = Running { profile: profile.clone(), phase: Phase::Unarmed, owner, browser: true };
-        self.running.insert(fence, running);
+        self.running.insert(fence, Running { starting: false, ..Running::started(profile.clone(), owner) });
         Step {
             commit: Vec::new(),
             then: vec![

@@ -58,7 +58,7 @@ impl State {
             }
             None => (Owner::Leftover, Phase::Closing, Step::act(Act::Close { fence, profile: profile.clone() })),
         };
-        self.running.insert(fence, Running { profile, phase, owner, browser: true });
+        self.running.insert(fence, Running { phase, starting: false, ..Running::started(profile, owner) });
         step
     }
 }

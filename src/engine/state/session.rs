@@ -63,7 +63,7 @@ impl State {
         let LendAsked { profile, headless, .. } = asked;
         let (fence, item) = (lent.fence, lent.claimed.as_ref().map(|claimed| claimed.item.id));
         let owner = Owner::Lent(Loan { item, ..Loan::default() });
-        let running = Running { profile: profile.clone(), phase: Phase::Unarmed, owner, browser: true };
+        let running = Running { starting: false, ..Running::started(profile.clone(), owner) };
         self.running.insert(fence, running);
         let work = Work::Lend { profile, headless, vanishes: item.is_none() };
         Step {

@@ -1,5 +1,7 @@
 //! The state machine, fed by hand: one test a rule, each with what must not happen.
 
+mod breakers;
+
 use std::time::Duration;
 
 use super::super::event::{Act, AttemptEnd, Commit, Event, Step, Work};
@@ -7,7 +9,7 @@ use super::{Limits, State};
 use crate::browser::Session;
 use crate::model::{
     Counts, Failure, FailureCode, Fence, Intent, Item, ItemId, ItemState, Lock, LockKind, LockOwner, OnUnknown,
-    ProfileId, Task, TaskId, Timestamp, Verdict,
+    ProfileEffect, ProfileId, Task, TaskId, Timestamp, Verdict,
 };
 use crate::model::{Place, Proofs};
 use crate::store::{ArmRefused, Claim, Claimed, Head, Leftover, Outlook, Pause, Settled};
@@ -152,6 +154,34 @@ fn rule_7_confirmed_after_arming_is_succeeded() {
     let fence = claim(&mut state, 1, "anna");
     arm(&mut state, 1, fence);
     assert!(matches!(verdict(&end(&mut state, fence, confirmed())), Verdict::Succeeded { .. }));
+}
+
+#[test]
+fn rule_7_whatever_a_site_says_after_arming_parks_the_profile() {
+    let told = |armed: bool, code: FailureCode, end: AttemptEnd| {
+        let mut state = engine();
+        let fence = claim(&mut state, 1, "anna");
+        if armed {
+            arm(&mut state, 1, fence);
+        }
+        let stopped = Some(failure(code));
+        let ended = Event::Ended { fence, end, evidence: Vec::new(), stopped, browser: true, roll: 1.0 };
+        let step = state.apply(ended, NOW);
+        let [Commit::Finish(end)] = step.commit.as_slice() else { panic!("{step:?}") };
+        (end.verdict.state(), end.effect.clone())
+    };
+    let rests = Some(ProfileEffect::Rest(NOW.plus(Duration::from_secs(3_600))));
+    let parks = Some(ProfileEffect::Park("it happened".to_owned()));
+    for code in [FailureCode::NeedsHuman, FailureCode::RateLimited, FailureCode::Rejected] {
+        let unknown = AttemptEnd::Unknown(failure(FailureCode::ConfirmationMissing));
+        assert_eq!(told(true, code, unknown), (ItemState::OutcomeUnknown, parks.clone()), "{code}");
+    }
+    // Before arming, and after a confirmation, a rest is enough.
+    let limited = FailureCode::RateLimited;
+    assert_eq!(told(false, limited, AttemptEnd::Unarmed(failure(limited))), (ItemState::Queued, rests.clone()));
+    assert_eq!(told(true, limited, confirmed()), (ItemState::Succeeded, rests));
+    let rejected = FailureCode::Rejected;
+    assert_eq!(told(false, rejected, AttemptEnd::Unarmed(failure(rejected))), (ItemState::Failed, None));
 }
 
 #[test]

@@ -14,8 +14,7 @@ impl State {
     pub(super) fn verify_begun(&mut self, begun: VerifyBegun) -> Step {
         let VerifyBegun { item, task, fence } = begun;
         let owner = Owner::Verify { item: item.id };
-        let running = Running { profile: item.profile.clone(), phase: Phase::Unarmed, owner, browser: true };
-        self.running.insert(fence, running);
+        self.running.insert(fence, Running::started(item.profile.clone(), owner));
         let work = Work::Verify { item: Box::new(item), task: Box::new(task) };
         Step::act(Act::Start { fence, work })
     }
@@ -31,7 +30,7 @@ impl State {
     ) -> Step {
         let Some(running) = self.running.get_mut(&fence) else { return Step::default() };
         let Owner::Verify { item } = running.owner else { return Step::default() };
-        running.browser = browser;
+        (running.browser, running.starting) = (browser, false);
         if let Some(VerifyFinding::Inconclusive(failure)) = &look
             && failure.retry() == Retry::Uncounted
             && stopped.is_none()

@@ -37,15 +37,16 @@ fn lock_of(tx: &Tx<'_>, name: &ClaimName, now: Moment) -> Ran<(Item, Lock), NotY
     })
 }
 
+/// A new lease, as long as the one before where nothing else is asked.
 pub(in crate::store) fn refresh(
     tx: &mut Tx<'_>,
     name: &ClaimName,
-    ttl: Duration,
+    ttl: Option<Duration>,
     moment: Moment,
 ) -> Ran<Option<Timestamp>, NotYours> {
     let moment = tx.in_order(moment);
     match lock_of(tx, name, moment)? {
-        Ok((_, lock)) => Ok(Ok(locks::renew(tx, &lock, Some(ttl), moment)?.expires_at())),
+        Ok((_, lock)) => Ok(Ok(locks::renew(tx, &lock, ttl.or(lock.ttl()), moment)?.expires_at())),
         Err(refused) => Ok(Err(refused)),
     }
 }
@@ -135,11 +136,11 @@ pub(super) fn give_back(tx: &mut Tx<'_>, item: &Item, worker: &str, now: Timesta
     let task = tx.task(item.task)?.ok_or_else(|| StoreError::Corrupt(format!("tasks: no row of {}", item.task)))?;
     let failure = Failure::new(FailureCode::WorkerLost, format!("{worker} let its lease run out"));
     let verdict = if item.is_armed() {
-        Verdict::OutcomeUnknown(failure)
+        Verdict::OutcomeUnknown(failure.after_commit())
     } else if item.attempts_spent() >= task.max_attempts {
         Verdict::Failed(failure)
     } else {
-        Verdict::TryAgain { failure, due_at: now, counted: true }
+        Verdict::TryAgain { failure, due_at: Timestamp::ZERO, counted: true }
     };
     let Some(fence) = item.fence else { return Ok(()) };
     let end = AttemptEnded { item: item.id, fence, verdict, evidence: Vec::new(), effect: None };

@@ -17,6 +17,11 @@ impl Tx<'_> {
     pub fn clock_is_suspect(&self) -> bool {
         self.meta.clock.is_some_and(|mark| mark.suspect_since.is_some())
     }
+
+    /// This time has come by a clock that jumped, and had not by the one that was believed.
+    pub fn is_due_by_suspect_clock(&self, due_at: Timestamp) -> bool {
+        self.meta.clock.is_some_and(|mark| mark.suspect_since.is_some() && due_at > mark.believed.wall)
+    }
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "the shape of every operation")]

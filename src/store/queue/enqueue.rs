@@ -6,7 +6,7 @@
 use redb::{ReadTransaction, ReadableTable};
 use sha2::{Digest, Sha256};
 
-use super::super::tables::{Bytes, FlowRow, Hash, IDEMPOTENCY, IdempotencyRow, TASKS, Tx, get, get_named};
+use super::super::tables::{Bytes, FlowRow, Hash, IDEMPOTENCY, IdempotencyRow, NO_TASK, TASKS, Tx, get, get_named};
 use super::super::writer::Ran;
 use super::super::{EnqueueError, Enqueued, Idempotency, NewItem, NewTask, PossibleDuplicate, StoreError, codec};
 use super::{hex, key_hash};
@@ -59,6 +59,9 @@ fn came_before(
 ) -> Result<Option<Result<Enqueued, EnqueueError>>, StoreError> {
     let row = idempotency.get(hash)?.map(|row| codec::decode::<IdempotencyRow>("idempotency", row.value()));
     let Some(row) = row.transpose()? else { return Ok(None) };
+    if row.task == NO_TASK {
+        return Ok(Some(Err(EnqueueError::KnownToTheLedgerAlone)));
+    }
     if row.body_hash != given.body_hash {
         return Ok(Some(Err(EnqueueError::IdempotencyConflict { task: row.task })));
     }
@@ -137,8 +140,8 @@ fn insert_task(
     Ok(task)
 }
 
-/// Answers with the older item of the same (flow, profile, media), where there is one and no key says
-/// that this is another thing.
+/// Answers with an older item of the same (flow, profile, media), where there is one that waits, runs or may
+/// have published, and no key says that this is another thing.
 fn insert_item(
     tx: &mut Tx<'_>,
     new: &NewTask,
@@ -171,8 +174,15 @@ fn insert_item(
     let Some(likeness) = (asked.key.is_none() && !task.rehearsal).then(|| likeness(&task.flow, &item)).flatten() else {
         return Ok(None);
     };
-    let older = tx.duplicates.insert(&likeness, item.id.raw())?.map(|row| ItemId::new(row.value()));
-    Ok(older)
+    let older = tx.duplicates.get(&likeness)?.map(|row| ItemId::new(row.value()));
+    let row = older.map(|older| tx.item(older)).transpose()?.flatten();
+    let published = |item: &Item| item.state == ItemState::Succeeded || item.may_have_published();
+    let ended = |item: &Item| item.state.is_terminal() && !published(item);
+    // One that went out is a better warning than one that may not.
+    if !row.as_ref().is_some_and(published) {
+        tx.duplicates.insert(&likeness, item.id.raw())?;
+    }
+    Ok(older.filter(|_| !row.as_ref().is_some_and(ended)))
 }
 
 /// SHA-256 of (flow, profile, media); None without media.

@@ -46,8 +46,7 @@ pub(in crate::store) fn refresh(
 ) -> Ran<Granted, NotYours> {
     let moment = tx.in_order(moment);
     let Some(lock) = of(tx, name)?.filter(|lock| !lock.is_expired(moment)) else { return Ok(Err(NotYours::NotHeld)) };
-    let before = lock.lease.map(|lease| Duration::from_millis(lease.ttl_ms));
-    let renewed = locks::renew(tx, &lock, ttl.or(before), moment)?;
+    let renewed = locks::renew(tx, &lock, ttl.or(lock.ttl()), moment)?;
     Ok(Ok(Granted { fence: renewed.fence, expires_at: renewed.expires_at() }))
 }
 

@@ -10,17 +10,19 @@ use std::time::Duration;
 use redb::ReadableTable;
 
 use super::super::ledger::Line;
-use super::super::tables::Tx;
+use super::super::tables::{Bytes, Tx, get, get_named};
 use super::super::writer::Ran;
 use super::super::{
     ArmRefused, AttemptEnded, Claim, ClaimRefused, Claimed, FinishRefused, Finished, StoreError, locks,
 };
 use super::{hex, key_hash};
 use crate::model::{
-    Failure, FailureCode, Fence, HeldFor, Item, ItemId, ItemState, LockKind, LockOwner, Moment, Place, Proofs,
-    Timestamp, Verdict, VerifyPlan,
+    Failure, FailureCode, Fence, HeldFor, Item, ItemId, ItemState, LockKind, LockOwner, Moment, Place, Profile, Proofs,
+    Task, Timestamp, Verdict, VerifyPlan,
 };
 
+/// The longest that a task may ask for.
+const MAX_SPACING: Duration = Duration::from_hours(24);
 /// Of a published thing's address; escaped as JSON it is still far below the longest line of the ledger.
 const MAX_URL_BYTES: usize = 4_096;
 
@@ -48,16 +50,8 @@ pub(in crate::store) fn claim(tx: &mut Tx<'_>, id: ItemId, taker: &Taker, moment
         super::settle::cancel_one(tx, &item, now)?;
         return Ok(Ok(Claim::Moved));
     }
-    let overdue = item.not_after.is_some_and(|not_after| not_after < now);
-    if overdue && tx.clock_is_suspect() {
-        hold_for_clock(tx, &item, now)?;
-        return Ok(Ok(Claim::Moved));
-    }
-    if overdue {
-        let failure = Failure::new(FailureCode::Overdue, "its not_after passed before it could start");
-        let overdue = Item { state: ItemState::Failed, failure: Some(failure), finished_at: Some(now), ..item.clone() };
-        let overdue = tx.change_item(&item, overdue, "failed", "overdue", now)?;
-        tx.free_key_of_ended(&overdue)?;
+    if item.not_after.is_some_and(|not_after| not_after < now) {
+        end_overdue(tx, &item, now)?;
         return Ok(Ok(Claim::Moved));
     }
     if let Some(next) = spaced_until(&profile, task.spacing_seconds).filter(|next| *next > now) {
@@ -110,7 +104,7 @@ impl Taker {
     }
 }
 
-fn spaced_until(profile: &crate::model::Profile, spacing_seconds: u32) -> Option<Timestamp> {
+fn spaced_until(profile: &Profile, spacing_seconds: u32) -> Option<Timestamp> {
     profile
         .last_armed_at
         .filter(|_| spacing_seconds > 0)
@@ -195,6 +189,10 @@ pub(in crate::store) fn finish(tx: &mut Tx<'_>, end: &AttemptEnded, now: Timesta
         }
         Verdict::TryAgain { failure, due_at, counted } => {
             ended.due_at = *due_at;
+            // Nothing is waited for but a free place.
+            if *due_at == Timestamp::ZERO {
+                ended.state = ItemState::Queued;
+            }
             if !counted {
                 ended.attempts = ended.attempts.saturating_sub(1);
             }
@@ -215,7 +213,8 @@ pub(in crate::store) fn finish(tx: &mut Tx<'_>, end: &AttemptEnded, now: Timesta
     if ended.state.is_terminal() {
         ended.finished_at = Some(now);
     }
-    let ended = tx.change_item(&item, ended, verdict.state().name(), &detail, now)?;
+    let kind = ended.state.name();
+    let ended = tx.change_item(&item, ended, kind, &detail, now)?;
     tx.free_key_of_ended(&ended)?;
     if let Some(effect) = effect {
         tx.affect_profile(&ended, effect, now)?;
@@ -223,9 +222,23 @@ pub(in crate::store) fn finish(tx: &mut Tx<'_>, end: &AttemptEnded, now: Timesta
     Ok(Ok(Finished { task: ended.task, state: ended.state }))
 }
 
-/// Moves items whose time has come from `DUE` to `READY`, or holds them where the clock that says so is
-/// not to be believed (fence.md rule 20); at most `limit`. True: there may be more.
+/// Ends what waits and may not start any more: nobody has to ask for it first. Then moves items whose time
+/// has come from `DUE` to `READY`, or holds them where the clock that says so is not to be believed (fence.md
+/// rules 20 and 24); at most `limit` of each. True: there may be more.
 pub(in crate::store) fn promote(tx: &mut Tx<'_>, now: Timestamp, limit: usize) -> Ran<bool, Infallible> {
+    let mut overdue = Vec::new();
+    for row in tx.not_after.range(..(now.as_millis(), 0))?.take(limit) {
+        overdue.push(row?.0.value().1);
+    }
+    for id in &overdue {
+        let id = ItemId::new(*id);
+        let item = tx.item(id)?.ok_or_else(|| StoreError::Corrupt(format!("not_after: no item {id}")))?;
+        if tx.intent(item.task)?.cancel_requested_at.is_some() {
+            super::settle::cancel_one(tx, &item, now)?;
+        } else {
+            end_overdue(tx, &item, now)?;
+        }
+    }
     let mut due = Vec::new();
     for row in tx.due.range(..=(now.as_millis(), u64::MAX))?.take(limit) {
         due.push(row?.0.value().1);
@@ -235,11 +248,77 @@ pub(in crate::store) fn promote(tx: &mut Tx<'_>, now: Timestamp, limit: usize) -
         let item = tx.item(id)?.ok_or_else(|| StoreError::Corrupt(format!("due: no item {id}")))?;
         if tx.clock_is_suspect() {
             hold_for_clock(tx, &item, now)?;
+        } else if item.state == ItemState::RetryWait {
+            let queued = Item { state: ItemState::Queued, ..item.clone() };
+            tx.change_item(&item, queued, "queued", "its back-off is over", now)?;
         } else {
             tx.move_item(&item, item.clone(), now)?;
         }
     }
-    Ok(Ok(due.len() == limit))
+    let spaced = space(tx, now, limit)?;
+    Ok(Ok([overdue.len(), due.len(), spaced].contains(&limit)))
+}
+
+/// Puts off what a worker would be refused for its spacing, so that it says until when without being asked
+/// for; at most `limit`. How many.
+fn space(tx: &mut Tx<'_>, now: Timestamp, limit: usize) -> Result<usize, StoreError> {
+    let mut moved = 0;
+    while moved < limit {
+        let most = limit - moved;
+        let spaced = spaced_heads(&tx.ready_counts, &tx.ready, &tx.items, &tx.tasks, &tx.profiles, now, most)?;
+        if spaced.is_empty() {
+            break;
+        }
+        for (item, until) in &spaced {
+            tx.change_item(item, Item { due_at: *until, ..item.clone() }, "spaced", &format!("until {until}"), now)?;
+        }
+        moved += spaced.len();
+    }
+    Ok(moved)
+}
+
+/// The best items for workers that their tasks' spacing keeps back, one a profile and kind, and until when.
+pub(in crate::store) fn spaced_heads(
+    counts: &impl ReadableTable<(&'static str, &'static str), u64>,
+    ready: &impl ReadableTable<(&'static str, &'static str, u32, u64), ()>,
+    items: &impl ReadableTable<u64, Bytes>,
+    tasks: &impl ReadableTable<u64, Bytes>,
+    profiles: &impl ReadableTable<&'static str, Bytes>,
+    now: Timestamp,
+    most: usize,
+) -> Result<Vec<(Item, Timestamp)>, StoreError> {
+    let mut spaced = Vec::new();
+    // The lane of cove itself has no name and comes first: there every head is asked for.
+    for row in counts.range(("\0", "")..)? {
+        if spaced.len() == most {
+            break;
+        }
+        let row = row?;
+        let (lane, name) = row.0.value();
+        let Some(profile) = get_named::<Profile>("profiles", profiles, name)? else { continue };
+        if profile.last_armed_at.is_none_or(|last| now.since(last) > MAX_SPACING) {
+            continue;
+        }
+        let Some(head) = ready.range((lane, name, 0, 0)..)?.next() else { continue };
+        let id = head?.0.value().3;
+        let item: Item = get("items", items, id)?
+            .ok_or_else(|| StoreError::Corrupt(format!("ready: no item {}", ItemId::new(id))))?;
+        let task: Option<Task> = get("tasks", tasks, item.task.raw())?;
+        let until = spaced_until(&profile, task.map_or(0, |task| task.spacing_seconds));
+        spaced.extend(until.filter(|until| *until > now).map(|until| (item, until)));
+    }
+    Ok(spaced)
+}
+
+/// Its `not_after` has passed: it fails, or is held where the clock that says so is not to be believed.
+fn end_overdue(tx: &mut Tx<'_>, item: &Item, now: Timestamp) -> Result<(), StoreError> {
+    if tx.clock_is_suspect() {
+        return hold_for_clock(tx, item, now);
+    }
+    let failure = Failure::new(FailureCode::Overdue, "its not_after passed before it could start");
+    let overdue = Item { state: ItemState::Failed, failure: Some(failure), finished_at: Some(now), ..item.clone() };
+    let overdue = tx.change_item(item, overdue, "failed", "overdue", now)?;
+    tx.free_key_of_ended(&overdue)
 }
 
 /// By this clock the item's time has come, or is over; and this clock is not believed.

@@ -8,10 +8,12 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 
+use redb::ReadableTable;
+
 use super::super::ledger::Line;
-use super::super::tables::Tx;
+use super::super::tables::{IdempotencyRow, NO_TASK, Tx};
 use super::super::writer::Ran;
-use super::super::{Pause, ResumeRefused, StoreError, locks};
+use super::super::{ClockMark, Pause, ResumeRefused, StoreError, codec, locks};
 use super::key_hash_from_hex;
 use crate::model::{Failure, FailureCode, Fence, HeldFor, Item, ItemId, ItemState, Resolution, Timestamp, VerifyPlan};
 
@@ -25,6 +27,8 @@ pub(in crate::store) struct Fact {
     /// A human gave up on this arming.
     pub given_up: Option<Fence>,
     pub key: Option<String>,
+    /// Of the request that made it.
+    pub idempotency: Option<String>,
     pub at: Timestamp,
 }
 
@@ -41,20 +45,23 @@ impl Facts {
         for line in lines {
             match line {
                 Line::Epoch { epoch, .. } => facts.epoch = facts.epoch.max(*epoch),
-                Line::Armed { item, fence, key, at, .. } => {
+                Line::Armed { item, fence, key, idempotency, at } => {
                     let fact = facts.items.entry(*item).or_default();
+                    fact.idempotency.clone_from(idempotency);
                     fact.armed = fact.armed.max(Some(*fence));
                     fact.key.clone_from(key);
                     fact.at = *at;
                 }
-                Line::Published { item, fence, url, key, at, .. } => {
+                Line::Published { item, fence, url, key, idempotency, at } => {
                     let fact = facts.items.entry(*item).or_default();
+                    fact.idempotency.clone_from(idempotency);
                     fact.published = Some((*fence, url.clone()));
                     fact.key.clone_from(key);
                     fact.at = *at;
                 }
-                Line::Resolved { item, fence, resolution, url, key, at, .. } => {
+                Line::Resolved { item, fence, resolution, url, key, idempotency, at } => {
                     let fact = facts.items.entry(*item).or_default();
+                    fact.idempotency.clone_from(idempotency);
                     match resolution {
                         Resolution::Published => fact.published = Some((*fence, url.clone())),
                         Resolution::NotPublished => fact.cleared = fact.cleared.max(Some(*fence)),
@@ -109,6 +116,9 @@ impl Facts {
                 tx.writes += 1;
                 tx.keys.insert(&key, id.raw())?;
             }
+            if let Some(request) = fact.idempotency.as_deref().and_then(key_hash_from_hex) {
+                came_from(tx, &request, fact.at)?;
+            }
             let Some(item) = tx.item(*id)? else { continue };
             match &fact.published {
                 Some((_, url)) if item.state != ItemState::Succeeded => succeed(tx, &item, fact, url.clone(), now)?,
@@ -125,6 +135,17 @@ impl Facts {
         tx.silent = false;
         locks::drop_all(tx)
     }
+}
+
+/// A request that this state never saw, or forgot, made something that was armed: what else it said is not
+/// known, so nothing is a repetition of it and nothing is new under its key (rule 2).
+fn came_from(tx: &mut Tx<'_>, request: &[u8; 32], at: Timestamp) -> Result<(), StoreError> {
+    if tx.idempotency.get(request)?.is_none() {
+        let row = IdempotencyRow { task: NO_TASK, body_hash: [0; 32], at };
+        tx.writes += 1;
+        tx.idempotency.insert(request, codec::encode(&row)?.as_slice())?;
+    }
+    Ok(())
 }
 
 fn succeed(tx: &mut Tx<'_>, item: &Item, fact: &Fact, url: Option<String>, now: Timestamp) -> Result<(), StoreError> {
@@ -152,6 +173,7 @@ fn unknown(tx: &mut Tx<'_>, item: &Item, fact: &Fact, now: Timestamp) -> Result<
         armed_fence: fact.armed,
         armed_at: Some(fact.at),
         failure: Some(failure),
+        held_for: None,
         verify: plan(tx, item, now)?,
         finished_at: None,
         ..item.clone()
@@ -162,10 +184,14 @@ fn unknown(tx: &mut Tx<'_>, item: &Item, fact: &Fact, now: Timestamp) -> Result<
 /// A human or a verify said since that what was armed did not publish: it waits like the rest.
 fn cleared(tx: &mut Tx<'_>, item: &Item, fact: &Fact, now: Timestamp) -> Result<(), StoreError> {
     let state = if item.state.is_terminal() { item.state } else { ItemState::Queued };
+    // Whoever said so let it be tried anew; what this state had counted before is not held against it.
+    let attempts_before = if item.cleared_fence < fact.cleared { item.attempts } else { item.attempts_before };
     let waits = Item {
         state,
+        attempts_before,
         armed_fence: item.armed_fence.max(fact.armed),
         cleared_fence: item.cleared_fence.max(fact.cleared),
+        held_for: None,
         verify: None,
         ..item.clone()
     };
@@ -176,6 +202,7 @@ fn given_up(tx: &mut Tx<'_>, item: &Item, fact: &Fact, now: Timestamp) -> Result
     let failed = Item {
         state: ItemState::Failed,
         armed_fence: item.armed_fence.max(fact.armed),
+        held_for: None,
         verify: None,
         finished_at: Some(now),
         ..item.clone()
@@ -198,7 +225,9 @@ fn hold_the_rest(tx: &mut Tx<'_>, blind: bool, now: Timestamp) -> Result<(), Sto
                 let failure = Failure::new(FailureCode::RestartedAfterCommit, "armed when this state was saved");
                 Item { state: ItemState::OutcomeUnknown, failure: Some(failure), verify, ..item.clone() }
             } else {
-                Item { state: ItemState::Held, held_for: Some(HeldFor::Restore), verify, ..item.clone() }
+                // The restore ended whatever ran when this state was saved: that costs no attempt.
+                let attempts = item.attempts.saturating_sub(u32::from(item.state == ItemState::Running));
+                Item { state: ItemState::Held, held_for: Some(HeldFor::Restore), attempts, verify, ..item.clone() }
             };
             let kind = held.state.name();
             tx.change_item(&item, held, kind, "restored", now)?;
@@ -218,10 +247,18 @@ pub(in crate::store) fn resume(tx: &mut Tx<'_>, accept_duplicates: bool, now: Ti
         Some(Pause::Restored { .. }) => return Ok(Err(ResumeRefused::Blind)),
         Some(Pause::LedgerDamaged { .. }) => return Ok(Err(ResumeRefused::LedgerDamaged)),
     }
+    // A human who lets things go on has looked at the clock, too.
+    if let Some(mark) = tx.meta.clock.filter(|mark| mark.suspect_since.is_some()) {
+        tx.writes += 1;
+        tx.meta.clock = Some(ClockMark { suspect_since: None, ..mark });
+    }
     for id in held {
         let Some(item) = tx.item(id)? else { continue };
         let queued = Item { state: ItemState::Queued, held_for: None, verify: None, ..item.clone() };
         tx.change_item(&item, queued, "queued", "resumed", now)?;
+    }
+    if matches!(tx.meta.pause, Some(Pause::LedgerDamaged { .. })) {
+        tx.ledger_anew = Some(now);
     }
     if tx.meta.pause.is_some() {
         tx.writes += 1;

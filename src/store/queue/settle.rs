@@ -95,7 +95,7 @@ pub(super) fn cancel_one(tx: &mut Tx<'_>, item: &Item, now: Timestamp) -> Result
     tx.free_key_of_ended(&canceled)
 }
 
-/// Queues a task's failed items again, looking at `limit` items from `from` on. None: no such task.
+/// Queues a task's failed items again, and says which others may have published, looking at `limit` items from `from` on. None: no such task.
 pub(in crate::store) fn retry(
     tx: &mut Tx<'_>,
     id: TaskId,
@@ -108,7 +108,7 @@ pub(in crate::store) fn retry(
     }
     let items = items_from(tx, id, from, limit)?;
     let mut step = RetryStep::default();
-    for item in items.iter().filter(|item| item.state == ItemState::Failed) {
+    for item in items.iter().filter(|item| matches!(item.state, ItemState::Failed | ItemState::OutcomeUnknown)) {
         match retry_one(tx, item, now)? {
             None => step.retried += 1,
             Some(reason) => step.skipped.push((item.id, reason)),
@@ -128,7 +128,7 @@ pub(in crate::store) fn retry(
 }
 
 fn retry_one(tx: &mut Tx<'_>, item: &Item, now: Timestamp) -> Result<Option<SkipReason>, StoreError> {
-    if item.may_have_published() {
+    if item.may_have_published() || item.state == ItemState::OutcomeUnknown {
         return Ok(Some(SkipReason::WasArmed));
     }
     if let Some(key) = &item.key {

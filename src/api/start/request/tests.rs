@@ -5,9 +5,12 @@ use serde_json::{Value, json};
 use super::{Bounds, Request, read};
 use crate::api::body::read_reply;
 use crate::api::form::Walk;
+use crate::model::Timestamp;
+
+const NOW: Timestamp = Timestamp::from_millis(1_795_000_000_000);
 
 fn bounds() -> Bounds {
-    Bounds { max_items: 6, default_max_attempts: 3, idempotency_key: None }
+    Bounds { max_items: 6, default_max_attempts: 3, idempotency_key: None, now: NOW }
 }
 
 fn good(body: &Value) -> Request {
@@ -72,8 +75,9 @@ fn lists_are_multiplied_or_dealt_out() {
 async fn all_wrong_fields_of_both_levels_are_told_at_once() {
     let body = json!({"flow": 7, "surprise": 1, "priority": 101, "max_attempts": 0, "spacing_seconds": 86_401,
         "webhook": "http://x", "on_unknown": "again",
-        "items": [{"profile": 3, "inputs": [], "key": "", "extra": 1}, "x", {},
-            {"profile": "a", "not_before": "2026-12-01T09:00:00Z", "not_after": "2026-12-01T09:00:00Z"}]});
+        "items": [{"profile": 3, "inputs": [], "key": "a\nb", "extra": 1}, "x", {},
+            {"profile": "a", "not_before": "2026-12-01T09:00:00Z", "not_after": "2026-12-01T09:00:00Z"},
+            {"profile": "a", "not_after": NOW}]});
     let expected = told(&[
         ("unknown_field", "/surprise"),
         ("invalid_field", "/priority"),
@@ -89,6 +93,7 @@ async fn all_wrong_fields_of_both_levels_are_told_at_once() {
         ("invalid_field", "/items/1"),
         ("missing_field", "/items/2/profile"),
         ("invalid_field", "/items/3/not_after"),
+        ("invalid_field", "/items/4/not_after"),
     ]);
     assert_eq!(wrong(body).await, expected);
 }
