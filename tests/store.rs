@@ -484,6 +484,35 @@ async fn rule_18_an_attempt_that_ran_when_the_state_was_saved_costs_nothing() {
     opened.close().await;
 }
 
+/// An item waits in the copy, is canceled after it, and another goes out under its key: the copy must not send it.
+#[tokio::test]
+async fn rule_2_and_18_after_a_restore_an_item_gives_way_to_the_one_that_went_out_under_its_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let opened = furnished(folder.path()).await;
+    let made = opened.store.enqueue(task(vec![keyed("anna", "spring")]), NOW).await.unwrap();
+    let first = only_item(&opened.store, made.task).await;
+    opened.close().await;
+    std::fs::copy(folder.path().join(STATE_FILE), folder.path().join("snapshot")).unwrap();
+
+    let opened = open(folder.path());
+    assert!(opened.store.ask(made.task, Ask::Cancel, NOW).await.unwrap());
+    while opened.store.settle(made.task, NOW).await.unwrap().more {}
+    let again = opened.store.enqueue(task(vec![keyed("boris", "spring")]), NOW).await.unwrap();
+    publish(&opened.store, only_item(&opened.store, again.task).await, succeeded()).await;
+    opened.close().await;
+
+    std::fs::rename(folder.path().join("snapshot"), folder.path().join(STATE_FILE)).unwrap();
+    let opened = open(folder.path());
+    assert!(opened.report.restored);
+    opened.store.resume(false, NOW).await.unwrap();
+    let item = opened.store.item(first).await.unwrap().unwrap();
+    assert_eq!((item.state, item.failure.unwrap().code), (ItemState::Failed, FailureCode::KeyTaken));
+    assert!(opened.store.outlook(MOMENT).await.unwrap().heads.is_empty());
+    let taken = opened.store.enqueue(task(vec![keyed("anna", "spring")]), NOW).await.unwrap_err();
+    assert!(matches!(taken, EnqueueError::KeyTaken { .. }), "{taken:?}");
+    opened.close().await;
+}
+
 /// A human lets an item be tried anew, whatever it had spent: after a restore as well.
 #[tokio::test]
 async fn rule_18_what_a_human_said_was_not_published_has_all_its_attempts_after_a_restore_too() {

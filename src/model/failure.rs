@@ -105,6 +105,7 @@ codes! {
     Canceled "canceled" Daemon Never "Canceled on request before the commit point; nothing was published.";
     DaemonStopped "daemon_stopped" Daemon Uncounted "The daemon stopped before the commit point; nothing was published and no attempt is lost.";
     EvidenceFailed "evidence_failed" Host Backoff "The picture before the commit point could not be kept: check free space of the state directory.";
+    KeyTaken "key_taken" Daemon Never "Another item with this key went out, or may have, after the restored state was saved: look at that one first, and submit this one under another key if it is something else.";
     Overdue "overdue" Daemon Never "The item's `not_after` passed before it could start; submit it again with a later one.";
     // After the commit point: the outcome is not known.
     ConfirmationMissing "confirmation_missing" Site Never "The click was sent, the confirmation did not come. Look at the pictures and at the site: cove never tries it again by itself.";

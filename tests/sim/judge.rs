@@ -103,6 +103,8 @@ impl Judge {
         }
         let seen = self.seen.get(&id).copied().unwrap_or_default();
         assert_eq!(seen.posts, 0, "{id} was posted and starts again");
+        let spent = item.key.as_ref().filter(|key| self.spent_keys.contains(*key));
+        assert_eq!(spent, None, "{id} starts and its key was posted");
     }
 
     pub fn item(&mut self, item: &Item) {

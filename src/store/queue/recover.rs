@@ -14,7 +14,7 @@ use super::super::ledger::Line;
 use super::super::tables::{IdempotencyRow, NO_TASK, Tx};
 use super::super::writer::Ran;
 use super::super::{ClockMark, Pause, ResumeRefused, StoreError, codec, locks};
-use super::key_hash_from_hex;
+use super::{key_hash, key_hash_from_hex};
 use crate::model::{Failure, FailureCode, Fence, HeldFor, Item, ItemId, ItemState, Resolution, Timestamp, VerifyPlan};
 
 /// What the ledger says of one item, its last lines winning.
@@ -30,6 +30,13 @@ pub(in crate::store) struct Fact {
     /// Of the request that made it.
     pub idempotency: Option<String>,
     pub at: Timestamp,
+}
+
+impl Fact {
+    /// As [`Item::may_have_published`] says it of an item.
+    fn may_have_published(&self) -> bool {
+        self.published.is_some() || self.armed > self.cleared
+    }
 }
 
 /// Everything the ledger says.
@@ -112,7 +119,7 @@ impl Facts {
     pub fn take_over(&self, tx: &mut Tx<'_>, blind: bool, now: Timestamp) -> Result<(), StoreError> {
         tx.silent = true;
         for (id, fact) in &self.items {
-            if let Some(key) = fact.key.as_deref().and_then(key_hash_from_hex) {
+            if let Some(key) = fact.key.as_deref().filter(|_| fact.may_have_published()).and_then(key_hash_from_hex) {
                 tx.writes += 1;
                 tx.keys.insert(&key, id.raw())?;
             }
@@ -131,6 +138,7 @@ impl Facts {
                 _ => {}
             }
         }
+        give_way(tx, now)?;
         hold_the_rest(tx, blind, now)?;
         tx.silent = false;
         locks::drop_all(tx)
@@ -212,6 +220,25 @@ fn given_up(tx: &mut Tx<'_>, item: &Item, fact: &Fact, now: Timestamp) -> Result
 
 fn plan(tx: &Tx<'_>, item: &Item, now: Timestamp) -> Result<Option<VerifyPlan>, StoreError> {
     Ok(tx.task(item.task)?.is_some_and(|task| task.verifiable).then(|| VerifyPlan::beginning(now)))
+}
+
+/// Rule 2: an item that waited when this state was saved may have ended since, and another may have gone out under
+/// its key. This one ends, too.
+fn give_way(tx: &mut Tx<'_>, now: Timestamp) -> Result<(), StoreError> {
+    for state in [ItemState::Queued, ItemState::RetryWait, ItemState::Running, ItemState::Held] {
+        for id in tx.items_in(state)? {
+            let Some(item) = tx.item(id)?.filter(|item| !item.is_armed()) else { continue };
+            let Some(key) = &item.key else { continue };
+            let holder = tx.keys.get(&key_hash(key))?.map(|row| ItemId::new(row.value()));
+            let Some(other) = holder.filter(|holder| *holder != id) else { continue };
+            let detail = format!("{other} has this key, and may have published since this state was saved");
+            let failure = Some(Failure::new(FailureCode::KeyTaken, detail));
+            let (state, finished_at) = (ItemState::Failed, Some(now));
+            let ended = Item { state, failure, held_for: None, verify: None, finished_at, ..item.clone() };
+            tx.change_item(&item, ended, "failed", "another item has its key", now)?;
+        }
+    }
+    Ok(())
 }
 
 fn hold_the_rest(tx: &mut Tx<'_>, blind: bool, now: Timestamp) -> Result<(), StoreError> {
