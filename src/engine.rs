@@ -25,9 +25,9 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use crate::breaker::board::Board;
 use crate::breaker::{CDP_ATTACH, DOLPHIN, Passage};
 use crate::browser::{Provider, Session};
-use crate::model::{Clock, Failure, Fence, ItemId, ProfileId, Proofs, Timestamp};
+use crate::model::{Clock, Failure, FailureCode, Fence, ItemId, ProfileId, Proofs, Timestamp};
 use crate::store::media::MediaStore;
-use crate::store::{Pause, Store};
+use crate::store::{ClaimName, Pause, Store};
 pub use admission::{ProfileFacts, after_failure, effect, effect_after_commit, why_ready_waits, why_waiting};
 use event::Event;
 use session::Doors;
@@ -150,6 +150,12 @@ enum Message {
     Resolved {
         item: ItemId,
     },
+    /// An outside worker stands before its click.
+    ArmClaim {
+        name: ClaimName,
+        proofs: Proofs,
+        reply: oneshot::Sender<Result<(), Failure>>,
+    },
     Lend {
         asked: LendAsked,
         reply: oneshot::Sender<Result<LentBrowser, LendRefused>>,
@@ -246,6 +252,18 @@ impl EngineHandle {
     #[must_use]
     pub fn door(&self, fence: Fence) -> Option<Arc<Door>> {
         self.doors.get(fence)
+    }
+
+    /// Asks for an outside worker's click. Returns when `armed` is durable, or why it may not be; without a
+    /// deadline, since who gives up waiting does not know whether it was armed.
+    ///
+    /// # Errors
+    /// Nothing was armed.
+    pub async fn arm_claim(&self, name: ClaimName, proofs: Proofs) -> Result<(), Failure> {
+        let gone = || Failure::new(FailureCode::DaemonStopped, "the daemon stops");
+        let (reply, answer) = oneshot::channel();
+        self.mailbox.send(Message::ArmClaim { name, proofs, reply }).await.map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())?
     }
 
     /// A person resolved the item: a verify that runs for it is stopped. Its profile stays locked until

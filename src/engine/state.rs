@@ -222,8 +222,10 @@ impl State {
                 self.operator_locked(fence, profile, headless, token)
             }
             Event::CloseAsked { profile } => self.close_asked(&profile),
+            Event::ClaimArmAsked { name, proofs } => self.claim_arm_asked(name, proofs),
             Event::LendAsked { ticket, asked } => self.lend_asked(ticket, asked, now),
             Event::Lent { ticket, asked, answer } => self.lent(ticket, asked, answer),
+            Event::Undelivered { fence } => self.undelivered(fence),
             Event::StopAsked { fence } => self.stop_asked(fence),
             Event::Drain => self.drain(),
         }
@@ -296,7 +298,8 @@ impl State {
 
     /// One look at the queue at a time; what rings meanwhile is one more look afterwards.
     fn look(&mut self) -> Step {
-        if !self.ready || self.draining {
+        // Draining, what is armed is waited for; when a worker is done, the store alone knows.
+        if !self.ready || self.draining && !self.lends_armed() {
             return Step::default();
         }
         if std::mem::replace(&mut self.looking, true) {
@@ -321,14 +324,14 @@ impl State {
         if std::mem::take(&mut self.look_again) {
             step = self.look();
         }
-        if self.draining {
-            return step;
-        }
         step = step.and(self.sessions_over(&outlook.sessions_over));
-        step.commit.extend(outlook.to_settle.into_iter().map(|task| Commit::Settle { task }));
         if outlook.claims_over {
             step.commit.push(Commit::ExpireClaims);
         }
+        if self.draining {
+            return step;
+        }
+        step.commit.extend(outlook.to_settle.into_iter().map(|task| Commit::Settle { task }));
         self.note_clock(outlook.clock_suspect);
         // Without space only what ends or frees is written.
         if self.no_disk.is_some() {
@@ -402,7 +405,7 @@ impl State {
             }
             Err(refused) => Err(Failure::new(FailureCode::ArmRefused, refused.to_string())),
         };
-        if let Some(running) = self.running.get_mut(&fence) {
+        if let Some(running) = self.running.get_mut(&fence).filter(|running| running.phase == Phase::Arming) {
             running.phase = *answer.as_ref().unwrap_or(&Phase::Unarmed);
         }
         Step::act(Act::AnswerArm { fence, answer: answer.map(drop) })
@@ -413,10 +416,11 @@ impl State {
         let Some(running) = self.running.get_mut(&fence) else { return Step::default() };
         match &mut running.owner {
             Owner::Operator(view) => view.session = Some(session),
-            Owner::Lent(loan) => loan.ready = true,
+            Owner::Lent(loan) => (loan.ready, running.starting) = (true, false),
             _ => {}
         }
-        if self.provider.take().is_some() { self.look() } else { Step::default() }
+        let may_be_next = matches!(running.owner, Owner::Lent(_)) && self.breakers != Passage::Free;
+        if self.provider.take().is_some() || may_be_next { self.look() } else { Step::default() }
     }
 
     fn settled(&mut self, settled: TaskId, Settled { canceled, more }: Settled) -> Step {

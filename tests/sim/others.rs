@@ -6,7 +6,7 @@ use std::time::Duration;
 use cove::engine::event::Event;
 use cove::engine::{after_failure, effect};
 use cove::model::{Failure, FailureCode, Fence, ItemId, LockKind, LockOwner, ProfileId, Proofs, Timestamp, Verdict};
-use cove::store::{Acquire, AcquireRefused, AttemptEnded, Claim, ClaimName, LockAsked, LockHeld};
+use cove::store::{self, Acquire, AcquireRefused, AttemptEnded, Claim, ClaimName, LockAsked, LockHeld};
 
 use super::{Crash, PROFILES, World, id, limits};
 
@@ -112,7 +112,8 @@ impl World {
         let heads = self.store().claimable(kinds.clone(), now).await.unwrap();
         let Some(head) = heads.first() else { return Ok(()) };
         let ttl = Duration::from_secs(self.dice.u64(30..300));
-        let claimed = self.store().claim_for_worker(head.item, "w1".to_owned(), kinds, ttl, now).await.unwrap();
+        let worker = store::Worker { name: "w1".to_owned(), kinds, ttl, with_browser: false };
+        let claimed = self.store().claim_for_worker(head.item, worker, now).await.unwrap();
         if let Ok(Claim::Started(claimed)) = claimed {
             self.tally.claims += 1;
             self.judge.starts(&claimed.item, self.now, Duration::ZERO);

@@ -8,7 +8,7 @@ use cove::model::{
     Item, ItemId, ItemState, LockKind, LockOwner, Moment, ProfileId, Proofs, Resolution, TaskId, Verdict,
 };
 use cove::store::{
-    Acquire, ArmRefused, Claim, ClaimName, ClaimRefused, Claimed, Cleanup, Expired, LockAsked, NewTask, NotYours, Store,
+    Acquire, ArmRefused, Claim, ClaimName, ClaimRefused, Claimed, Cleanup, Expired, LockAsked, NewTask, NotYours, Store, Worker,
 };
 
 use super::{MOMENT, NOW, ended, failure, furnished, item, profile, succeeded, task};
@@ -32,7 +32,9 @@ async fn order(store: &Store, names: &[&str], max_attempts: u32) -> TaskId {
 }
 
 async fn try_claim(store: &Store, id: ItemId, now: Moment) -> Result<Claim, ClaimRefused> {
-    store.claim_for_worker(id, "w1".to_owned(), vec!["studio".to_owned()], TTL, now).await.unwrap()
+    let kinds = vec!["studio".to_owned()];
+    let worker = Worker { name: "w1".to_owned(), kinds, ttl: TTL, with_browser: false };
+    store.claim_for_worker(id, worker, now).await.unwrap()
 }
 
 /// The best item for a worker, claimed.
