@@ -349,20 +349,43 @@ async fn end(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::InputValue;
 
     #[tokio::test]
     async fn rule_23_arming_names_exactly_the_items_media() {
+        let folder = tempfile::tempdir().unwrap();
+        let media = MediaStore::new(folder.path(), Vec::new(), 1_000).unwrap();
         let mut item = wire::tests::waiting_item();
         let sha = "0".repeat(64);
         for wrong in [vec![], vec!["1".repeat(64)], vec![sha.clone(), sha.clone()]] {
-            assert_eq!(check_media(&item, Some(wrong)).await.unwrap_err().code(), Code::MediaMismatch);
+            assert_eq!(check_media(&media, &item, Some(wrong)).await.unwrap_err().code(), Code::MediaMismatch);
         }
-        assert_eq!(check_media(&item, None).await.unwrap_err().code(), Code::MissingField);
+        assert_eq!(check_media(&media, &item, None).await.unwrap_err().code(), Code::MissingField);
         // The right hash of a file that is gone is no ground for a click.
-        assert_eq!(check_media(&item, Some(vec![sha])).await.unwrap_err().code(), Code::MediaMismatch);
+        assert_eq!(check_media(&media, &item, Some(vec![sha])).await.unwrap_err().code(), Code::MediaMismatch);
         item.inputs.remove("video");
         for none in [None, Some(Vec::new())] {
-            assert!(check_media(&item, none).await.is_ok());
+            assert!(check_media(&media, &item, none).await.is_ok());
         }
+    }
+
+    #[tokio::test]
+    async fn rule_3_a_file_that_was_only_touched_is_armed_and_one_with_other_bytes_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("root");
+        std::fs::create_dir(&root).unwrap();
+        let media = MediaStore::new(folder.path(), vec![root.clone()], 1_000).unwrap();
+        let path = root.join("film.mp4");
+        std::fs::write(&path, "a film").unwrap();
+        let file = media.resolve(path.to_str().unwrap()).await.unwrap();
+        let (sha, accepted) = (file.sha256.clone(), std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(1));
+        let mut item = wire::tests::waiting_item();
+        item.inputs.insert("video".to_owned(), InputValue::File(file.clone()));
+        std::fs::File::options().write(true).open(&path).unwrap().set_modified(accepted).unwrap();
+        assert!(!media::unchanged(&file).await.unwrap());
+        assert!(check_media(&media, &item, Some(vec![sha.clone()])).await.is_ok());
+        std::fs::write(&path, "b film").unwrap();
+        let refused = check_media(&media, &item, Some(vec![sha])).await.unwrap_err();
+        assert_eq!(refused.code(), Code::MediaMismatch);
     }
 }

@@ -138,12 +138,17 @@ async fn a_completed_claim_leaves_its_profile_locked_until_its_browser_is_stoppe
     let opened = furnished(folder.path()).await;
     let store = &opened.store;
     let (claimed, session) = claim(&opened, 2).await;
+    let other = lend(store, "boris", MOMENT).await.unwrap();
     arm(store, &claimed, MOMENT).await.unwrap();
+    assert_eq!(store.outlook(MOMENT).await.unwrap().sessions_over, [], "it is at work, and so is a program");
     let done = store.end_claim(ended(claimed.item.id, claimed.fence, succeeded()), NOW).await.unwrap().unwrap();
     assert_eq!(done.item.state, ItemState::Succeeded);
     assert!(lock(store, "anna").await.is_some());
+    let over = store.outlook(MOMENT).await.unwrap().sessions_over;
+    assert_eq!(over, [session.fence], "the engine hears of it, whoever wrote it");
     assert!(store.release_session(session, MOMENT).await.unwrap());
     assert!(lock(store, "anna").await.is_none());
+    assert_eq!(store.outlook(after(TTL)).await.unwrap().sessions_over, [other.fence]);
     opened.close().await;
 }
 
