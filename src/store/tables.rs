@@ -92,6 +92,8 @@ pub(super) const RECORDINGS: TableDefinition<&str, Bytes> = TableDefinition::new
 pub(super) struct Meta {
     /// Of every id made now (fence.md rule 1).
     pub epoch: u64,
+    /// How often this state was opened; the ledger counts, too (fence.md rule 17).
+    pub opens: u64,
     /// The last one given out in this epoch.
     pub sequence: u64,
     /// Items in each state, so that nobody has to count them.
