@@ -145,7 +145,8 @@ pub async fn acquire(context: Arc<Context>, call: Call) -> Result<Response<Reply
 fn why_refused(refused: AcquireRefused) -> ApiError {
     match refused {
         AcquireRefused::Restored => {
-            let detail = "Whoever held a lock before may still act on it; locks are given again after `cove resume`.";
+            let detail = "The state was restored or its ledger is damaged: whoever held a lock before may still act on it. \
+                          Locks are given again after `cove resume`.";
             ApiError::new(Code::Restored, detail)
         }
         AcquireRefused::UnknownProfile => {

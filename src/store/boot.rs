@@ -158,6 +158,7 @@ fn initialise(db: &Database) -> Result<(), StoreError> {
     txn.open_table(SCHEMA)?.insert(SCHEMA_KEY, SCHEMA_VERSION)?;
     let meta = Meta {
         epoch: 0,
+        opens: 0,
         sequence: 0,
         items: [0; ItemState::ALL.len()],
         backing_off: 0,
@@ -256,27 +257,32 @@ fn reconcile(
     let mut tx = Tx::open(&txn)?;
     let was = tx.meta.clone();
     let fresh = was.epoch == 0;
+    let damaged = report.ledger_damage.is_some();
     // A ledger that was missing has just been made, and holds no epoch either.
-    let lost_ledger = !fresh && facts.epoch == 0 && report.ledger_damage.is_none();
+    let lost_ledger = !fresh && facts.epoch == 0 && !damaged;
     // A first start that was cut off leaves an epoch line and nothing else: that is not a restore.
     let nothing_yet = fresh && facts.items.is_empty();
     report.restored = lost_ledger || (!nothing_yet && facts.are_ahead_of(&tx)?);
-    let damaged = report.ledger_damage.is_some();
+    // A fresh state has nothing to do that may have been done since.
+    let blind = report.restored && !fresh && facts.begin_after(was.epoch);
+    tx.meta.opens = was.opens.max(facts.opens) + 1;
     let known_damage = damaged && matches!(was.pause, Some(Pause::LedgerDamaged { .. }));
-    if report.restored || fresh || (damaged && !known_damage) {
+    let begins_epoch = report.restored || fresh || (damaged && !known_damage);
+    if begins_epoch {
         tx.meta.epoch = next_epoch(was.epoch, facts.epoch, now);
         tx.meta.sequence = 0;
-        if !damaged {
-            ledger.append(&[Line::Epoch { epoch: tx.meta.epoch, at: now }])?;
-        }
     }
-    // Nothing says what was given out since this state was saved.
-    if lost_ledger || damaged {
+    let opened = Line::Epoch { epoch: tx.meta.epoch, opens: tx.meta.opens, at: now };
+    if begins_epoch && !damaged {
+        ledger.append(std::slice::from_ref(&opened))?;
+    }
+    // Nothing says what was given out since this state was saved, or by a state before it.
+    if facts.epoch == 0 || blind || damaged {
         tx.meta.sequence = tx.meta.sequence.max(blind_sequence(now));
     }
     if report.restored {
-        facts.take_over(&mut tx, lost_ledger || damaged, now)?;
-        tx.meta.pause = Some(Pause::Restored { since: now, blind: lost_ledger });
+        facts.take_over(&mut tx, blind || damaged, now)?;
+        tx.meta.pause = Some(Pause::Restored { since: now, blind });
     } else {
         facts.take_published(&mut tx, now)?;
     }
@@ -289,12 +295,12 @@ fn reconcile(
     }
     report.epoch = tx.meta.epoch;
     report.pause.clone_from(&tx.meta.pause);
-    let Closed { meta, writes, .. } = tx.close();
-    if meta == was && writes == 0 {
-        txn.abort()?;
-        return Ok(());
-    }
+    let Closed { meta, .. } = tx.close();
     Tx::write_meta(&txn, &meta)?;
     txn.commit()?;
+    // The store first: one that counts more than its ledger is only a boot that was cut off.
+    if !begins_epoch && !damaged {
+        ledger.append(&[opened])?;
+    }
     Ok(())
 }

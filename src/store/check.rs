@@ -185,16 +185,16 @@ fn item_indexes(txn: &ReadTransaction, items: &[Item], found: &mut Vec<String>) 
     let ready: BTreeSet<_> = ready.collect();
     let held = held!(txn, tables::READY, |key| (key.0.to_owned(), key.1.to_owned(), key.2, key.3));
     compare("ready", &held, &ready, found);
-    let mut counts: BTreeMap<_, u64> = BTreeMap::new();
-    for (lane, profile, ..) in &ready {
-        *counts.entry((lane.clone(), profile.clone())).or_default() += 1;
+    let mut heads: BTreeMap<_, (u64, u32, u64)> = BTreeMap::new();
+    for (lane, profile, rank, id) in &ready {
+        heads.entry((lane.clone(), profile.clone())).or_insert((0, *rank, *id)).0 += 1;
     }
-    let mut counted = BTreeMap::new();
-    for row in txn.open_table(tables::READY_COUNTS)?.iter()? {
-        let (key, count) = row?;
-        counted.insert((key.value().0.to_owned(), key.value().1.to_owned()), count.value());
+    let mut kept = BTreeMap::new();
+    for row in txn.open_table(tables::READY_HEADS)?.iter()? {
+        let (key, head) = row?;
+        kept.insert((key.value().0.to_owned(), key.value().1.to_owned()), head.value());
     }
-    compare("ready_counts", &counted.into_iter().collect(), &counts.into_iter().collect(), found);
+    compare("ready_heads", &kept.into_iter().collect(), &heads.into_iter().collect(), found);
     let due = at(Place::Due).map(|item| (item.due_at.as_millis(), item.id.raw())).collect();
     compare("due", &held!(txn, tables::DUE, |key| key), &due, found);
     let waiting = items.iter().filter(|item| item.place != Place::Off);

@@ -6,9 +6,11 @@
 //! an older cove. The last line may be torn by a crash, in any of its sectors: at open the file is cut back
 //! to its last whole line, so that the next is not glued to a torn one. A bad line in the middle was
 //! durable once: it is damage that a human has to look at. What can be read behind it counts all the same, and
-//! when the human goes on, every whole line is copied into a new ledger and the damaged one is kept beside it. A failed write or fsync is final; the line that
-//! it was about may be read by the next process and yet never reach the disk, so the last one is written
-//! again at open, before anything is concluded from it.
+//! when the human goes on, all that can be read is copied into a new ledger and the damaged one is kept
+//! beside it. The new one remembers its hole: it holds no epoch but its own, so a state from before it is
+//! taken for one of which nobody knows what went out since. A failed write or fsync is final; the line that it
+//! was about may be read by the next process and yet never reach the disk, so the last one is written again at
+//! open, before anything is concluded from it.
 //!
 //! Written by the writer thread alone. It knows nothing about redb.
 
@@ -29,8 +31,14 @@ const MAX_LINE_BYTES: u64 = 64 * 1024;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub(super) enum Line {
-    /// Ids are made in this epoch from here on.
-    Epoch { epoch: u64, at: Timestamp },
+    /// Ids are made in this epoch from here on: a new one, or that of a state which was opened again.
+    Epoch {
+        epoch: u64,
+        /// How often the state was opened, this time included. A state that counts fewer is an older one.
+        #[serde(default)]
+        opens: u64,
+        at: Timestamp,
+    },
     /// The click may have happened.
     Armed { item: ItemId, fence: Fence, key: Option<String>, idempotency: Option<String>, at: Timestamp },
     /// The confirmation was seen.
@@ -83,13 +91,15 @@ pub(super) struct Ledger {
     failed: bool,
     /// It has a bad line in its middle, and is to be followed by another.
     damaged: bool,
+    /// It is damaged and its last byte ends no line: what is appended must not be glued to it.
+    unterminated: bool,
 }
 
 impl Ledger {
     pub fn open(mut file: Box<dyn LedgerFile>, path: &Path) -> Result<Opened, StoreError> {
         let failed = |error: io::Error| StoreError::from_io(path, &error);
         let found = file.read().and_then(|mut reader| read(&mut reader)).map_err(failed)?;
-        let Found { lines, whole_bytes, last_line, torn_bytes, bytes_from_damage, damage } = found;
+        let Found { lines, whole_bytes, last_line, torn_bytes, bytes_from_damage, unterminated, damage } = found;
         let damage = damage.map(|(line, what)| LedgerDamage { path: path.to_owned(), line, what });
         let damaged = damage.is_some();
         if torn_bytes > 0 {
@@ -99,7 +109,8 @@ impl Ledger {
             let at = whole_bytes - last_line.len() as u64;
             file.write(at, &last_line).and_then(|()| file.sync()).map_err(failed)?;
         }
-        let ledger = Self { file, end: whole_bytes + bytes_from_damage, path: path.to_owned(), failed: false, damaged };
+        let (end, path) = (whole_bytes + bytes_from_damage, path.to_owned());
+        let ledger = Self { file, end, path, failed: false, damaged, unterminated };
         Ok(Opened { ledger, lines, cut_bytes: torn_bytes, damage })
     }
 
@@ -119,8 +130,8 @@ impl Ledger {
         Ok(())
     }
 
-    /// Where this ledger is damaged: begins another with every whole line of it and `epoch`, and keeps the
-    /// damaged file beside it. Its next open is clean.
+    /// Where this ledger is damaged: begins another with all that can be read of it but its epochs, and with
+    /// `epoch`, and keeps the damaged file beside it. Its next open is clean.
     pub fn begin_anew(&mut self, epoch: &Line, now: Timestamp) -> Result<(), StoreError> {
         if !self.damaged {
             return Ok(());
@@ -131,7 +142,7 @@ impl Ledger {
         });
         self.failed = begun.is_err();
         let (successor, end) = begun.map_err(|error| StoreError::from_io(&self.path, &error))?;
-        (self.file, self.end, self.damaged) = (successor, end, false);
+        (self.file, self.end, self.damaged, self.unterminated) = (successor, end, false, false);
         Ok(())
     }
 
@@ -142,8 +153,13 @@ impl Ledger {
         let last = line_text(&[serde_json::to_string(epoch).map_err(io::Error::other)?]);
         loop {
             let bytes = next_line(&mut reader)?;
-            if parse(&bytes).is_ok() {
-                copied.extend_from_slice(&bytes);
+            if let Ok(lines) = parse(&bytes) {
+                let kept = lines.iter().filter(|line| !matches!(line, Line::Epoch { .. }));
+                let kept: Vec<_> =
+                    kept.map(serde_json::to_string).collect::<Result<_, _>>().map_err(io::Error::other)?;
+                if !kept.is_empty() {
+                    copied.extend_from_slice(line_text(&kept).as_bytes());
+                }
             }
             if bytes.is_empty() {
                 copied.extend_from_slice(last.as_bytes());
@@ -164,6 +180,7 @@ impl Ledger {
         if self.failed {
             return Err(StoreError::Failed(format!("{}: an earlier write failed", self.path.display())));
         }
+        let text = if std::mem::take(&mut self.unterminated) { format!("\n{text}") } else { text.to_owned() };
         let written = self.file.write(self.end, text.as_bytes()).and_then(|()| self.file.sync());
         self.failed = written.is_err();
         self.end += text.len() as u64;
@@ -191,6 +208,8 @@ struct Found {
     torn_bytes: u64,
     /// From the first bad line to the end, where it is damage.
     bytes_from_damage: u64,
+    /// There is damage, and the last byte ends no line.
+    unterminated: bool,
     /// The number of the first bad line that is not a torn tail, and what is wrong with it.
     damage: Option<(u64, &'static str)>,
 }
@@ -205,6 +224,7 @@ fn read(reader: &mut impl BufRead) -> io::Result<Found> {
             return Ok(found);
         }
         number += 1;
+        found.unterminated = !bytes.ends_with(b"\n");
         match parse(&bytes) {
             Ok(facts) => {
                 found.lines.extend(facts);
@@ -216,8 +236,8 @@ fn read(reader: &mut impl BufRead) -> io::Result<Found> {
                 }
             }
             // A torn write is the last thing in the file: with or without its newline, nothing follows.
-            Err(_) if found.damage.is_none() && reader.fill_buf()?.is_empty() => {
-                found.torn_bytes = read;
+            Err(_) if found.damage.is_none() && reader.fill_buf()?.is_empty() && !holds_another_line(&bytes) => {
+                (found.torn_bytes, found.unterminated) = (read, false);
                 return Ok(found);
             }
             Err(what) => {
@@ -233,6 +253,24 @@ fn next_line(reader: &mut impl BufRead) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     io::Read::take(&mut *reader, MAX_LINE_BYTES).read_until(b'\n', &mut bytes)?;
     Ok(bytes)
+}
+
+/// Whether a whole line stands before something else in what ends as one line: the newline between them is
+/// damaged. An append writes one line, so a torn one has nothing but its last byte behind its JSON.
+fn holds_another_line(bytes: &[u8]) -> bool {
+    const PREFIX_BYTES: usize = "00000000 ".len();
+    let Some(sum) = bytes.get(..PREFIX_BYTES - 1).and_then(|sum| std::str::from_utf8(sum).ok()) else { return false };
+    let Ok(sum) = u32::from_str_radix(sum, 16) else { return false };
+    let mut hasher = crc32fast::Hasher::new();
+    let json = bytes.get(PREFIX_BYTES..).unwrap_or_default();
+    // Whatever the last two bytes are.
+    for end in 1..json.len().saturating_sub(1) {
+        hasher.update(&json[end - 1..end]);
+        if hasher.clone().finalize() == sum && serde_json::from_slice::<Facts>(&json[..end]).is_ok() {
+            return true;
+        }
+    }
+    false
 }
 
 /// What stands in one line.

@@ -131,7 +131,7 @@ pub(super) fn free_profile(tx: &mut Tx<'_>, profile: &ProfileId, fence: Fence) -
 }
 
 pub(super) fn acquire(tx: &mut Tx<'_>, asked: &LockAsked, now: Moment) -> Ran<Acquire, AcquireRefused> {
-    if matches!(tx.meta.pause, Some(Pause::Restored { .. })) {
+    if matches!(tx.meta.pause, Some(Pause::Restored { .. } | Pause::LedgerDamaged { .. })) {
         return Ok(Err(AcquireRefused::Restored));
     }
     if asked.kind == LockKind::PROFILE && tx.profile(&asked.key)?.is_none() {

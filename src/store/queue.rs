@@ -168,10 +168,12 @@ impl Tx<'_> {
         match item.place {
             Place::Off => {}
             Place::Ready => {
-                let (lane, profile) = (lane_of(item), item.profile.as_str());
-                self.ready.insert((lane, profile, rank_of(item.priority), id), ())?;
-                let count = self.ready_counts.get((lane, profile))?.map_or(0, |row| row.value());
-                self.ready_counts.insert((lane, profile), count + 1)?;
+                let (lane, profile, rank) = (lane_of(item), item.profile.as_str(), rank_of(item.priority));
+                self.ready.insert((lane, profile, rank, id), ())?;
+                let head = self.ready_heads.get((lane, profile))?.map(|row| row.value());
+                let (count, first_rank, first) = head.unwrap_or((0, rank, id));
+                let (first_rank, first) = (first_rank, first).min((rank, id));
+                self.ready_heads.insert((lane, profile), (count + 1, first_rank, first))?;
             }
             Place::Due => {
                 self.due.insert((item.due_at.as_millis(), id), ())?;
@@ -197,14 +199,7 @@ impl Tx<'_> {
         match item.place {
             Place::Off => {}
             Place::Ready => {
-                let (lane, profile) = (lane_of(item), item.profile.as_str());
-                self.ready.remove((lane, profile, rank_of(item.priority), id))?;
-                let count = self.ready_counts.get((lane, profile))?.map_or(0, |row| row.value());
-                if count > 1 {
-                    self.ready_counts.insert((lane, profile), count - 1)?;
-                } else {
-                    self.ready_counts.remove((lane, profile))?;
-                }
+                self.unindex_ready(item)?;
             }
             Place::Due => {
                 self.due.remove((item.due_at.as_millis(), id))?;
@@ -221,6 +216,25 @@ impl Tx<'_> {
             self.verify_due.remove((next_at.as_millis(), id))?;
         }
         self.meta.held_for_clock -= u64::from(is_held_for_clock(item));
+        Ok(())
+    }
+
+    fn unindex_ready(&mut self, item: &Item) -> Result<(), StoreError> {
+        let (lane, profile, rank) = (lane_of(item), item.profile.as_str(), rank_of(item.priority));
+        self.ready.remove((lane, profile, rank, item.id.raw()))?;
+        let head = self.ready_heads.get((lane, profile))?.map(|row| row.value());
+        let (count, mut first_rank, mut first) =
+            head.ok_or_else(|| StoreError::Corrupt(format!("ready_heads: {} was ready and has no row", item.id)))?;
+        if first == item.id.raw() {
+            let last = (lane, profile, u32::MAX, u64::MAX);
+            let Some(next) = self.ready.range((lane, profile, rank, first)..=last)?.next() else {
+                self.ready_heads.remove((lane, profile))?;
+                return Ok(());
+            };
+            let key = next?.0;
+            (.., first_rank, first) = key.value();
+        }
+        self.ready_heads.insert((lane, profile), (count - 1, first_rank, first))?;
         Ok(())
     }
 

@@ -259,10 +259,10 @@ fn sessions_over(txn: &ReadTransaction, now: Moment) -> Result<Vec<Fence>, Store
 
 /// Whether something would be put off for its spacing if a worker asked.
 fn is_spaced(txn: &ReadTransaction, now: Timestamp) -> Result<bool, StoreError> {
-    let (counts, ready) = (txn.open_table(tables::READY_COUNTS)?, txn.open_table(tables::READY)?);
+    let heads = txn.open_table(tables::READY_HEADS)?;
     let (items, tasks) = (txn.open_table(tables::ITEMS)?, txn.open_table(tables::TASKS)?);
     let profiles = txn.open_table(tables::PROFILES)?;
-    Ok(!spaced_heads(&counts, &ready, &items, &tasks, &profiles, now, 1)?.is_empty())
+    Ok(!spaced_heads(&heads, &items, &tasks, &profiles, now, 1)?.is_empty())
 }
 
 /// The best item for a worker of these kinds: the highest priority first, the oldest within it.
@@ -301,26 +301,23 @@ impl Profiles {
     }
 }
 
-/// The first ready item of every free profile: one look-up a profile, however long its queue is.
+/// The first ready item of every free profile.
 fn heads(txn: &ReadTransaction, lane: &str, profiles: &Profiles) -> Result<Vec<Head>, StoreError> {
-    let ready = txn.open_table(tables::READY)?;
     let mut heads = Vec::new();
-    let mut from = String::new();
-    while heads.len() < MAX_HEADS {
-        let Some(row) = ready.range((lane, from.as_str(), 0, 0)..)?.next() else { break };
-        let key = row?.0;
-        let (found, profile, rank, item) = key.value();
-        if found != lane {
+    for row in txn.open_table(tables::READY_HEADS)?.range((lane, "")..)? {
+        let (key, head) = row?;
+        let (found, profile) = key.value();
+        if found != lane || heads.len() == MAX_HEADS {
             break;
         }
         if profiles.is_free(profile)? {
-            let profile = ProfileId::new(profile).map_err(|error| StoreError::Corrupt(format!("ready: {error}")))?;
+            let wrong = |what: String| StoreError::Corrupt(format!("ready_heads: {what}"));
+            let (_, rank, item) = head.value();
+            let profile = ProfileId::new(profile).map_err(|error| wrong(error.to_string()))?;
             let priority = i32::try_from(i64::from(i32::MAX) - i64::from(rank))
-                .map_err(|_| StoreError::Corrupt("ready: a rank that is no priority".to_owned()))?;
+                .map_err(|_| wrong("a rank that is no priority".to_owned()))?;
             heads.push(Head { profile, priority, item: ItemId::new(item) });
         }
-        // The smallest key above every key of this profile.
-        from = format!("{profile}\0");
     }
     Ok(heads)
 }
@@ -347,11 +344,11 @@ fn verifies(
 pub(super) fn waiting(txn: &ReadTransaction, now: Timestamp) -> Result<Waiting, StoreError> {
     let meta = meta(txn)?;
     let mut ready = Vec::new();
-    for row in txn.open_table(tables::READY_COUNTS)?.iter()? {
-        let (key, count) = row?;
+    for row in txn.open_table(tables::READY_HEADS)?.iter()? {
+        let (key, head) = row?;
         let (lane, profile) = key.value();
-        let profile = ProfileId::new(profile).map_err(|error| StoreError::Corrupt(format!("ready_counts: {error}")))?;
-        ready.push((lane.to_owned(), profile, count.value()));
+        let profile = ProfileId::new(profile).map_err(|error| StoreError::Corrupt(format!("ready_heads: {error}")))?;
+        ready.push((lane.to_owned(), profile, head.value().0));
     }
     let due = txn.open_table(tables::DUE)?;
     let (next_scheduled, next_retry) = next_due(txn, &due)?;

@@ -47,8 +47,9 @@ pub(super) const FINISHED: TableDefinition<(u64, u64), ()> = TableDefinition::ne
 /// Index: items in [`Place::Ready`](crate::model::Place), (lane, profile, rank of the priority, item). The
 /// lane is the kind of outside worker, empty for cove itself.
 pub(super) const READY: TableDefinition<(&str, &str, u32, u64), ()> = TableDefinition::new("ready");
-/// Index: how many of these a (lane, profile) has, so that nobody has to count them.
-pub(super) const READY_COUNTS: TableDefinition<(&str, &str), u64> = TableDefinition::new("ready_counts");
+/// Index: how many of these a (lane, profile) has, and the first of them (rank, item): who looks for work reads
+/// one short table, however long the queues are.
+pub(super) const READY_HEADS: TableDefinition<(&str, &str), (u64, u32, u64)> = TableDefinition::new("ready_heads");
 /// Index: items in `Place::Due`, (due in milliseconds, item).
 pub(super) const DUE: TableDefinition<(u64, u64), ()> = TableDefinition::new("due");
 /// Index: items that wait and have a `not_after`, (that in milliseconds, item).
@@ -92,6 +93,8 @@ pub(super) const RECORDINGS: TableDefinition<&str, Bytes> = TableDefinition::new
 pub(super) struct Meta {
     /// Of every id made now (fence.md rule 1).
     pub epoch: u64,
+    /// How often this state was opened; the ledger counts, too (fence.md rule 17).
+    pub opens: u64,
     /// The last one given out in this epoch.
     pub sequence: u64,
     /// Items in each state, so that nobody has to count them.
@@ -208,7 +211,7 @@ transaction! {
     item_profiles: ITEM_PROFILES<(&'static str, u64), ()>;
     finished: FINISHED<(u64, u64), ()>;
     ready: READY<(&'static str, &'static str, u32, u64), ()>;
-    ready_counts: READY_COUNTS<(&'static str, &'static str), u64>;
+    ready_heads: READY_HEADS<(&'static str, &'static str), (u64, u32, u64)>;
     due: DUE<(u64, u64), ()>;
     not_after: NOT_AFTER<(u64, u64), ()>;
     paused: PAUSED<u64, ()>;

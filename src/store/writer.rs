@@ -283,7 +283,7 @@ impl Writer {
             Tx::write_meta(&txn, &meta)?;
         }
         if let Some(now) = ledger_anew {
-            self.ledger.begin_anew(&Line::Epoch { epoch: meta.epoch, at: now }, now)?;
+            self.ledger.begin_anew(&Line::Epoch { epoch: meta.epoch, opens: meta.opens, at: now }, now)?;
         }
         self.ledger.append(&ledger_before)?;
         txn.commit()?;

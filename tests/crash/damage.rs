@@ -17,6 +17,7 @@ const HEADER_BYTES: usize = 320;
 const WHICH_SLOT: (usize, u8) = (9, 1);
 
 /// What became of a damaged state.
+#[derive(Debug)]
 enum Outcome {
     /// Everything is as it was.
     Correct,
@@ -66,7 +67,7 @@ async fn look(image: &Image, expected: &str) -> Result<Outcome, String> {
         Ok(opened) => opened,
         Err(error) => return refusal(&error, disk.live() == *image),
     };
-    let found = opened.store.dump().await.map_err(|error| format!("opened, and then: {error}"))?;
+    let found = opened.dump().await.map_err(|error| format!("opened, and then: {error}"))?;
     let pause = opened.report.pause.clone();
     let same = found == expected || (pause.is_some() && same_but_for_the_pause(&found, expected));
     let differences = opened.store.check_consistency().await.map_err(|error| error.to_string())?;
@@ -193,7 +194,9 @@ async fn a_damaged_ledger_holds_everything_or_has_lost_its_last_line() {
         match outcome {
             Ok(Outcome::Held(Pause::LedgerDamaged { .. })) if at < last_line => {}
             Ok(Outcome::Correct) if at >= last_line => {}
-            Ok(_) => panic!("SEED={seed}, byte {at} of {}: not noticed", content.len()),
+            Ok(other) => {
+                panic!("SEED={seed}, byte {at} of {}, the last line from {last_line}: {other:?}", content.len())
+            }
             Err(wrong) => panic!("SEED={seed}, byte {at}: {wrong}"),
         }
     }

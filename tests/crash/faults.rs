@@ -22,7 +22,7 @@ const RECOVERIES: u64 = 4;
 
 /// Does the history's work until something fails; how many operations had their answer.
 async fn work_on(disk: &Disk, history: &History) -> Result<usize, String> {
-    let opened = match Opened::over(disk, history.time_of(0)) {
+    let opened = match Opened::over(disk, BEGIN) {
         Ok(opened) => opened,
         Err(error) => return calm(&error).map(|()| 0),
     };

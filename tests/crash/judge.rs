@@ -34,7 +34,7 @@ async fn judge_open(opened: &Opened, disk: &Disk, history: &History, answered: u
         return Err(format!("indexes: {differences:#?}"));
     }
     let ledger = Ledger::read(disk)?;
-    fits_the_history(store, &ledger, history, answered).await?;
+    fits_the_history(opened, &ledger, history, answered).await?;
     for (number, fact) in history.facts.iter().enumerate().take(answered) {
         let Some(fact) = fact else { continue };
         if !ledger.0.contains(fact) {
@@ -46,8 +46,8 @@ async fn judge_open(opened: &Opened, disk: &Disk, history: &History, answered: u
 
 /// The state is the one after some operation between the last answered and the last under way; or it is
 /// that, and what the ledger knows to be published has succeeded since.
-async fn fits_the_history(store: &Store, ledger: &Ledger, history: &History, answered: usize) -> Result<(), String> {
-    let found = store.dump().await.map_err(|error| error.to_string())?;
+async fn fits_the_history(opened: &Opened, ledger: &Ledger, history: &History, answered: usize) -> Result<(), String> {
+    let found = opened.dump().await.map_err(|error| error.to_string())?;
     let last = history.last_under_way(answered);
     let possible = &history.dumps[answered..=last];
     if possible.contains(&found) {
@@ -63,7 +63,7 @@ async fn fits_the_history(store: &Store, ledger: &Ledger, history: &History, ans
     }
     let mut own = Vec::new();
     for id in &ahead {
-        let item = store.item(*id).await.map_err(|error| error.to_string())?;
+        let item = opened.store.item(*id).await.map_err(|error| error.to_string())?;
         let item = item.ok_or_else(|| format!("{id} was published and is gone"))?;
         if item.state != ItemState::Succeeded {
             return Err(format!("{id} was published and is {}", item.state));

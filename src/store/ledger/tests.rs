@@ -148,24 +148,34 @@ fn a_failed_write_is_final() {
     assert_eq!(open(&path).lines, [armed(1)]);
 }
 
-/// The damaged file is kept; what can be read of it goes on, and the next open finds nothing wrong.
+/// The damaged file is kept; what can be read of it goes on, and the next open finds nothing wrong. Its epochs
+/// do not: the new one does not say that it knows everything since then.
 #[test]
-fn rule_11_a_new_ledger_begins_with_every_whole_line_of_a_damaged_one() {
+fn rule_11_a_new_ledger_begins_with_every_fact_of_a_damaged_one() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("ledger");
-    let epoch = Line::Epoch { epoch: 7, at: Timestamp::ZERO };
+    let epoch = Line::Epoch { epoch: 7, opens: 3, at: Timestamp::ZERO };
     let now = Timestamp::from_millis(77);
     for lines in [3, 2_000] {
-        let mut damaged: Vec<u8> = (1..=lines).map(|number| line_text(&armed(number))).collect::<String>().into();
-        let first = line_text(&armed(1)).len();
+        let before = Line::Epoch { epoch: 6, opens: 1, at: Timestamp::ZERO };
+        // An epoch alone in its line, and one in a line with a fact.
+        let together = [&before, &armed(1)].map(|line| serde_json::to_string(line).unwrap());
+        let mut damaged = line_text(&before) + &super::line_text(&together);
+        let first = damaged.len();
+        damaged.extend((2..=lines).map(|number| line_text(&armed(number))));
+        let mut damaged = damaged.into_bytes();
         damaged[first + 20] ^= 1;
         // A torn tail is no reason to lose what stands before it.
         damaged.extend_from_slice(b"0bad");
         std::fs::write(&path, &damaged).unwrap();
         let mut opened = open(&path);
         let whole: Vec<Line> = (1..=lines).filter(|number| *number != 2).map(armed).collect();
-        assert_eq!(opened.damage.as_ref().map(|damage| damage.line), Some(2));
-        assert_eq!(opened.lines, whole, "also what stands behind the damage is known");
+        assert_eq!(opened.damage.as_ref().map(|damage| damage.line), Some(3));
+        assert_eq!(
+            opened.lines,
+            [vec![before; 2], whole.clone()].concat(),
+            "also what stands behind the damage is known"
+        );
         opened.ledger.begin_anew(&epoch, now).unwrap();
         opened.ledger.append(&[armed(9_999)]).unwrap();
         opened.ledger.begin_anew(&epoch, now).unwrap();
@@ -178,4 +188,34 @@ fn rule_11_a_new_ledger_begins_with_every_whole_line_of_a_damaged_one() {
     }
     let names: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(names, ["ledger"], "nothing else is left");
+}
+
+/// What goes on before a human has looked: it is not glued to the torn tail behind the damage.
+#[test]
+fn rule_11_a_line_behind_damage_and_a_torn_tail_can_be_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("ledger");
+    let mut damaged = String::from("0bad\n") + &line_text(&armed(1));
+    damaged.push_str("0torn");
+    std::fs::write(&path, &damaged).unwrap();
+    let mut opened = open(&path);
+    assert!(opened.damage.is_some());
+    opened.ledger.append(&[armed(2)]).unwrap();
+    opened.ledger.append(&[armed(3)]).unwrap();
+    assert_eq!(open(&path).lines, [armed(1), armed(2), armed(3)]);
+}
+
+#[test]
+fn rule_11_two_lines_whose_newline_is_damaged_are_no_torn_tail() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("ledger");
+    let first = line_text(&armed(1)) + &line_text(&armed(2));
+    let mut content = (first.clone() + &line_text(&armed(3))).into_bytes();
+    for by in 1..=255 {
+        content[first.len() - 1] = b'\n' ^ by;
+        std::fs::write(&path, &content).unwrap();
+        let opened = open(&path);
+        assert_eq!(opened.damage.as_ref().map(|damage| damage.line), Some(2), "{by:#x}");
+        assert_eq!(std::fs::read(&path).unwrap(), content, "nothing is cut");
+    }
 }

@@ -173,6 +173,7 @@ fn meta(txn: &WriteTransaction) -> Result<(), StoreError> {
     let Meta1 { epoch, sequence, items, pause } = row.transpose()?.ok_or_else(missing)?;
     let meta = Meta {
         epoch,
+        opens: 0,
         sequence,
         items,
         backing_off: 0,

@@ -23,7 +23,7 @@ pub(in crate::store) fn lend(
     moment: Moment,
 ) -> Ran<Granted, ClaimRefused> {
     let moment = tx.in_order(moment);
-    if matches!(tx.meta.pause, Some(Pause::Restored { .. })) {
+    if matches!(tx.meta.pause, Some(Pause::Restored { .. } | Pause::LedgerDamaged { .. })) {
         return Ok(Err(ClaimRefused::Paused));
     }
     if tx.profile(profile.as_str())?.is_none() {

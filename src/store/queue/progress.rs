@@ -272,7 +272,7 @@ fn space(tx: &mut Tx<'_>, now: Timestamp, limit: usize) -> Result<usize, StoreEr
     let mut moved = 0;
     while moved < limit {
         let most = limit - moved;
-        let spaced = spaced_heads(&tx.ready_counts, &tx.ready, &tx.items, &tx.tasks, &tx.profiles, now, most)?;
+        let spaced = spaced_heads(&tx.ready_heads, &tx.items, &tx.tasks, &tx.profiles, now, most)?;
         if spaced.is_empty() {
             break;
         }
@@ -286,8 +286,7 @@ fn space(tx: &mut Tx<'_>, now: Timestamp, limit: usize) -> Result<usize, StoreEr
 
 /// The best items for workers that their tasks' spacing keeps back, one a profile and kind, and until when.
 pub(in crate::store) fn spaced_heads(
-    counts: &impl ReadableTable<(&'static str, &'static str), u64>,
-    ready: &impl ReadableTable<(&'static str, &'static str, u32, u64), ()>,
+    heads: &impl ReadableTable<(&'static str, &'static str), (u64, u32, u64)>,
     items: &impl ReadableTable<u64, Bytes>,
     tasks: &impl ReadableTable<u64, Bytes>,
     profiles: &impl ReadableTable<&'static str, Bytes>,
@@ -296,20 +295,19 @@ pub(in crate::store) fn spaced_heads(
 ) -> Result<Vec<(Item, Timestamp)>, StoreError> {
     let mut spaced = Vec::new();
     // The lane of cove itself has no name and comes first: there every head is asked for.
-    for row in counts.range(("\0", "")..)? {
+    for row in heads.range(("\0", "")..)? {
         if spaced.len() == most {
             break;
         }
         let row = row?;
-        let (lane, name) = row.0.value();
+        let (_, name) = row.0.value();
         let Some(profile) = get_named::<Profile>("profiles", profiles, name)? else { continue };
         if profile.last_armed_at.is_none_or(|last| now.since(last) > MAX_SPACING) {
             continue;
         }
-        let Some(head) = ready.range((lane, name, 0, 0)..)?.next() else { continue };
-        let id = head?.0.value().3;
+        let (.., id) = row.1.value();
         let item: Item = get("items", items, id)?
-            .ok_or_else(|| StoreError::Corrupt(format!("ready: no item {}", ItemId::new(id))))?;
+            .ok_or_else(|| StoreError::Corrupt(format!("ready_heads: no item {}", ItemId::new(id))))?;
         let task: Option<Task> = get("tasks", tasks, item.task.raw())?;
         let until = spaced_until(&profile, task.map_or(0, |task| task.spacing_seconds));
         spaced.extend(until.filter(|until| *until > now).map(|until| (item, until)));

@@ -42,7 +42,12 @@ impl Fact {
 /// Everything the ledger says.
 #[derive(Default)]
 pub(in crate::store) struct Facts {
+    /// The newest epoch; 0: none.
     pub epoch: u64,
+    /// The oldest, in which this ledger begins.
+    pub first_epoch: Option<u64>,
+    /// How often the state was opened that wrote it.
+    pub opens: u64,
     pub items: BTreeMap<ItemId, Fact>,
 }
 
@@ -51,7 +56,11 @@ impl Facts {
         let mut facts = Self::default();
         for line in lines {
             match line {
-                Line::Epoch { epoch, .. } => facts.epoch = facts.epoch.max(*epoch),
+                Line::Epoch { epoch, opens, .. } => {
+                    facts.epoch = facts.epoch.max(*epoch);
+                    facts.first_epoch = Some(facts.first_epoch.map_or(*epoch, |first| first.min(*epoch)));
+                    facts.opens = facts.opens.max(*opens);
+                }
                 Line::Armed { item, fence, key, idempotency, at } => {
                     let fact = facts.items.entry(*item).or_default();
                     fact.idempotency.clone_from(idempotency);
@@ -82,9 +91,15 @@ impl Facts {
         facts
     }
 
+    /// Nobody knows what went out between a state of this epoch and this ledger: it has no epoch, or begins
+    /// in a later one (fence.md rule 19).
+    pub fn begin_after(&self, epoch: u64) -> bool {
+        self.first_epoch.is_none_or(|first| first > epoch)
+    }
+
     /// Whether the store knows less than this ledger.
     pub fn are_ahead_of(&self, tx: &Tx<'_>) -> Result<bool, StoreError> {
-        if self.epoch > tx.meta.epoch {
+        if self.epoch > tx.meta.epoch || self.opens > tx.meta.opens {
             return Ok(true);
         }
         let last = tx.last_number();
