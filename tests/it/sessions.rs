@@ -494,7 +494,8 @@ mod claims {
         let before = processor_time(daemon);
         let answer = daemon.post("/api/v1/claims", &body).await;
         let used = processor_time(daemon) - before;
-        assert!(used < 25 * wait_seconds, "{used} hundredths of {wait_seconds} seconds");
+        // About one; a loop without a pause takes more than twenty.
+        assert!(used <= 6 * wait_seconds, "{used} hundredths of {wait_seconds} seconds");
         (answer.status, answer.body["code"].as_str().unwrap_or_default().to_owned())
     }
 
