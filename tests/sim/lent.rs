@@ -121,7 +121,7 @@ impl World {
         if browser.interrupted {
             return self.end(fence, done(), None).await;
         }
-        if !browser.asked && self.chance(35) {
+        if !browser.asked && self.chance(25) {
             let codes = [
                 FailureCode::ProviderDown,
                 FailureCode::BreakerOpen,
@@ -136,7 +136,7 @@ impl World {
             let session = self.session_of(&browser.profile);
             return self.turn(Event::Opened { fence, session }).await;
         }
-        if self.chance(8) {
+        if self.chance(4) {
             return self.end(fence, done(), None).await;
         }
         Ok(())

@@ -669,7 +669,7 @@ impl World {
                 self.mute_browsers = !self.mute_browsers && self.chance(30);
                 Ok(())
             }
-            77..=80 if self.skew.is_zero() => self.borrower().await,
+            77..=83 if self.skew.is_zero() => self.borrower().await,
             _ => self.move_a_browser().await,
         }
     }
