@@ -23,7 +23,7 @@ use cove::engine::event::Event;
 use cove::store::STATE_FILE;
 use world::World;
 
-const STEPS: u32 = 250;
+const STEPS: u32 = 320;
 
 async fn run(seed: u64, fence_off: bool) -> world::Tally {
     let base = if Path::new("/dev/shm").is_dir() { PathBuf::from("/dev/shm") } else { std::env::temp_dir() };

@@ -416,11 +416,10 @@ impl State {
         let Some(running) = self.running.get_mut(&fence) else { return Step::default() };
         match &mut running.owner {
             Owner::Operator(view) => view.session = Some(session),
-            Owner::Lent(loan) => (loan.ready, running.starting) = (true, false),
+            Owner::Lent(loan) => loan.ready = true,
             _ => {}
         }
-        let may_be_next = matches!(running.owner, Owner::Lent(_)) && self.breakers != Passage::Free;
-        if self.provider.take().is_some() || may_be_next { self.look() } else { Step::default() }
+        if self.provider.take().is_some() { self.look() } else { Step::default() }
     }
 
     fn settled(&mut self, settled: TaskId, Settled { canceled, more }: Settled) -> Step {

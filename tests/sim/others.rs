@@ -168,7 +168,7 @@ impl World {
         self.workers.remove(&fence);
     }
 
-    async fn fails(&mut self, fence: Fence, worker: &Worker) {
+    pub async fn fails(&mut self, fence: Fence, worker: &Worker) {
         let codes = [FailureCode::WorkerFailed, FailureCode::NeedsHuman, FailureCode::Rejected];
         let failure = Failure::new(codes[self.dice.usize(..codes.len())], "made up");
         let effect = effect(&failure, &limits(), self.now);

@@ -74,7 +74,11 @@ impl State {
     fn may_try(&self, now: Timestamp) -> bool {
         let rests = self.provider.as_ref().map(|trouble| trouble.until).into_iter().chain(self.breakers.shut_until());
         let is_trial = self.provider.is_some() || self.breakers != Passage::Free;
-        let starting = self.running.values().any(|running| running.starting);
+        let is_starting = |running: &Running| match &running.owner {
+            Owner::Lent(loan) => running.phase == Phase::Unarmed && !loan.ready && !loan.ending,
+            _ => running.starting,
+        };
+        let starting = self.running.values().any(is_starting);
         rests.max().is_none_or(|until| until <= now) && !(is_trial && starting)
     }
 
@@ -86,7 +90,9 @@ impl State {
         let LendAsked { profile, headless, .. } = asked;
         let (fence, item) = (lent.fence, lent.claimed.as_ref().map(|claimed| claimed.item.id));
         let owner = Owner::Lent(Loan { item, ..Loan::default() });
-        self.running.insert(fence, Running::started(profile.clone(), owner));
+        // Its start says nothing to the breaker that attempts go through, and keeps none of them waiting.
+        let running = Running { starting: false, ..Running::started(profile.clone(), owner) };
+        self.running.insert(fence, running);
         let work = Work::Lend { profile, headless, vanishes: item.is_none() };
         Step {
             commit: Vec::new(),
