@@ -32,6 +32,7 @@ use tokio::sync::{Mutex, OwnedMutexGuard, Semaphore};
 use tokio::time::{Instant, sleep_until};
 
 use super::processes::Identity;
+use super::readable::Looks;
 use super::{ListedProfile, Provider, Session, SessionStats, StartOptions, processes};
 use crate::breaker::board::Board;
 use crate::config::dolphin::{TokenSource, profile_number};
@@ -48,6 +49,8 @@ pub use look::{Look, Said, look};
 /// As messages name them.
 const THE_APP: &str = "Dolphin Anty";
 const THE_CLOUD: &str = "Dolphin's cloud";
+/// For a look at a file.
+const FILE_DEADLINE: Duration = Duration::from_secs(5);
 /// Sessions looked at at a time.
 const LOOKS_AT_A_TIME: usize = 8;
 
@@ -153,7 +156,7 @@ pub struct DolphinProvider {
     ended: std::sync::Mutex<HashMap<ProfileId, Instant>>,
     /// Held during a stop call.
     stops: Mutex<()>,
-    readers: readers::Readers,
+    looks: Looks,
 }
 
 impl DolphinProvider {
@@ -184,7 +187,7 @@ impl DolphinProvider {
             next_start: Mutex::default(),
             ended: std::sync::Mutex::default(),
             stops: Mutex::default(),
-            readers: readers::Readers::default(),
+            looks: Looks::new(FILE_DEADLINE),
         })
     }
 
@@ -278,7 +281,7 @@ impl Provider for DolphinProvider {
     }
 
     async fn can_read(&self, path: &Path) -> Result<bool, Failure> {
-        self.readers.can_read(self.api_port, path.to_owned()).await
+        readers::can_read(&self.looks, self.api_port, path.to_owned()).await
     }
 
     async fn stats(&self, profile: &ProfileId) -> Result<Option<SessionStats>, Failure> {

@@ -118,8 +118,7 @@ async fn a_browser_that_is_seen_late_has_not_ended() {
     for (quiet, comes) in [(Duration::from_secs(4), true), (Duration::from_millis(200), false)] {
         let fake = Fake::start().await;
         let ws = format!("/devtools/browser/{UUID}");
-        fake.words.lock().unwrap().started =
-            json!({"success": true, "automation": {"port": number, "wsEndpoint": ws}});
+        fake.words.lock().unwrap().started = json!({"success": true, "automation": {"port": number, "wsEndpoint": ws}});
         let dolphin = Dolphin { api_host: fake.api.clone(), ..sim.dolphin() };
         let deadlines = Deadlines { quiet, ..rig::deadlines() };
         let provider = sim.provider_of(&dolphin, None, &rig::patient(), deadlines);
