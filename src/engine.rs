@@ -64,6 +64,8 @@ pub struct View {
     pub in_use: BTreeMap<ProfileId, Timestamp>,
     /// Why a profile could not be opened for a person the last time.
     pub open_errors: BTreeMap<ProfileId, String>,
+    /// Why a browser that has to be closed lives on: its profile is busy until it is gone.
+    pub close_errors: BTreeMap<ProfileId, String>,
     /// Why nothing new is started or accepted for want of disk space, if so.
     pub no_disk: Option<String>,
     /// Why the provider cannot start anything now, if so.

@@ -155,6 +155,9 @@ fn profile_json(profile: &Profile, view: &View, outside: Option<&Lock>) -> Value
     } else if let Some(error) = view.open_errors.get(&profile.id) {
         json["open_error"] = json!(error);
     }
+    if let Some(error) = view.close_errors.get(&profile.id) {
+        json["close_error"] = json!(error);
+    }
     json
 }
 

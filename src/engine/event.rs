@@ -129,6 +129,11 @@ pub enum Event {
         stopped: Option<Failure>,
         browser: bool,
     },
+    /// The browser could not be closed; it is tried again.
+    NotClosed {
+        fence: Fence,
+        failure: Failure,
+    },
     /// The browser is verified dead.
     Closed {
         fence: Fence,

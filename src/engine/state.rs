@@ -147,6 +147,8 @@ pub struct State {
     next_due: Option<Timestamp>,
     /// Why a profile could not be opened for a person, until the next try.
     open_errors: BTreeMap<ProfileId, String>,
+    /// Why a browser that has to be closed lives on, until it is gone.
+    close_errors: BTreeMap<ProfileId, String>,
 }
 
 impl State {
@@ -169,6 +171,7 @@ impl State {
             catching_up: false,
             next_due: None,
             open_errors: BTreeMap::new(),
+            close_errors: BTreeMap::new(),
         }
     }
 
@@ -211,6 +214,7 @@ impl State {
             Event::VerifyStored { fence } => self.end_stored(fence, false),
             Event::Resolved { item } => self.resolved(item),
             Event::EndStored { fence, refused } => self.end_stored(fence, refused),
+            Event::NotClosed { fence, failure } => self.not_closed(fence, &failure),
             Event::Closed { fence } => self.closed(fence),
             Event::Released { fence } => {
                 self.running.remove(&fence);
@@ -245,6 +249,7 @@ impl State {
             sessions: BTreeMap::new(),
             in_use: self.in_use.clone(),
             open_errors: self.open_errors.clone(),
+            close_errors: self.close_errors.clone(),
             clock_suspect: self.clocks.suspect,
             no_disk: self.no_disk.clone(),
             provider_down: self.provider.as_ref().map(|trouble| trouble.why.clone()),

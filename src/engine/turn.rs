@@ -263,7 +263,7 @@ impl Shared {
     }
 }
 
-/// Stops a browser until it is verified dead.
+/// Stops a browser until it is verified dead: the lock is not freed before, and meanwhile it is shown.
 async fn close(shared: Arc<Shared>, mailbox: mpsc::Sender<Message>, fence: Fence, profile: ProfileId) {
     let mut wait = CLOSE_FIRST_WAIT;
     while let Err(failure) = shared.provider.stop(&profile).await {
@@ -272,6 +272,7 @@ async fn close(shared: Arc<Shared>, mailbox: mpsc::Sender<Message>, fence: Fence
             tracing::info!(%profile, %failure, "nothing to stop");
             break;
         }
+        drop(mailbox.send(Message::Event(Event::NotClosed { fence, failure: failure.clone() })).await);
         if failure.code == FailureCode::BreakerOpen {
             // Nothing was asked. Others may close the breaker before its time, and to look costs nothing.
             let rest = shared.passage().shut_until().map(|until| until.since(shared.clock.now()));

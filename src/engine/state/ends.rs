@@ -66,7 +66,18 @@ impl State {
         }
     }
 
+    /// Shown until it is gone: whatever waits for the profile waits for that.
+    pub(super) fn not_closed(&mut self, fence: Fence, failure: &Failure) -> Step {
+        if let Some(running) = self.running.get(&fence) {
+            self.close_errors.insert(running.profile.clone(), failure.to_string());
+        }
+        Step::default()
+    }
+
     pub(super) fn closed(&mut self, fence: Fence) -> Step {
+        if let Some(running) = self.running.get(&fence) {
+            self.close_errors.remove(&running.profile);
+        }
         match self.running.get(&fence) {
             Some(Running { profile, owner: Owner::Lent(_), .. }) => {
                 Step::commit(Commit::ReleaseSession(SessionName { profile: profile.clone(), fence }))
