@@ -69,11 +69,12 @@ impl Meaning {
 
 impl Refusal {
     /// Of a start: this profile is why it failed, and others may well start. A failure of the application itself
-    /// has a status of 500 and more, as far as anything is known of it.
+    /// has a status of 500 and more, as far as anything is known of it, and whoever says no and nothing else
+    /// does not speak of a profile.
     pub const fn is_of_the_profile(&self) -> bool {
         match self.meaning {
             Meaning::NoAccess | Meaning::Locked => true,
-            Meaning::Failed => self.status < 500,
+            Meaning::Failed => self.status < 500 && (self.code.is_some() || !self.text.is_empty()),
             _ => false,
         }
     }
