@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::body::Reply;
 use super::connection::Guarded;
-use super::limit::Client;
+use super::peer::{Peer, User};
 
 /// For a whole head, and for an idle connection's next one.
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -49,7 +49,7 @@ pub trait App: Send + Sync + 'static {
     fn answer(
         self: Arc<Self>,
         request: Request<Incoming>,
-        client: Client,
+        peer: Peer,
         consumed: Arc<AtomicBool>,
     ) -> impl Future<Output = Response<Reply>> + Send;
 }
@@ -122,8 +122,8 @@ pub async fn run<A: App>(
                         refuse(&stream.try_write(REFUSAL));
                         continue;
                     };
-                    let client = Client::Address(peer.ip());
-                    connections.spawn(connection(stream, Arc::clone(&app), client, id, entry, stop.clone()));
+                    let peer = Peer::Address(peer.ip());
+                    connections.spawn(connection(stream, Arc::clone(&app), peer, id, entry, stop.clone()));
                 }
                 Err(error) => pause(&error).await,
             },
@@ -133,7 +133,8 @@ pub async fn run<A: App>(
                         refuse(&stream.try_write(REFUSAL));
                         continue;
                     };
-                    connections.spawn(connection(stream, Arc::clone(&app), Client::Unix, id, entry, stop.clone()));
+                    let user = stream.peer_cred().ok().map(|user| User { uid: user.uid(), gid: user.gid() });
+                    connections.spawn(connection(stream, Arc::clone(&app), Peer::Unix(user), id, entry, stop.clone()));
                 }
                 Err(error) => pause(&error).await,
             },
@@ -170,14 +171,7 @@ async fn accept_unix(listener: Option<&UnixListener>) -> io::Result<tokio::net::
 }
 
 /// One connection until its end; gives back its number.
-async fn connection<A, I>(
-    io: I,
-    app: Arc<A>,
-    client: Client,
-    id: u64,
-    entry: Arc<Entry>,
-    stop: CancellationToken,
-) -> u64
+async fn connection<A, I>(io: I, app: Arc<A>, peer: Peer, id: u64, entry: Arc<Entry>, stop: CancellationToken) -> u64
 where
     A: App,
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -189,7 +183,7 @@ where
         let (app, consumed, entry) = (Arc::clone(&app), Arc::clone(&consumed), Arc::clone(&entry));
         async move {
             let busy = Busy::begin(entry);
-            let response = app.answer(request, client, consumed).await;
+            let response = app.answer(request, peer, consumed).await;
             Ok::<_, Infallible>(response.map(|inner| Watched { inner, _busy: busy }))
         }
     });

@@ -80,6 +80,7 @@ pub struct Scopes(u8);
 
 impl Scopes {
     pub const ADMIN: Self = Self(Scope::Admin.bit());
+    pub const NONE: Self = Self(0);
 
     /// Whether this much may be done.
     #[must_use]

@@ -56,10 +56,36 @@ fn create(tx: &mut Tx<'_>, new: &NewToken, now: Timestamp) -> Ran<Token, CreateT
     }
     let NewToken { hash, name, scopes, expires_at, imported } = new.clone();
     let id = TokenId::new(tx.next_number());
-    let token =
-        Token { id, name, scopes, created_at: now, expires_at, last_used_at: None, revoked_at: None, imported };
+    let token = Token { id, name, scopes, created_at: now, expires_at, last_used_at: None, revoked_at: None, imported };
     tx.put_token(hash, &token)?;
     Ok(Ok(token))
+}
+
+/// Takes over the tokens that were made elsewhere, and forgets those that are named no more. Says which stay
+/// shut, since they were revoked.
+fn import(tx: &mut Tx<'_>, named: &[NewToken], now: Timestamp) -> Ran<Vec<String>, std::convert::Infallible> {
+    for (hash, token) in tx.all_tokens()? {
+        let kept = !token.imported || token.revoked_at.is_some() || named.iter().any(|new| new.hash == hash);
+        if !kept {
+            tx.writes += 1;
+            tx.tokens.remove(&hash.0)?;
+        }
+    }
+    let mut shut = Vec::new();
+    for new in named {
+        match tx.token(new.hash)? {
+            Some(token) if token.revoked_at.is_some() => shut.push(new.name.clone()),
+            Some(_) => {}
+            None => {
+                let (id, NewToken { name, scopes, expires_at, .. }) = (TokenId::new(tx.next_number()), new.clone());
+                let (last_used_at, revoked_at) = (None, None);
+                let token =
+                    Token { id, name, scopes, created_at: now, expires_at, last_used_at, revoked_at, imported: true };
+                tx.put_token(new.hash, &token)?;
+            }
+        }
+    }
+    Ok(Ok(shut))
 }
 
 /// The token, if there is one; revoking it twice is revoking it once.
@@ -121,6 +147,11 @@ fn list(txn: &ReadTransaction) -> Result<Vec<(TokenHash, Token)>, StoreError> {
 impl Store {
     pub async fn create_token(&self, new: NewToken, now: Timestamp) -> Result<Token, CreateTokenError> {
         self.writer.submit(move |tx| create(tx, &new, now)).await?
+    }
+
+    /// Exactly these are there of tokens that were made elsewhere; the names of those that were revoked.
+    pub async fn import_tokens(&self, named: Vec<NewToken>, now: Timestamp) -> Result<Vec<String>, StoreError> {
+        sure(self.writer.submit(move |tx| import(tx, &named, now)).await)
     }
 
     /// None: no such token.

@@ -49,7 +49,8 @@ async fn rule_18_tokens_revoked_since_are_revoked_again_by_the_ledger() {
     assert!(opened.report.restored);
     assert_eq!(revoked(&opened.store, "kept").await, Some(true));
     assert_eq!(revoked(&opened.store, "later").await, Some(true), "this state never saw it");
-    let new = NewToken { hash: hash("later"), name: "x".into(), scopes: Scopes::ADMIN, expires_at: None, imported: true };
+    let new =
+        NewToken { hash: hash("later"), name: "x".into(), scopes: Scopes::ADMIN, expires_at: None, imported: true };
     assert!(matches!(opened.store.create_token(new, NOW).await, Err(CreateTokenError::Exists)), "nor imported again");
     opened.close().await;
 }
