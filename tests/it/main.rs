@@ -24,6 +24,7 @@ mod refusals_queue;
 mod rig;
 mod sessions;
 mod studio;
+mod tokens;
 mod waits;
 mod webhooks;
 mod websocket;
