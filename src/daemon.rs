@@ -108,6 +108,7 @@ impl ServeError {
 pub async fn serve(config: Config) -> Result<(), ServeError> {
     let config = Arc::new(config);
     let state_dir = config.state_dir();
+    crate::browser::host::raise_open_files();
     let mut signals = Signals::new().map_err(ServeError::Signal)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let ((store, writer, report), listeners) = match wait::open(&state_dir, clock.as_ref()) {

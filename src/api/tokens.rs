@@ -79,7 +79,7 @@ fn read(body: &Value) -> Result<Asked, ApiError> {
     let mut asked = Asked { name: String::new(), scopes: Scopes::default(), expires_in: None };
     if let Some(fields) = walk.object(body, "", &["name", "scopes", "expires_in_seconds"]) {
         let name = walk.required(fields, "", "name").and_then(|value| walk.string(value, "/name"));
-        asked.name = name.unwrap_or_default().to_owned();
+        name.unwrap_or_default().clone_into(&mut asked.name);
         asked.scopes = read_scopes(&mut walk, fields);
         let seconds = walk.integer(fields, "", "expires_in_seconds", &(1..=MAX_EXPIRES_IN_SECONDS));
         asked.expires_in = seconds.and_then(|seconds| u64::try_from(seconds).ok()).map(Duration::from_secs);

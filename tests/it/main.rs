@@ -12,6 +12,7 @@ mod command_line;
 mod disk;
 mod doctor;
 mod fence;
+mod guards;
 mod http;
 mod kept;
 mod kill;
