@@ -14,7 +14,8 @@ use tokio::time::{sleep, timeout};
 
 /// What a slow reader asks for, again and again without reading.
 const PAGE: &str = "/";
-const READER_ASKS: usize = 2_000;
+/// Enough that the kernel cannot hold the answers.
+const READER_ASKS: usize = 20_000;
 const READER_BUFFER_BYTES: u32 = 4_096;
 /// Nothing may last longer.
 const GIVEN_UP: Duration = Duration::from_secs(60);
