@@ -172,7 +172,7 @@ mod tests {
             }
         };
         let sends = async {
-            let sent = ours.write_all(&[b'x'; 100_000]).await;
+            let sent = ours.write_all(&vec![b'x'; 100_000]).await;
             drop(ours);
             sent
         };

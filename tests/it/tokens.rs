@@ -44,6 +44,8 @@ fn is(answer: &Answer, route: &Route, status: u16, code: &str) -> bool {
     answer.status == status && (route.method.as_str() == "HEAD" || answer.code() == code)
 }
 
+const OPEN: [&str; 4] = ["/api/v1/health", "/api/v1/metrics", "/api/v1/status", "/api/v1/locks"];
+
 async fn expired(daemon: &Daemon, admin: &str) -> String {
     let body = json!({"name": "short", "scopes": ["admin"], "expires_in_seconds": 1});
     let request = daemon.client.post(format!("{}/api/v1/tokens", daemon.base)).bearer_auth(admin).json(&body);
@@ -113,7 +115,6 @@ async fn h5_without_the_guard_nothing_is_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn loopback_reads_are_open_once_there_is_a_token_and_not_through_a_proxy() {
     let daemon = Daemon::start_as("", &[REQUIRED]).await;
-    const OPEN: [&str; 4] = ["/api/v1/health", "/api/v1/metrics", "/api/v1/status", "/api/v1/locks"];
     for path in OPEN {
         let refused = daemon.get(path).await;
         assert_eq!((refused.status, refused.code()), (401, "token_missing"), "{path}");
