@@ -90,7 +90,7 @@ pub trait Provider: Send + Sync + 'static {
     async fn can_read(&self, path: &Path) -> Result<bool, Failure>;
     /// What the profile's session uses now; None where it does not run.
     async fn stats(&self, profile: &ProfileId) -> Result<Option<SessionStats>, Failure>;
-    /// The profiles that the provider knows, by a list at most so old, or by the last one that it could get;
+    /// The profiles that the provider knows, by a list at most so old;
     /// None where profiles are made in cove and the store knows them.
     async fn profiles(&self, max_age: Duration) -> Result<Option<Vec<ListedProfile>>, Failure> {
         let _ = max_age;

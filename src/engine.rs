@@ -25,9 +25,9 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use crate::breaker::board::Board;
 use crate::breaker::{CDP_ATTACH, DOLPHIN, Passage};
 use crate::browser::{Provider, Session};
-use crate::model::{Clock, Failure, Fence, ItemId, ProfileId, Proofs, Timestamp};
+use crate::model::{Clock, Failure, FailureCode, Fence, ItemId, ProfileId, Proofs, Timestamp};
 use crate::store::media::MediaStore;
-use crate::store::{Pause, Store};
+use crate::store::{ClaimName, Pause, Store};
 pub use admission::{ProfileFacts, after_failure, effect, effect_after_commit, why_ready_waits, why_waiting};
 use event::Event;
 use session::Doors;
@@ -64,6 +64,8 @@ pub struct View {
     pub in_use: BTreeMap<ProfileId, Timestamp>,
     /// Why a profile could not be opened for a person the last time.
     pub open_errors: BTreeMap<ProfileId, String>,
+    /// Why a browser that has to be closed lives on: its profile is busy until it is gone.
+    pub close_errors: BTreeMap<ProfileId, String>,
     /// Why nothing new is started or accepted for want of disk space, if so.
     pub no_disk: Option<String>,
     /// Why the provider cannot start anything now, if so.
@@ -149,6 +151,12 @@ enum Message {
     },
     Resolved {
         item: ItemId,
+    },
+    /// An outside worker stands before its click.
+    ArmClaim {
+        name: ClaimName,
+        proofs: Proofs,
+        reply: oneshot::Sender<Result<(), Failure>>,
     },
     Lend {
         asked: LendAsked,
@@ -246,6 +254,18 @@ impl EngineHandle {
     #[must_use]
     pub fn door(&self, fence: Fence) -> Option<Arc<Door>> {
         self.doors.get(fence)
+    }
+
+    /// Asks for an outside worker's click. Returns when `armed` is durable, or why it may not be; without a
+    /// deadline, since who gives up waiting does not know whether it was armed.
+    ///
+    /// # Errors
+    /// Nothing was armed.
+    pub async fn arm_claim(&self, name: ClaimName, proofs: Proofs) -> Result<(), Failure> {
+        let gone = || Failure::new(FailureCode::DaemonStopped, "the daemon stops");
+        let (reply, answer) = oneshot::channel();
+        self.mailbox.send(Message::ArmClaim { name, proofs, reply }).await.map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())?
     }
 
     /// A person resolved the item: a verify that runs for it is stopped. Its profile stays locked until

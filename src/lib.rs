@@ -38,7 +38,8 @@
 //! 5. Every index can be rebuilt from its primary table, and a check compares them.
 //! 6. Every queue, body, page, file and wait has a bound from the configuration.
 //! 7. Time and ids enter as arguments; `engine::state`, `engine::admission` and `breaker` are synchronous and pure.
-//! 8. An HTTP handler never waits for a browser. The one exception: the WebSocket upgrade of a lent session.
+//! 8. An HTTP handler never waits for a browser to come up. The one exception: the way into a lent session, which is
+//!    its WebSocket upgrade, and the `/json/version` that leads clients to it and has to name the browser.
 //! 9. Nothing secret has `Debug`, and nothing secret is logged.
 //! 10. The store speaks operations, never tables.
 

@@ -17,6 +17,8 @@ mod lists;
 mod ordinary;
 #[path = "dolphin_client/peers.rs"]
 mod peers;
+#[path = "dolphin_client/remains.rs"]
+mod remains;
 #[path = "dolphin_client/rig.rs"]
 mod rig;
 #[path = "dolphin_client/stops.rs"]

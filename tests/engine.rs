@@ -1,4 +1,5 @@
-//! The engine's loop over a real store with a provider that is made up: what its breakers cost.
+//! The engine's loop over a real store with a provider that is made up: what its breakers cost, and what becomes
+//! of what it answers to nobody.
 //!
 //! The provider asks its breaker before each call as that of Dolphin Anty does, and counts the calls that it
 //! makes. No browser is ever started.
@@ -15,12 +16,15 @@ use async_trait::async_trait;
 use cove::breaker::board::Board;
 use cove::breaker::{BreakerLimits, DOLPHIN, Passage};
 use cove::browser::{Provider, Session, SessionStats, StartOptions};
-use cove::engine::{self, EngineError, EngineHandle, Limits, ProfileFacts, Shared, why_ready_waits};
+use cove::engine::{
+    self, Borrower, EngineError, EngineHandle, LendAsked, Limits, ProfileFacts, Shared, why_ready_waits,
+};
 use cove::model::{
-    Clock, Failure, FailureCode, Item, ItemState, OnUnknown, ProfileId, SystemClock, TaskId, WaitReason,
+    Clock, Failure, FailureCode, Item, ItemState, LockKind, OnUnknown, ProfileId, SystemClock, TaskId, WaitReason,
 };
 use cove::store::media::MediaStore;
 use cove::store::{ItemQuery, NewItem, NewTask, Store, WriterThread};
+use futures_util::FutureExt;
 use tokio::task::JoinSet;
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -92,7 +96,8 @@ struct Running {
     _engine: JoinSet<Result<(), EngineError>>,
 }
 
-async fn start(folder: &Path) -> Running {
+/// `external`: of the items, which cove runs itself without it.
+async fn start(folder: &Path, external: Option<&str>) -> Running {
     let (store, writer, _) = Store::open(folder, SystemClock.moment()).unwrap();
     let now = SystemClock.now();
     for name in PROFILES {
@@ -112,7 +117,7 @@ async fn start(folder: &Path) -> Running {
         retry_max: Duration::from_secs(1),
         rest: Duration::ZERO,
         catch_up_per_hour: 0,
-        sessions: 0,
+        sessions: 1,
     };
     let shared = Shared {
         store: store.clone(),
@@ -126,14 +131,14 @@ async fn start(folder: &Path) -> Running {
         limits,
         no_disk: tokio::sync::watch::channel(None).1,
     };
-    let task = submit(&store, &PROFILES).await;
+    let task = submit(&store, &PROFILES, external).await;
     let (handle, engine) = engine::pair();
     let mut children = JoinSet::new();
     children.spawn(engine::run(engine, Arc::new(shared)));
     Running { provider, board, store, handle, task, _writer: writer, _engine: children }
 }
 
-async fn submit(store: &Store, profiles: &[&str]) -> TaskId {
+async fn submit(store: &Store, profiles: &[&str], external: Option<&str>) -> TaskId {
     let item = |name: &&str| NewItem {
         profile: ProfileId::new(name).unwrap(),
         inputs: BTreeMap::new(),
@@ -148,7 +153,7 @@ async fn submit(store: &Store, profiles: &[&str]) -> TaskId {
         max_attempts: 3,
         spacing_seconds: 0,
         on_unknown: OnUnknown::Hold,
-        external: None,
+        external: external.map(str::to_owned),
         verifiable: false,
         rehearsal: false,
         items: profiles.iter().map(item).collect(),
@@ -180,7 +185,7 @@ impl Running {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_provider_that_is_away_is_asked_five_times_and_then_left_alone_also_by_what_stops_browsers() {
     let folder = tempfile::tempdir().unwrap();
-    let running = start(folder.path()).await;
+    let running = start(folder.path(), None).await;
     let view = || running.handle.view();
     running.until("it is down", || view().provider_down.is_some()).await;
     running.until("it is left alone", || view().breakers.shut_until().is_some()).await;
@@ -219,4 +224,32 @@ async fn a_provider_that_is_away_is_asked_five_times_and_then_left_alone_also_by
     }
     running.until("it is trusted again", || running.passage() == Passage::Free && view().busy == 0).await;
     assert_eq!((view().breakers, view().provider_down.clone()), (Passage::Free, None));
+}
+
+/// On one thread: the loop cannot answer before whoever asked is gone.
+#[tokio::test]
+async fn an_item_whose_worker_did_not_wait_for_the_answer_is_back_in_the_queue_uncounted() {
+    let folder = tempfile::tempdir().unwrap();
+    let running = start(folder.path(), Some("studio")).await;
+    running.provider.up.store(true, Ordering::SeqCst);
+    running.handle.ready().await;
+    let (store, kinds) = (&running.store, vec!["studio".to_owned()]);
+    let head = store.claimable(kinds.clone(), SystemClock.moment()).await.unwrap().remove(0);
+    let to = Borrower::Worker { item: head.item, name: "w1".to_owned(), kinds };
+    let asked = LendAsked { profile: head.profile.clone(), to, ttl: Duration::from_secs(600), headless: true };
+    assert!(running.handle.lend(asked.clone()).now_or_never().is_none());
+
+    let began = Instant::now();
+    let item = loop {
+        let item = store.item(head.item).await.unwrap().unwrap();
+        let lock = store.lock(LockKind::PROFILE, head.profile.to_string()).await.unwrap();
+        if item.fence.is_some() && item.state == ItemState::Queued && lock.is_none() {
+            break item;
+        }
+        assert!(began.elapsed() < PATIENCE, "{item:#?} {lock:?}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    };
+    assert_eq!((item.attempts, item.failure.unwrap().code), (0, FailureCode::WorkerLost));
+    let lent = running.handle.lend(asked).await.ok().unwrap().lent;
+    assert!(lent.fence > item.fence.unwrap() && lent.claimed.is_some(), "{lent:?}");
 }

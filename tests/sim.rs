@@ -1,7 +1,7 @@
 //! A seeded simulation: the real state machine over the real store, with a made-up world around them.
 //!
 //! Random submits, cancels, pauses, retries, resolutions, crashes (also between a commit and the act that it
-//! allows), lost browsers, sites that ask for a person, provider failures, browsers that do not answer, full disks,
+//! allows), outside workers and programs with and without a browser of cove's, lost browsers, sites that ask for a person, provider failures, browsers that do not answer, full disks,
 //! slow commits, clock steps and restores of an older state file, on virtual time. Beside it runs a reference model (`sim/judge.rs`) of
 //! what was acknowledged and of what the site saw. After every step all indexes are checked and the judge
 //! looks: nothing is posted twice, nothing acknowledged is lost, nothing starts that must not.
@@ -23,7 +23,7 @@ use cove::engine::event::Event;
 use cove::store::STATE_FILE;
 use world::World;
 
-const STEPS: u32 = 250;
+const STEPS: u32 = 320;
 
 async fn run(seed: u64, fence_off: bool) -> world::Tally {
     let base = if Path::new("/dev/shm").is_dir() { PathBuf::from("/dev/shm") } else { std::env::temp_dir() };
@@ -48,6 +48,7 @@ async fn run(seed: u64, fence_off: bool) -> world::Tally {
         }
         world.look().await;
     }
+    world.nothing_is_left_behind().await;
     world.close().await;
     world.tally()
 }

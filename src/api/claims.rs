@@ -1,9 +1,9 @@
 //! Claims: outside workers take the items of flows that are theirs (`cove.external`), and say how they ended.
 //!
 //! A worker claims, arms right before its click, and completes; a long poll waits for work. The store
-//! decides by the fence (fence.md rule 23); nothing is kept here. Invariants: a worker is told the real
-//! inputs of its own item, secrets included, and nobody else is; what it says of an item that is not its any
-//! more changes nothing; arming looks at the files once more.
+//! decides by the fence (fence.md rule 23), the engine which browser may still be stopped; nothing is kept
+//! here. Invariants: a worker is told the real inputs of its own item, secrets included, and nobody else is; what
+//! it says of an item that is not its any more changes nothing; arming looks at the files once more.
 
 mod form;
 
@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use hyper::{Response, StatusCode};
 use serde_json::{Value, json};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::Context;
 use super::body::{self, Reply};
@@ -25,9 +25,9 @@ use super::{sessions, wire};
 use crate::engine::{
     Borrower, Door, LendAsked, LendRefused, Lent, LentBrowser, Limits, after_failure, effect, effect_after_commit,
 };
-use crate::model::{Fence, Item, ItemState, LockKind, Proofs, Scope, Verdict};
-use crate::store::media;
-use crate::store::{ArmRefused, AttemptEnded, Claim, ClaimName, Claimed, FinishRefused, NotYours};
+use crate::model::{FailureCode, Fence, FileInput, Item, ItemState, LockKind, Proofs, Scope, Verdict};
+use crate::store::media::{self, MediaStore};
+use crate::store::{AttemptEnded, Claim, ClaimName, Claimed, FinishRefused, Head, NotYours, Worker};
 pub use form::claim_id;
 use form::{Asked, TTL_SECONDS, parse_claim_id, read_claim, read_failure, read_fence, read_hashes, read_result};
 
@@ -35,6 +35,9 @@ use form::{Asked, TTL_SECONDS, parse_claim_id, read_claim, read_failure, read_fe
 const MAX_LOOKS: usize = 100;
 /// What an attempt needs between the answer to `arm` and its click.
 const CLICK_MARGIN: Duration = Duration::from_secs(1);
+/// How long nothing is asked of the engine after it refused to lend: its answer is a change that wakes whoever
+/// waits for one.
+const REFUSED_PAUSE: Duration = Duration::from_millis(500);
 
 /// Waits for an item of these kinds, at most as long as the worker does.
 pub async fn claim(context: Arc<Context>, call: Call) -> Result<Response<Reply>, ApiError> {
@@ -49,7 +52,7 @@ pub async fn claim(context: Arc<Context>, call: Call) -> Result<Response<Reply>,
         if context.engine.view().draining {
             return Err(ApiError::new(Code::Draining, "The daemon stops; claim again when it runs."));
         }
-        let mut full = None;
+        let mut why_not = None;
         if context.engine.view().ready {
             match try_claim(&context, &asked).await? {
                 Looked::Claimed(claimed, door) => {
@@ -61,14 +64,18 @@ pub async fn claim(context: Arc<Context>, call: Call) -> Result<Response<Reply>,
                     }
                     return Ok(body::json(StatusCode::OK, &json));
                 }
-                Looked::Full(error) => full = Some(error),
-                Looked::Nothing => {}
+                Looked::NoBrowser(why) => why_not = Some(why),
+                Looked::Refused(why) => {
+                    why_not = why;
+                    sleep_until(until.min(Instant::now() + REFUSED_PAUSE)).await;
+                }
+                Looked::Moved | Looked::Nothing => {}
             }
         }
         // Every change of the queue turns the engine, which shows itself anew.
         match timeout_at(until, changes.changed()).await {
             Ok(Ok(())) => {}
-            Ok(Err(_)) | Err(_) => return full.map_or_else(|| Ok(body::empty(StatusCode::NO_CONTENT)), Err),
+            Ok(Err(_)) | Err(_) => return why_not.map_or_else(|| Ok(body::empty(StatusCode::NO_CONTENT)), Err),
         }
     }
 }
@@ -76,48 +83,67 @@ pub async fn claim(context: Arc<Context>, call: Call) -> Result<Response<Reply>,
 /// What a look at the queue brought.
 enum Looked {
     Claimed(Box<Claimed>, Option<Arc<Door>>),
-    /// There is work, and no browser left to lend.
-    Full(ApiError),
+    /// There is work, and by the engine's view no browser left to lend.
+    NoBrowser(ApiError),
+    /// The engine was asked and lent none; why, where that is the same for every profile.
+    Refused(Option<ApiError>),
+    /// It was canceled, or its time is over or not yet come: another of its profile may be next.
+    Moved,
     Nothing,
 }
 
 async fn try_claim(context: &Context, asked: &Asked) -> Result<Looked, ApiError> {
-    let store = &context.store;
+    let mut refused = false;
     for _ in 0..MAX_LOOKS {
         let mut moved = false;
-        for head in store.claimable(asked.kinds.clone(), context.clock.moment()).await? {
-            let (owner, kinds) = (asked.owner.clone(), asked.kinds.clone());
-            if asked.session {
-                let to = Borrower::Worker { item: head.item, name: owner, kinds };
-                let headless = context.config.browser.headless;
-                let wanted = LendAsked { profile: head.profile.clone(), to, ttl: asked.ttl, headless };
-                match context.engine.lend(wanted).await {
-                    Ok(LentBrowser { lent: Lent { claimed: Some(claimed), .. }, door }) => {
-                        return Ok(Looked::Claimed(claimed, Some(door)));
-                    }
-                    Err(LendRefused::Moved) => moved = true,
-                    Ok(_) | Err(LendRefused::NotTaken | LendRefused::Busy | LendRefused::UnknownProfile) => {}
-                    Err(LendRefused::Full) => {
-                        let full = sessions::why_refused(context, &head.profile, LendRefused::Full).await;
-                        return Ok(Looked::Full(full));
-                    }
-                    Err(refused) => return Err(sessions::why_refused(context, &head.profile, refused).await),
-                }
-                continue;
-            }
-            match store.claim_for_worker(head.item, owner, kinds, asked.ttl, context.clock.moment()).await? {
-                Ok(Claim::Started(claimed)) => return Ok(Looked::Claimed(claimed, None)),
-                // It was canceled, or its time is over or not yet come: another of its profile may be next.
-                Ok(Claim::Moved) => moved = true,
-                // Another worker was quicker.
-                Err(_) => {}
+        for head in context.store.claimable(asked.kinds.clone(), context.clock.moment()).await? {
+            match if asked.session { borrow(context, asked, head).await? } else { take(context, asked, head).await? } {
+                Looked::Moved => moved = true,
+                Looked::Refused(None) => refused = true,
+                Looked::Nothing => {}
+                looked => return Ok(looked),
             }
         }
         if !moved {
             break;
         }
     }
-    Ok(Looked::Nothing)
+    Ok(if refused { Looked::Refused(None) } else { Looked::Nothing })
+}
+
+async fn take(context: &Context, asked: &Asked, head: Head) -> Result<Looked, ApiError> {
+    let worker = Worker { name: asked.owner.clone(), kinds: asked.kinds.clone(), ttl: asked.ttl, with_browser: false };
+    Ok(match context.store.claim_for_worker(head.item, worker, context.clock.moment()).await? {
+        Ok(Claim::Started(claimed)) => Looked::Claimed(claimed, None),
+        Ok(Claim::Moved) => Looked::Moved,
+        // Another worker was quicker.
+        Err(_) => Looked::Nothing,
+    })
+}
+
+/// Takes it with a browser of cove's.
+async fn borrow(context: &Context, asked: &Asked, head: Head) -> Result<Looked, ApiError> {
+    let view = context.engine.view();
+    if view.sessions.len() >= usize::try_from(context.config.engine.sessions).unwrap_or(usize::MAX) {
+        return Ok(Looked::NoBrowser(sessions::why_refused(context, &head.profile, LendRefused::Full).await));
+    }
+    if view.in_use.get(&head.profile).is_some_and(|until| *until > context.clock.now()) {
+        return Ok(Looked::Nothing);
+    }
+    let to = Borrower::Worker { item: head.item, name: asked.owner.clone(), kinds: asked.kinds.clone() };
+    let headless = context.config.browser.headless;
+    let wanted = LendAsked { profile: head.profile.clone(), to, ttl: asked.ttl, headless };
+    match context.engine.lend(wanted).await {
+        Ok(LentBrowser { lent: Lent { claimed: Some(claimed), .. }, door }) => Ok(Looked::Claimed(claimed, Some(door))),
+        Err(LendRefused::Moved) => Ok(Looked::Moved),
+        Ok(_) | Err(LendRefused::NotTaken | LendRefused::Busy | LendRefused::UnknownProfile) => {
+            Ok(Looked::Refused(None))
+        }
+        Err(refused @ (LendRefused::Full | LendRefused::ProviderDown)) => {
+            Ok(Looked::Refused(Some(sessions::why_refused(context, &head.profile, refused).await)))
+        }
+        Err(refused) => Err(sessions::why_refused(context, &head.profile, refused).await),
+    }
 }
 
 async fn claimed_json(context: &Context, claimed: &Claimed) -> Result<Value, ApiError> {
@@ -137,7 +163,7 @@ async fn claimed_json(context: &Context, claimed: &Claimed) -> Result<Value, Api
 /// What the worker publishes, so that it can look whether it has the same.
 fn files(item: &Item) -> Value {
     let files = item.inputs.iter().filter_map(|(name, input)| Some((name, input.as_file()?)));
-    let one = |(name, file): (&String, &crate::model::FileInput)| {
+    let one = |(name, file): (&String, &FileInput)| {
         (name.clone(), json!({"path": file.path, "sha256": file.sha256, "bytes": file.bytes}))
     };
     Value::Object(files.map(one).collect())
@@ -173,8 +199,7 @@ pub async fn refresh(context: Arc<Context>, call: Call) -> Result<Response<Reply
     let mut walk = Walk::default();
     let fields = walk.object(&body, "", &["fence", "ttl_seconds"]).cloned().unwrap_or_default();
     let fence = read_fence(&mut walk, &fields);
-    let ttl = walk.integer(&fields, "", "ttl_seconds", &TTL_SECONDS);
-    let ttl = ttl.map(|seconds| Duration::from_secs(seconds.unsigned_abs()));
+    let ttl = walk.seconds(&fields, "", "ttl_seconds", &TTL_SECONDS);
     walk.finish()?;
     same_fence(name, fence)?;
     let refreshed = context.store.refresh_claim(name, ttl, context.clock.moment()).await?;
@@ -190,24 +215,31 @@ pub async fn arm(context: Arc<Context>, call: Call) -> Result<Response<Reply>, A
     let (fence, hashes) = (read_fence(&mut walk, &fields), read_hashes(&mut walk, &fields));
     walk.finish()?;
     same_fence(name, fence)?;
-    let left = context.store.claim_left(name, context.clock.moment()).await?.map_err(over)?;
+    context.store.claim_left(name, context.clock.moment()).await?.map_err(over)?;
     let item = context.store.item(name.item).await?.ok_or_else(stale)?;
     not_armed_yet(&item, name)?;
-    check_media(&item, hashes).await?;
+    check_media(&context.media, &item, hashes).await?;
+    // A file that was hashed again took its time.
+    let left = context.store.claim_left(name, context.clock.moment()).await?.map_err(over)?;
     if left <= CLICK_MARGIN {
         let detail = "Less than a second of the lease is left: refresh it, then arm.";
         return Err(ApiError::new(Code::NotHeld, detail));
     }
-    match context.store.arm(name.item, name.fence, Proofs::unproven(), context.clock.moment()).await? {
-        Ok(()) => {}
-        Err(ArmRefused::Canceled) => {
-            return Err(ApiError::new(Code::Canceled, "A cancel was requested: do not click, and call `fail`."));
-        }
-        Err(ArmRefused::Outdated | ArmRefused::LockLost) => {
-            // The same asked twice at once is answered once.
-            let item = context.store.item(name.item).await?.ok_or_else(stale)?;
-            return Err(not_armed_yet(&item, name).err().unwrap_or_else(stale));
-        }
+    if let Err(failure) = context.engine.arm_claim(name, Proofs::unproven()).await {
+        return Err(match failure.code {
+            FailureCode::Canceled => {
+                ApiError::new(Code::Canceled, "A cancel was requested: do not click, and call `fail`.")
+            }
+            FailureCode::BrowserLost => {
+                ApiError::new(Code::SessionEnded, "The browser of this claim is being stopped: do not click in it.")
+            }
+            FailureCode::DaemonStopped => ApiError::new(Code::Draining, "The daemon stops: do not click."),
+            _ => {
+                // The same asked twice at once is answered once.
+                let item = context.store.item(name.item).await?.ok_or_else(stale)?;
+                not_armed_yet(&item, name).err().unwrap_or_else(stale)
+            }
+        });
     }
     let left = context.store.claim_left(name, context.clock.moment()).await?.unwrap_or_default();
     let within = left.saturating_sub(CLICK_MARGIN).as_secs();
@@ -226,7 +258,8 @@ fn not_armed_yet(item: &Item, name: ClaimName) -> Result<(), ApiError> {
     Err(ApiError::new(Code::AlreadyArmed, detail))
 }
 
-async fn check_media(item: &Item, given: Option<Vec<String>>) -> Result<(), ApiError> {
+/// A file that was only touched, or put back, is the same by its hash (fence.md rule 3).
+async fn check_media(media: &MediaStore, item: &Item, given: Option<Vec<String>>) -> Result<(), ApiError> {
     let files: Vec<_> = item.inputs.values().filter_map(|input| input.as_file()).collect();
     let mut expected: Vec<String> = files.iter().map(|file| file.sha256.clone()).collect();
     if given.is_none() && !expected.is_empty() {
@@ -241,12 +274,19 @@ async fn check_media(item: &Item, given: Option<Vec<String>>) -> Result<(), ApiE
         return Err(ApiError::new(Code::MediaMismatch, detail));
     }
     for file in files {
-        if !media::unchanged(file).await.unwrap_or(false) {
+        let unchanged = media::unchanged(file).await.unwrap_or(false);
+        if !unchanged && !has_its_bytes(media, file).await? {
             let detail = format!("{} is not the file any more that was accepted.", file.path.display());
             return Err(ApiError::new(Code::MediaMismatch, detail));
         }
     }
     Ok(())
+}
+
+async fn has_its_bytes(media: &MediaStore, file: &FileInput) -> Result<bool, ApiError> {
+    let Some(name) = file.path.to_str() else { return Ok(false) };
+    let Ok(found) = media.resolve(name).await else { return Ok(false) };
+    Ok(found.sha256 == file.sha256)
 }
 
 pub async fn complete(context: Arc<Context>, call: Call) -> Result<Response<Reply>, ApiError> {
@@ -299,10 +339,7 @@ async fn end(
                 if ended.late {
                     context.engine.resolved(name.item).await;
                 }
-                // The browser that came with it; the profile is free behind it.
-                if context.engine.door(name.fence).is_some() {
-                    context.engine.stop(name.fence).await;
-                }
+                // It also stops the browser that came with it; the profile is free behind that.
                 context.engine.ring();
                 return Ok(body::json(StatusCode::OK, &Viewer::new(context).await?.item(&ended.item).await?));
             }
@@ -315,20 +352,43 @@ async fn end(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::InputValue;
 
     #[tokio::test]
     async fn rule_23_arming_names_exactly_the_items_media() {
+        let folder = tempfile::tempdir().unwrap();
+        let media = MediaStore::new(folder.path(), Vec::new(), 1_000).unwrap();
         let mut item = wire::tests::waiting_item();
         let sha = "0".repeat(64);
         for wrong in [vec![], vec!["1".repeat(64)], vec![sha.clone(), sha.clone()]] {
-            assert_eq!(check_media(&item, Some(wrong)).await.unwrap_err().code(), Code::MediaMismatch);
+            assert_eq!(check_media(&media, &item, Some(wrong)).await.unwrap_err().code(), Code::MediaMismatch);
         }
-        assert_eq!(check_media(&item, None).await.unwrap_err().code(), Code::MissingField);
+        assert_eq!(check_media(&media, &item, None).await.unwrap_err().code(), Code::MissingField);
         // The right hash of a file that is gone is no ground for a click.
-        assert_eq!(check_media(&item, Some(vec![sha])).await.unwrap_err().code(), Code::MediaMismatch);
+        assert_eq!(check_media(&media, &item, Some(vec![sha])).await.unwrap_err().code(), Code::MediaMismatch);
         item.inputs.remove("video");
         for none in [None, Some(Vec::new())] {
-            assert!(check_media(&item, none).await.is_ok());
+            assert!(check_media(&media, &item, none).await.is_ok());
         }
+    }
+
+    #[tokio::test]
+    async fn rule_3_a_file_that_was_only_touched_is_armed_and_one_with_other_bytes_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("root");
+        std::fs::create_dir(&root).unwrap();
+        let media = MediaStore::new(folder.path(), vec![root.clone()], 1_000).unwrap();
+        let path = root.join("film.mp4");
+        std::fs::write(&path, "a film").unwrap();
+        let file = media.resolve(path.to_str().unwrap()).await.unwrap();
+        let (sha, accepted) = (file.sha256.clone(), std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(1));
+        let mut item = wire::tests::waiting_item();
+        item.inputs.insert("video".to_owned(), InputValue::File(file.clone()));
+        std::fs::File::options().write(true).open(&path).unwrap().set_modified(accepted).unwrap();
+        assert!(!media::unchanged(&file).await.unwrap());
+        assert!(check_media(&media, &item, Some(vec![sha.clone()])).await.is_ok());
+        std::fs::write(&path, "b film").unwrap();
+        let refused = check_media(&media, &item, Some(vec![sha])).await.unwrap_err();
+        assert_eq!(refused.code(), Code::MediaMismatch);
     }
 }

@@ -107,6 +107,7 @@ codes! {
     Draining "draining" 503 "The daemon stops";
     NotReady "not_ready" 503 "The daemon is not ready";
     SessionsFull "sessions_full" 503 "All sessions are lent";
+    ProviderDown "provider_down" 503 "No browser can be started now";
     Restored "restored" 503 "The state was restored and a human has not resumed yet";
     StoreFailed "store_failed" 503 "The state file failed";
     NoDisk "no_disk" 507 "No space is left";

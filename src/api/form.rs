@@ -8,6 +8,7 @@
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
+use std::time::Duration;
 
 use serde_json::{Map, Value};
 
@@ -119,6 +120,17 @@ impl Walk {
             );
         }
         number
+    }
+
+    /// A duration within bounds, in whole seconds; None where it is absent or wrong.
+    pub fn seconds(
+        &mut self,
+        fields: &Map<String, Value>,
+        at: &str,
+        name: &str,
+        range: &RangeInclusive<i64>,
+    ) -> Option<Duration> {
+        self.integer(fields, at, name, range).map(|seconds| Duration::from_secs(seconds.unsigned_abs()))
     }
 
     /// Text that parses to `T`; None where it is absent or wrong.

@@ -61,12 +61,21 @@ async fn look(context: &Context) -> Findings {
 }
 
 impl Findings {
-    /// Why browsers cannot be started, or only one at a time, or whose nobody knows.
+    /// Those that refuse. One that is half open lets calls through: without any it stays so for ever.
+    fn open_breakers(&self) -> impl Iterator<Item = &BreakerView> {
+        self.breakers.iter().filter(|breaker| matches!(breaker.state, BreakerState::Open { .. }))
+    }
+
+    /// Why browsers cannot be started or closed, or whose nobody knows.
     fn provider_trouble(&self) -> Option<String> {
         let on_the_way = |breaker: &&BreakerView| START_BREAKERS.contains(&breaker.name.as_str());
-        let breaker = self.breakers.iter().filter(on_the_way).find(|breaker| breaker.state != BreakerState::Closed);
+        let breaker = self.open_breakers().find(on_the_way);
+        let close = || {
+            let (profile, why) = self.view.close_errors.first_key_value()?;
+            Some(format!("the browser of {profile} cannot be closed: {why}"))
+        };
         let list = || self.no_list.as_ref().map(|why| format!("its profiles cannot be listed: {why}"));
-        self.view.provider_down.clone().or_else(|| breaker.map(breaker_told)).or_else(list)
+        self.view.provider_down.clone().or_else(|| breaker.map(breaker_told)).or_else(close).or_else(list)
     }
 }
 
@@ -108,7 +117,7 @@ fn judge(findings: &Findings, now: Timestamp) -> (&'static str, Value) {
     parts.insert("disk".to_owned(), part(disk.as_deref()));
     parts["disk"]["free_mb"] = json!(findings.free_mb);
     let unhealthy = parts.values().any(|part| part["status"] != "healthy");
-    let open: Vec<_> = findings.breakers.iter().filter(|breaker| breaker.state != BreakerState::Closed).collect();
+    let open: Vec<_> = findings.open_breakers().collect();
     let breakers = open.first().map(|first| match open.len() {
         1 => breaker_told(first),
         count => format!("{}; and {} more", breaker_told(first), count - 1),
@@ -228,6 +237,7 @@ mod tests {
     use super::*;
     use crate::breaker::board::Board;
     use crate::breaker::{BreakerLimits, CDP_ATTACH};
+    use crate::model::ProfileId;
 
     fn findings(change: impl FnOnce(&mut View)) -> Findings {
         let mut view = View { ready: true, ..View::default() };
@@ -288,8 +298,16 @@ mod tests {
         let (status, parts) = judged(Timestamp::ZERO);
         assert_eq!((status, &parts["provider"]["reason"]), ("degraded", &json!(told)));
         assert_eq!(parts["breakers"]["reason"], format!("{told}; and 1 more"));
-        let (_, parts) = judged(Timestamp::from_millis(60_000));
-        assert_eq!(parts["provider"]["reason"], "cdp_attach is half_open: attach_failed: port 9");
+        let (status, parts) = judged(Timestamp::from_millis(60_000));
+        assert_eq!((status, &parts["provider"]["reason"]), ("healthy", &Value::Null), "half open, calls go through");
+    }
+
+    #[test]
+    fn a_browser_that_cannot_be_closed_degrades_and_is_named() {
+        let close_errors = [(ProfileId::new("anna").unwrap(), "browser_lost: process 7".to_owned())].into();
+        let (status, parts) = judge(&findings(|view| view.close_errors = close_errors), Timestamp::ZERO);
+        let told = "the browser of anna cannot be closed: browser_lost: process 7";
+        assert_eq!((status, &parts["provider"]["reason"]), ("degraded", &json!(told)));
     }
 
     #[test]

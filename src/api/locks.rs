@@ -57,8 +57,7 @@ fn read_named(walk: &mut Walk, fields: &Map<String, Value>) -> Option<Named> {
 }
 
 fn read_ttl(walk: &mut Walk, fields: &Map<String, Value>) -> Option<Duration> {
-    let seconds = walk.integer(fields, "", "ttl_seconds", &(1..=MAX_TTL_SECONDS));
-    seconds.map(|seconds| Duration::from_secs(seconds.unsigned_abs()))
+    walk.seconds(fields, "", "ttl_seconds", &(1..=MAX_TTL_SECONDS))
 }
 
 fn read_fence(walk: &mut Walk, fields: &Map<String, Value>) -> Option<Fence> {

@@ -158,6 +158,9 @@ fn profile_json(profile: &Profile, view: &View, outside: Option<&Lock>, caller: 
     } else if let Some(error) = view.open_errors.get(&profile.id) {
         json["open_error"] = json!(error);
     }
+    if let Some(error) = view.close_errors.get(&profile.id) {
+        json["close_error"] = json!(error);
+    }
     json
 }
 

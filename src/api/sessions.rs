@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use hyper::header::{self, HeaderValue};
 use hyper::{Response, StatusCode};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::Context;
 use super::body::{self, Reply, empty};
@@ -57,11 +57,6 @@ struct Asked {
     headless: bool,
 }
 
-fn read_ttl(walk: &mut Walk, fields: &Map<String, Value>) -> Option<Duration> {
-    let seconds = walk.integer(fields, "", "ttl_seconds", &TTL_SECONDS)?;
-    Some(Duration::from_secs(seconds.unsigned_abs()))
-}
-
 fn read_asked(body: &Value, ttl: Duration, headless: bool) -> Result<Asked, ApiError> {
     let mut walk = Walk::default();
     let mut asked = Asked { profile: String::new(), owner: UNNAMED.to_owned(), ttl, headless };
@@ -71,7 +66,7 @@ fn read_asked(body: &Value, ttl: Duration, headless: bool) -> Result<Asked, ApiE
         if optional(fields, "owner").is_some() {
             asked.owner = read_name(&mut walk, fields, "owner").unwrap_or_default();
         }
-        asked.ttl = read_ttl(&mut walk, fields).unwrap_or(ttl);
+        asked.ttl = walk.seconds(fields, "", "ttl_seconds", &TTL_SECONDS).unwrap_or(ttl);
         asked.headless = walk.boolean(fields, "", "headless").unwrap_or(headless);
     }
     walk.finish().map(|()| asked)
@@ -120,6 +115,12 @@ pub async fn why_refused(context: &Context, profile: &ProfileId, refused: LendRe
             let detail = format!("{most} sessions are lent, which is the most ([engine] sessions): end one.");
             let soon = HeaderValue::from_static(FULL_RETRY_AFTER_SECONDS);
             ApiError::new(Code::SessionsFull, detail).with_header(header::RETRY_AFTER, soon)
+        }
+        LendRefused::ProviderDown => {
+            let down = context.engine.view().provider_down.clone();
+            let why =
+                down.unwrap_or_else(|| "what starts them failed too often and is left alone for a while".to_owned());
+            ApiError::new(Code::ProviderDown, format!("No browser can be started now: {why}."))
         }
         LendRefused::Restored => {
             let detail = "Whoever had a profile before may still act in it; sessions are lent after `cove resume`.";
@@ -212,7 +213,8 @@ pub async fn refresh(context: Arc<Context>, call: Call) -> Result<Response<Reply
     let fence = named(&call)?;
     let body = call.json(&context).await?.unwrap_or_else(|| json!({}));
     let mut walk = Walk::default();
-    let ttl = walk.object(&body, "", &["ttl_seconds"]).and_then(|fields| read_ttl(&mut walk, fields));
+    let fields = walk.object(&body, "", &["ttl_seconds"]);
+    let ttl = fields.and_then(|fields| walk.seconds(fields, "", "ttl_seconds", &TTL_SECONDS));
     walk.finish()?;
     let lock = lock_of(&context, fence).await?.ok_or_else(|| gone(&context, fence))?;
     if lock.owner.claim().is_some() {
@@ -231,11 +233,20 @@ pub async fn refresh(context: Arc<Context>, call: Call) -> Result<Response<Reply
     Ok(body::json(StatusCode::OK, &shown(&context, &lock)))
 }
 
-/// Intent alone: the profile is free when its browser is verified dead. Asking twice is asking once.
+/// Intent alone: the profile is free when its browser is verified dead. Asking twice is asking once. The engine
+/// cuts no browser whose worker may click (fence.md rule 8); where that is known, it is said.
 pub async fn delete(context: Arc<Context>, call: Call) -> Result<Response<Reply>, ApiError> {
     let fence = named(&call)?;
-    if lock_of(&context, fence).await?.is_none() && context.engine.door(fence).is_none() {
+    let lock = lock_of(&context, fence).await?;
+    if lock.is_none() && context.engine.door(fence).is_none() {
         return Err(none(None));
+    }
+    if let Some((id, _)) = lock.as_ref().and_then(|lock| lock.owner.claim()) {
+        let item = context.store.item(id).await?.filter(|item| item.armed_fence == Some(fence) && item.is_armed());
+        if item.is_some() {
+            let detail = "Its item is armed, and a browser is not cut after that: it is stopped when the claim ends.";
+            return Err(ApiError::new(Code::AlreadyArmed, detail));
+        }
     }
     context.engine.stop(fence).await;
     Ok(empty(StatusCode::NO_CONTENT))

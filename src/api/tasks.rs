@@ -53,7 +53,8 @@ impl<'a> Viewer<'a> {
             .map(|profile| (profile.id.clone(), ProfileFacts::of(profile)))
             .collect();
         for (profile, lock) in context.store.profiles_held_outside(moment).await? {
-            profiles.entry(profile).or_default().held_until = lock.free_at(moment);
+            let facts = profiles.entry(profile).or_default();
+            (facts.held, facts.held_until) = (true, lock.free_at(moment));
         }
         Ok(Self { context, view: context.engine.view(), profiles, now: moment.wall, tasks: HashMap::new() })
     }

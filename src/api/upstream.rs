@@ -174,25 +174,40 @@ async fn pass_on(theirs: Upgraded, ours: Upgraded) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
     use tokio::task::JoinSet;
 
-    /// A port that answers one connection with `text`, then closes it.
-    async fn peer(text: &'static str) -> (u16, JoinSet<Vec<u8>>) {
+    async fn head(stream: &mut (impl AsyncRead + Unpin)) -> Vec<u8> {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await.unwrap());
+        }
+        head
+    }
+
+    /// A port that takes one connection, reads a head, and goes on with `rest`.
+    async fn port<T: Send + 'static, F: Future<Output = T> + Send>(
+        rest: impl FnOnce(TcpStream, Vec<u8>) -> F + Send + 'static,
+    ) -> (u16, JoinSet<T>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let mut set = JoinSet::new();
         set.spawn(async move {
             let (mut stream, _) = listener.accept().await.unwrap();
-            let mut asked = Vec::new();
-            while !asked.ends_with(b"\r\n\r\n") {
-                asked.push(stream.read_u8().await.unwrap());
-            }
-            stream.write_all(text.as_bytes()).await.unwrap();
-            asked
+            let asked = head(&mut stream).await;
+            rest(stream, asked).await
         });
         (port, set)
+    }
+
+    /// A port that answers one connection with `text`, then closes it.
+    async fn peer(text: &'static str) -> (u16, JoinSet<Vec<u8>>) {
+        port(move |mut stream, asked| async move {
+            stream.write_all(text.as_bytes()).await.unwrap();
+            asked
+        })
+        .await
     }
 
     #[tokio::test]
@@ -212,25 +227,16 @@ mod tests {
 
     /// A port that agrees to one WebSocket, sends what it gets back, and ends after `done`.
     async fn echo() -> (u16, JoinSet<()>) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let mut set = JoinSet::new();
-        set.spawn(async move {
-            let (mut stream, _) = listener.accept().await.unwrap();
-            let mut asked = Vec::new();
-            while !asked.ends_with(b"\r\n\r\n") {
-                asked.push(stream.read_u8().await.unwrap());
-            }
-            let agreed =
-                "HTTP/1.1 101 Yes\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: k\r\n\r\n";
+        let agreed = "HTTP/1.1 101 Yes\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: k\r\n\r\n";
+        port(move |mut stream, _| async move {
             stream.write_all(agreed.as_bytes()).await.unwrap();
             let mut heard = [0; 4];
             while heard != *b"done" {
                 stream.read_exact(&mut heard).await.unwrap();
                 stream.write_all(&heard).await.unwrap();
             }
-        });
-        (port, set)
+        })
+        .await
     }
 
     #[tokio::test]
@@ -256,11 +262,7 @@ mod tests {
         serving.spawn(http.serve_connection(TokioIo::new(served), service).with_upgrades());
         let ask = b"GET /x HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
         person.write_all(ask).await.unwrap();
-        let mut head = Vec::new();
-        while !head.ends_with(b"\r\n\r\n") {
-            head.push(person.read_u8().await.unwrap());
-        }
-        let head = String::from_utf8(head).unwrap().to_ascii_lowercase();
+        let head = String::from_utf8(head(&mut person).await).unwrap().to_ascii_lowercase();
         assert!(head.starts_with("http/1.1 101 ") && head.contains("sec-websocket-accept: k"), "{head}");
         for text in [b"ping", b"done"] {
             person.write_all(text).await.unwrap();

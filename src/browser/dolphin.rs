@@ -21,7 +21,7 @@ mod sight;
 mod starting;
 mod stopping;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -31,14 +31,16 @@ use futures_util::{StreamExt, stream};
 use tokio::sync::{Mutex, OwnedMutexGuard, Semaphore};
 use tokio::time::{Instant, sleep_until};
 
+use super::processes::Identity;
+use super::readable::Looks;
 use super::{ListedProfile, Provider, Session, SessionStats, StartOptions, processes};
 use crate::breaker::board::Board;
-use crate::config::dolphin::TokenSource;
+use crate::config::dolphin::{TokenSource, profile_number};
 use crate::config::{Dolphin, OnDuplicate};
 use crate::model::{Clock, Failure, FailureCode, ProfileId};
 use cloud::Cloud;
 use local::LocalApi;
-use notebook::{Note, Notebook, Whose};
+use notebook::{Note, Notebook, Seen, Whose};
 use starting::Wanted;
 
 pub use answer::{MAX_NAME_BYTES, Meaning, Refusal};
@@ -47,6 +49,8 @@ pub use look::{Look, Said, look};
 /// As messages name them.
 const THE_APP: &str = "Dolphin Anty";
 const THE_CLOUD: &str = "Dolphin's cloud";
+/// For a look at a file.
+const FILE_DEADLINE: Duration = Duration::from_secs(5);
 /// Sessions looked at at a time.
 const LOOKS_AT_A_TIME: usize = 8;
 
@@ -61,10 +65,15 @@ pub struct Deadlines {
     pub running: Duration,
     /// For the DevTools of a browser that was started.
     pub attach: Duration,
-    /// One page of the list.
+    /// One page of the list, from its turn.
     pub cloud: Duration,
+    /// The whole list.
+    pub listing: Duration,
     /// A rest that the cloud asks for without saying how long.
     pub cloud_rest: Duration,
+    /// A browser whose start was answered, and that is not listed and whose port is closed for so long, has
+    /// ended: one that is busy may be seen by nobody for seconds.
+    pub quiet: Duration,
     /// For a browser that was stopped to be gone.
     pub gone: Duration,
     /// The part of it before such a browser is asked to close itself.
@@ -97,7 +106,9 @@ impl Default for Deadlines {
             running: Duration::from_secs(5),
             attach: Duration::from_secs(45),
             cloud: Duration::from_secs(15),
+            listing: Duration::from_mins(10),
             cloud_rest: Duration::from_secs(60),
+            quiet: Duration::from_secs(12),
             gone: Duration::from_secs(60),
             linger: Duration::from_secs(15),
             gap: Duration::from_secs(2),
@@ -132,6 +143,8 @@ pub struct DolphinProvider {
     clock: Arc<dyn Clock>,
     deadlines: Deadlines,
     on_duplicate: OnDuplicate,
+    /// The profiles of the configuration's list; empty: every one may be started.
+    chosen: BTreeSet<u64>,
     api_port: Option<u16>,
     /// One start or stop at a time per profile.
     gates: std::sync::Mutex<HashMap<ProfileId, Arc<Mutex<()>>>>,
@@ -143,7 +156,7 @@ pub struct DolphinProvider {
     ended: std::sync::Mutex<HashMap<ProfileId, Instant>>,
     /// Held during a stop call.
     stops: Mutex<()>,
-    readers: readers::Readers,
+    looks: Looks,
 }
 
 impl DolphinProvider {
@@ -157,6 +170,7 @@ impl DolphinProvider {
         let failed = |error: reqwest::Error| Failure::new(FailureCode::Internal, format!("no HTTP client: {error}"));
         let local = LocalApi::new(&dolphin.api_host, token.clone(), breakers.clone(), clock.clone(), deadlines.clone());
         let named = dolphin.named_profiles();
+        let chosen = named.iter().map(|named| named.id).collect();
         let cloud = Cloud::new(&dolphin.cloud_host, token, named, breakers, clock.clone(), deadlines.clone());
         Ok(Self {
             local: local.map_err(failed)?,
@@ -165,6 +179,7 @@ impl DolphinProvider {
             clock,
             deadlines,
             on_duplicate: dolphin.on_duplicate,
+            chosen,
             api_port: url::Url::parse(&dolphin.api_host).ok().and_then(|url| url.port_or_known_default()),
             gates: std::sync::Mutex::default(),
             starts: Semaphore::new(usize::try_from(dolphin.parallel_starts.max(1)).unwrap_or(1)),
@@ -172,7 +187,7 @@ impl DolphinProvider {
             next_start: Mutex::default(),
             ended: std::sync::Mutex::default(),
             stops: Mutex::default(),
-            readers: readers::Readers::default(),
+            looks: Looks::new(FILE_DEADLINE),
         })
     }
 
@@ -216,13 +231,20 @@ impl DolphinProvider {
 
     /// The session behind a note, if its browser runs and answers. `map`: what Dolphin lists.
     async fn session(&self, note: Note, map: &answer::RunningMap) -> Option<Session> {
-        let running = map.get(&answer::profile_id(note.profile.as_str())?)?;
-        let sight = sight::of(answer::profile_id(note.profile.as_str())?, *running).await;
-        let seen = stopping::seen(self, &note, &sight).await;
-        if note.whose(&seen) == Whose::Operators {
+        let id = profile_number(note.profile.as_str())?;
+        let running = *map.get(&id)?;
+        let listens_at = note.endpoint.as_ref()?;
+        if !stopping::answers(self, listens_at).await {
             return None;
         }
-        attach::again(&note, &seen)
+        // The noted process needs no look at all the others.
+        let seen = match note.process {
+            Some(Identity { pid, .. }) if running.pid.is_none_or(|listed| listed == pid) => {
+                Seen { pid: Some(pid), process: sight::alive(pid).await, answers: true, ..Seen::default() }
+            }
+            _ => stopping::seen_of(&sight::of(id, running).await, true),
+        };
+        if note.whose(&seen) == Whose::Operators { None } else { attach::again(&note, &seen) }
     }
 }
 
@@ -230,6 +252,10 @@ impl DolphinProvider {
 impl Provider for DolphinProvider {
     async fn start(&self, profile: &ProfileId, options: StartOptions) -> Result<Session, Failure> {
         let id = starting::number_of(profile)?;
+        if !self.chosen.is_empty() && !self.chosen.contains(&id) {
+            let detail = format!("`[dolphin] profiles` does not name {profile}: add it there, or leave the list empty");
+            return Err(Failure::new(FailureCode::ProfileUnknown, detail));
+        }
         let _gate = self.gate(profile).await;
         let _place = self.starts.acquire().await.map_err(|closed| {
             Failure::new(FailureCode::Internal, format!("the places for starts are gone: {closed}"))
@@ -255,7 +281,7 @@ impl Provider for DolphinProvider {
     }
 
     async fn can_read(&self, path: &Path) -> Result<bool, Failure> {
-        self.readers.can_read(self.api_port, path.to_owned()).await
+        readers::can_read(&self.looks, self.api_port, path.to_owned()).await
     }
 
     async fn stats(&self, profile: &ProfileId) -> Result<Option<SessionStats>, Failure> {

@@ -2,10 +2,10 @@
 //!
 //! The browser host and the `dolphin` provider ask before a file is given to a browser. For ourselves the
 //! file is really opened; for another user [`access`] decides as the kernel would, and `cove doctor` asks that
-//! for folders as well. Blocking, on a dead network share for ever: callers run it off the runtime's threads
-//! and bound it.
+//! for folders as well. Blocking, on a dead network share for ever: [`Looks`] bounds it for those who wait.
 
 mod access;
+mod looks;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -14,6 +14,7 @@ use std::path::Path;
 
 use super::processes::Identity;
 pub use access::{Access, ENTER, READ, WRITE, access};
+pub use looks::Looks;
 
 const MAX_TABLE_BYTES: u64 = 4 * 1024 * 1024;
 

@@ -127,11 +127,21 @@ fn named_profile(entry: &str) -> Option<NamedProfile> {
         Some((id, name)) => (id, Some(name.trim())),
         None => (entry, None),
     };
-    let id = id.trim();
-    let plain = !id.starts_with('0') && id.bytes().all(|byte| byte.is_ascii_digit());
-    let number: u64 = id.parse().ok().filter(|id| plain && i64::try_from(*id).is_ok())?;
+    let id = profile_number(id.trim())?;
     let fits = name.is_none_or(|name| !name.is_empty() && !name.chars().any(char::is_control));
-    fits.then(|| NamedProfile { id: number, name: name.map(str::to_owned) })
+    fits.then(|| NamedProfile { id, name: name.map(str::to_owned) })
+}
+
+/// Dolphin's own number of a profile: a positive int64 in plain digits.
+#[must_use]
+pub fn profile_number(text: &str) -> Option<u64> {
+    let plain = text.bytes().all(|byte| byte.is_ascii_digit()) && !text.starts_with('0');
+    text.parse().ok().filter(|number| plain && is_profile_number(*number))
+}
+
+#[must_use]
+pub fn is_profile_number(number: u64) -> bool {
+    number != 0 && i64::try_from(number).is_ok()
 }
 
 pub(super) fn are_profiles<'a>(entries: impl Iterator<Item = &'a str>) -> bool {

@@ -86,14 +86,16 @@ pub struct ProfileFacts {
     pub parked: bool,
     /// Its site said that it did too much.
     pub rests_until: Option<Timestamp>,
-    /// An outside program or worker holds its lock, until then at the latest.
+    /// An outside program or worker holds its lock.
+    pub held: bool,
+    /// Until then at the latest, where time ends it.
     pub held_until: Option<Timestamp>,
 }
 
 impl ProfileFacts {
     #[must_use]
     pub const fn of(profile: &Profile) -> Self {
-        Self { parked: profile.parked.is_some(), rests_until: profile.rests_until, held_until: None }
+        Self { parked: profile.parked.is_some(), rests_until: profile.rests_until, held: false, held_until: None }
     }
 
     /// When a verify that is due at this time can look. None: that is up to a person, or to what runs there
@@ -184,7 +186,7 @@ pub fn why_ready_waits(
     if view.running.contains_key(id) {
         return (WaitReason::ProfileBusy, None);
     }
-    if profile.held_until.is_some() {
+    if profile.held {
         return (WaitReason::ProfileBusy, profile.held_until);
     }
     // Nothing else is missing: the slots (or the outside workers) are taken, or its turn comes within
@@ -225,10 +227,12 @@ mod tests {
     fn a_profile_that_an_outside_program_holds_is_busy_until_its_lease_ends() {
         let until = Timestamp::from_millis(9_000);
         let (held, free) =
-            (ProfileFacts { held_until: Some(until), ..ProfileFacts::default() }, ProfileFacts::default());
+            (ProfileFacts { held: true, held_until: Some(until), ..ProfileFacts::default() }, ProfileFacts::default());
         let why = |facts, view: &View| why_waiting(&waiting(), &Intent::default(), facts, view, Timestamp::ZERO);
         let mut view = View::default();
         assert_eq!(why(held, &view), Some((WaitReason::ProfileBusy, Some(until))));
+        let stopping = ProfileFacts { held_until: None, ..held };
+        assert_eq!(why(stopping, &view), Some((WaitReason::ProfileBusy, None)), "no time ends it");
         assert_eq!(why(free, &view), Some((WaitReason::NoSlot, None)));
         let parked = ProfileFacts { parked: true, ..held };
         assert_eq!(why(parked, &view), Some((WaitReason::ProfileNeedsHuman, None)));

@@ -10,7 +10,7 @@ use crate::breaker::Passage;
 use crate::browser::Session;
 use crate::model::{EvidenceFile, Failure, Fence, Item, ItemId, Moment, ProfileId, Proofs, Task, TaskId};
 use crate::store::{
-    ArmRefused, AttemptEnded, Claim, ClockMark, Expired, Leftover, Outlook, SessionName, Settled, Verified,
+    ArmRefused, AttemptEnded, Claim, ClaimName, ClockMark, Expired, Leftover, Outlook, SessionName, Settled, Verified,
     VerifyBegun, VerifyFinding,
 };
 
@@ -129,6 +129,11 @@ pub enum Event {
         stopped: Option<Failure>,
         browser: bool,
     },
+    /// The browser could not be closed; it is tried again.
+    NotClosed {
+        fence: Fence,
+        failure: Failure,
+    },
     /// The browser is verified dead.
     Closed {
         fence: Fence,
@@ -147,6 +152,15 @@ pub enum Event {
     LendAsked {
         ticket: u64,
         asked: LendAsked,
+    },
+    /// Whoever a browser was lent to was not there to be told.
+    Undelivered {
+        fence: Fence,
+    },
+    /// An outside worker stands before its click.
+    ClaimArmAsked {
+        name: ClaimName,
+        proofs: Proofs,
     },
     /// A person resolved the item: a verify that runs for it has nothing to find any more.
     Resolved {

@@ -19,7 +19,7 @@ use super::operator::{new_token, running};
 use super::turn::Child;
 use crate::browser::{Session, StartOptions};
 use crate::model::{Failure, FailureCode, Fence, ItemId, Moment, ProfileId, Timestamp};
-use crate::store::{Claim, ClaimRefused, Claimed, Store, StoreError};
+use crate::store::{Claim, ClaimRefused, Claimed, Store, StoreError, Worker};
 
 /// A program that was connected and has not been for so long is gone.
 pub const VANISHED_AFTER: Duration = Duration::from_secs(30);
@@ -65,6 +65,8 @@ pub enum LendRefused {
     NoDisk,
     #[error("all sessions are lent")]
     Full,
+    #[error("no browser can be started now")]
+    ProviderDown,
     #[error("the state was restored, and nobody has resumed yet")]
     Restored,
     #[error("the profile is in use")]
@@ -96,7 +98,8 @@ pub(super) async fn lend(
             }))
         }
         Borrower::Worker { item, name, kinds } => {
-            Ok(match store.claim_with_session(item, name, kinds, ttl, now).await? {
+            let worker = Worker { name, kinds, ttl, with_browser: true };
+            Ok(match store.claim_for_worker(item, worker, now).await? {
                 Ok(Claim::Started(claimed)) => {
                     let expires_at = Some(now.wall.plus(ttl));
                     Ok(Lent { fence: claimed.fence, expires_at, claimed: Some(claimed) })

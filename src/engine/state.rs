@@ -147,6 +147,8 @@ pub struct State {
     next_due: Option<Timestamp>,
     /// Why a profile could not be opened for a person, until the next try.
     open_errors: BTreeMap<ProfileId, String>,
+    /// Why a browser that has to be closed lives on, until it is gone.
+    close_errors: BTreeMap<ProfileId, String>,
 }
 
 impl State {
@@ -169,6 +171,7 @@ impl State {
             catching_up: false,
             next_due: None,
             open_errors: BTreeMap::new(),
+            close_errors: BTreeMap::new(),
         }
     }
 
@@ -211,6 +214,7 @@ impl State {
             Event::VerifyStored { fence } => self.end_stored(fence, false),
             Event::Resolved { item } => self.resolved(item),
             Event::EndStored { fence, refused } => self.end_stored(fence, refused),
+            Event::NotClosed { fence, failure } => self.not_closed(fence, &failure),
             Event::Closed { fence } => self.closed(fence),
             Event::Released { fence } => {
                 self.running.remove(&fence);
@@ -222,8 +226,10 @@ impl State {
                 self.operator_locked(fence, profile, headless, token)
             }
             Event::CloseAsked { profile } => self.close_asked(&profile),
+            Event::ClaimArmAsked { name, proofs } => self.claim_arm_asked(name, proofs),
             Event::LendAsked { ticket, asked } => self.lend_asked(ticket, asked, now),
             Event::Lent { ticket, asked, answer } => self.lent(ticket, asked, answer),
+            Event::Undelivered { fence } => self.undelivered(fence),
             Event::StopAsked { fence } => self.stop_asked(fence),
             Event::Drain => self.drain(),
         }
@@ -243,6 +249,7 @@ impl State {
             sessions: BTreeMap::new(),
             in_use: self.in_use.clone(),
             open_errors: self.open_errors.clone(),
+            close_errors: self.close_errors.clone(),
             clock_suspect: self.clocks.suspect,
             no_disk: self.no_disk.clone(),
             provider_down: self.provider.as_ref().map(|trouble| trouble.why.clone()),
@@ -296,7 +303,8 @@ impl State {
 
     /// One look at the queue at a time; what rings meanwhile is one more look afterwards.
     fn look(&mut self) -> Step {
-        if !self.ready || self.draining {
+        // Draining, what is armed is waited for; when a worker is done, the store alone knows.
+        if !self.ready || self.draining && !self.lends_armed() {
             return Step::default();
         }
         if std::mem::replace(&mut self.looking, true) {
@@ -321,14 +329,14 @@ impl State {
         if std::mem::take(&mut self.look_again) {
             step = self.look();
         }
-        if self.draining {
-            return step;
-        }
         step = step.and(self.sessions_over(&outlook.sessions_over));
-        step.commit.extend(outlook.to_settle.into_iter().map(|task| Commit::Settle { task }));
         if outlook.claims_over {
             step.commit.push(Commit::ExpireClaims);
         }
+        if self.draining {
+            return step;
+        }
+        step.commit.extend(outlook.to_settle.into_iter().map(|task| Commit::Settle { task }));
         self.note_clock(outlook.clock_suspect);
         // Without space only what ends or frees is written.
         if self.no_disk.is_some() {
@@ -402,7 +410,7 @@ impl State {
             }
             Err(refused) => Err(Failure::new(FailureCode::ArmRefused, refused.to_string())),
         };
-        if let Some(running) = self.running.get_mut(&fence) {
+        if let Some(running) = self.running.get_mut(&fence).filter(|running| running.phase == Phase::Arming) {
             running.phase = *answer.as_ref().unwrap_or(&Phase::Unarmed);
         }
         Step::act(Act::AnswerArm { fence, answer: answer.map(drop) })

@@ -122,6 +122,10 @@ impl Loop {
                 Event::OpenAsked { profile, headless, token }
             }
             Message::Resolved { item } => Event::Resolved { item },
+            Message::ArmClaim { name, proofs, reply } => {
+                self.arming.insert(name.fence, reply);
+                Event::ClaimArmAsked { name, proofs }
+            }
             Message::Close { profile, reply } => {
                 self.closing.insert(profile.clone(), reply);
                 Event::CloseAsked { profile }
@@ -149,12 +153,14 @@ impl Loop {
                 events.push_back(answer?);
             }
             for act in then {
-                if matches!(act, Act::Look) {
-                    let outlook = self.shared.store.outlook(self.shared.clock.moment()).await?;
-                    events.push_back(Event::Breakers(self.shared.passage()));
-                    events.push_back(Event::Outlook(outlook));
-                } else {
-                    self.act(act);
+                match act {
+                    Act::Look => {
+                        let outlook = self.shared.store.outlook(self.shared.clock.moment()).await?;
+                        events.push_back(Event::Breakers(self.shared.passage()));
+                        events.push_back(Event::Outlook(outlook));
+                    }
+                    Act::AnswerLend { ticket, answer } => events.extend(self.answer_lend(ticket, answer)),
+                    act => self.act(act),
                 }
             }
         }
@@ -163,7 +169,7 @@ impl Loop {
 
     fn act(&mut self, act: Act) {
         match act {
-            Act::Look => unreachable!("a look is answered by the turn itself"),
+            Act::Look | Act::AnswerLend { .. } => unreachable!("the turn itself sees to what comes back at once"),
             Act::Start { fence, work } => self.start(fence, work),
             Act::AskClock => {
                 self.children.spawn(clock::ask(self.mailbox.clone()));
@@ -184,21 +190,19 @@ impl Loop {
             }
             Act::AnswerOpen { token, opened } => answer(self.opening.remove(&token), opened),
             Act::AnswerClose { profile, closed } => answer(self.closing.remove(&profile), closed),
-            Act::AnswerLend { ticket, answer } => self.answer_lend(ticket, answer),
         }
     }
 
-    /// A browser that nobody waits for any more is nobody's: it ends.
-    fn answer_lend(&mut self, ticket: u64, answer: Result<Lent, LendRefused>) {
-        let Some(reply) = self.lending.remove(&ticket) else { return };
+    /// What nobody waits for any more is nobody's.
+    fn answer_lend(&mut self, ticket: u64, answer: Result<Lent, LendRefused>) -> Option<Event> {
+        let reply = self.lending.remove(&ticket)?;
         let answer = answer.and_then(|lent| {
             let door = self.doors.get(lent.fence).ok_or(LendRefused::NotReady)?;
             Ok(LentBrowser { lent, door })
         });
-        if let Err(Ok(LentBrowser { lent, .. })) = reply.send(answer)
-            && let Some(interrupt) = self.interrupts.get(&lent.fence)
-        {
-            interrupt.cancel();
+        match reply.send(answer) {
+            Err(Ok(LentBrowser { lent, .. })) => Some(Event::Undelivered { fence: lent.fence }),
+            Ok(()) | Err(Err(_)) => None,
         }
     }
 
@@ -259,7 +263,7 @@ impl Shared {
     }
 }
 
-/// Stops a browser until it is verified dead.
+/// Stops a browser until it is verified dead: the lock is not freed before, and meanwhile it is shown.
 async fn close(shared: Arc<Shared>, mailbox: mpsc::Sender<Message>, fence: Fence, profile: ProfileId) {
     let mut wait = CLOSE_FIRST_WAIT;
     while let Err(failure) = shared.provider.stop(&profile).await {
@@ -268,6 +272,7 @@ async fn close(shared: Arc<Shared>, mailbox: mpsc::Sender<Message>, fence: Fence
             tracing::info!(%profile, %failure, "nothing to stop");
             break;
         }
+        drop(mailbox.send(Message::Event(Event::NotClosed { fence, failure: failure.clone() })).await);
         if failure.code == FailureCode::BreakerOpen {
             // Nothing was asked. Others may close the breaker before its time, and to look costs nothing.
             let rest = shared.passage().shut_until().map(|until| until.since(shared.clock.now()));

@@ -91,6 +91,7 @@ codes! {
     ProviderRefused "provider_refused" Provider Uncounted "Dolphin Anty's plan or limits do not allow it: see the message; the items wait and lose no attempt.";
     BreakerOpen "breaker_open" Provider Uncounted "It failed too often in a row and is left alone for a while: see the message; the items wait and lose no attempt.";
     ProfileUnknown "profile_unknown" Profile Never "The provider has no such profile, or this account may not use it: check it in Dolphin Anty.";
+    ProfileBroken "profile_broken" Profile Backoff "Dolphin Anty does not start this profile: see the message, and start it there by hand; the other profiles go on.";
     ProfileInUse "profile_in_use" Profile Uncounted "Close the profile's window; the item waits and loses no attempt.";
     // What the site said, told by a `stopIf` or by an outside worker.
     NeedsHuman "needs_human" Profile Uncounted "The site asks for a person (a login, a verification): open the profile with `cove profiles open`, do what it asks, then `cove profiles unpark`.";

@@ -230,7 +230,7 @@ impl Lock {
         Some(match self.owner {
             LockOwner::Claim { .. } if self.is_expired(now) => expires_at.plus(CLAIM_GRACE),
             // Its browser is being stopped.
-            LockOwner::Session { .. } if self.is_expired(now) => now.wall,
+            LockOwner::Session { .. } if self.is_expired(now) => return None,
             _ => expires_at,
         })
     }

@@ -258,12 +258,18 @@ pub(super) fn of_profiles(
     Ok(rows.map(|row| codec::decode("locks", row?.1.value())))
 }
 
-/// Every lent browser's lock, by profile.
+/// Every lent browser's lock, by profile. Each has a lease.
 pub(super) fn of_sessions(txn: &ReadTransaction) -> Result<Vec<Lock>, StoreError> {
-    let is_one = |lock: &Result<Lock, StoreError>| {
-        lock.as_ref().map_or(true, |lock| matches!(lock.owner, LockOwner::Session { .. }))
-    };
-    of_profiles(txn)?.filter(is_one).collect()
+    let (kind, end) = (LockKind::PROFILE, above(LockKind::PROFILE.as_str()));
+    let locks = txn.open_table(LOCKS)?;
+    let mut sessions = Vec::new();
+    for row in txn.open_table(LOCK_EXPIRY)?.range((kind.as_str(), 0, "")..(end.as_str(), 0, ""))? {
+        let row = row?;
+        let (_, _, key) = row.0.value();
+        sessions.extend(get(&locks, &kind, key)?.filter(|lock| matches!(lock.owner, LockOwner::Session { .. })));
+    }
+    sessions.sort_unstable_by(|one, other| one.key.cmp(&other.key));
+    Ok(sessions)
 }
 
 pub(super) fn profiles_held_outside(

@@ -11,7 +11,7 @@ use super::{
     Cleanup, ClockMark, Delivery, DeliveryId, DueDeliveries, DueLook, Expired, Fence, FinishRefused, Finished, Granted,
     ItemId, ItemState, Leftover, Lock, LockAsked, LockHeld, LockKind, LockPage, LockQuery, Moment, NotYours, Outlook,
     Page, ProfileId, Proofs, RetryRefused, STEP, SessionName, Settled, Store, StoreError, TaskId, Timestamp, Tried,
-    TryEnd, Verified, VerifyBegun, locks, outbox, reads, sure,
+    TryEnd, Verified, VerifyBegun, Worker, locks, outbox, reads, sure,
 };
 
 /// Operations of the engine: progress.
@@ -32,25 +32,10 @@ impl Store {
     pub async fn claim_for_worker(
         &self,
         item: ItemId,
-        worker: String,
-        kinds: Vec<String>,
-        ttl: Duration,
+        worker: Worker,
         now: Moment,
     ) -> Result<Result<Claim, ClaimRefused>, StoreError> {
-        let taker = progress::Taker::Worker { name: worker, kinds, ttl, lent: false };
-        self.writer.submit(move |tx| progress::claim(tx, item, &taker, now)).await
-    }
-
-    /// The same for a worker that gets a browser of cove's with it: the lock is its session's as well.
-    pub async fn claim_with_session(
-        &self,
-        item: ItemId,
-        worker: String,
-        kinds: Vec<String>,
-        ttl: Duration,
-        now: Moment,
-    ) -> Result<Result<Claim, ClaimRefused>, StoreError> {
-        let taker = progress::Taker::Worker { name: worker, kinds, ttl, lent: true };
+        let taker = progress::Taker::Worker(worker);
         self.writer.submit(move |tx| progress::claim(tx, item, &taker, now)).await
     }
 

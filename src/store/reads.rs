@@ -16,7 +16,7 @@ use super::{
     WaitingAlike, codec, locks,
 };
 use crate::model::{
-    Delivery, HeldFor, Intent, Item, ItemId, ItemState, Lock, LockKind, LockOwner, Moment, Place, Profile, ProfileId,
+    Delivery, Fence, HeldFor, Intent, Item, ItemId, ItemState, LockKind, LockOwner, Moment, Place, Profile, ProfileId,
     Task, TaskEvent, TaskId, Timestamp,
 };
 
@@ -225,7 +225,6 @@ pub(super) fn outlook(txn: &ReadTransaction, moment: Moment) -> Result<Outlook, 
     let next_due = first_due.into_iter().chain(first_too_late).filter(|first| *first > now).min();
     let next_expiry = locks::next_profile_expiry(txn, moment)?;
     let over = locks::leases_over(&txn.open_table(tables::LOCK_EXPIRY)?, &txn.open_table(tables::LOCKS)?, moment)?;
-    let lent = |lock: &&Lock| matches!(lock.owner, LockOwner::Session { .. });
     Ok(Outlook {
         heads,
         overdue: first_due.into_iter().chain(first_too_late).any(|first| first <= now) || is_spaced(txn, now)?,
@@ -233,11 +232,29 @@ pub(super) fn outlook(txn: &ReadTransaction, moment: Moment) -> Result<Outlook, 
         to_settle: to_settle(&txn.open_table(tables::SETTLING)?, MAX_SETTLING)?,
         verifies: verifies(txn, &verify_due, &profiles, now)?,
         claims_over: over.iter().any(|lock| lock.owner.claim().is_some()),
-        sessions_over: over.iter().filter(lent).map(|lock| lock.fence).collect(),
+        sessions_over: sessions_over(txn, moment)?,
         clock_suspect: meta.clock.is_some_and(|mark| mark.suspect_since.is_some()),
         catching_up: meta.catch_up.is_some(),
         pause: meta.pause,
     })
+}
+
+/// Lent browsers that nobody may use any more: their lease is over, or their worker has said how its item
+/// ended, or somebody else has.
+fn sessions_over(txn: &ReadTransaction, now: Moment) -> Result<Vec<Fence>, StoreError> {
+    let mut over = Vec::new();
+    for lock in locks::of_sessions(txn)? {
+        let is_done = match lock.owner.claim() {
+            Some((id, _)) => {
+                item(txn, id)?.is_none_or(|item| item.state != ItemState::Running || item.fence != Some(lock.fence))
+            }
+            None => false,
+        };
+        if is_done || lock.is_expired(now) {
+            over.push(lock.fence);
+        }
+    }
+    Ok(over)
 }
 
 /// Whether something would be put off for its spacing if a worker asked.

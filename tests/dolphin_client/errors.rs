@@ -144,7 +144,7 @@ async fn duplicates_and_locks_are_waited_out_and_then_told() {
     for fault in ["ebusy", "locked_profile"] {
         cases.push(case("a lock that ends", fault, None, 2));
         cases.push(case("a lock that ends late", fault, None, 4).times(3));
-        cases.push(case("a lock that lasts", fault, BrowserStartFailed, 4).times(ALWAYS));
+        cases.push(case("a lock that lasts", fault, ProfileBroken, 4).times(ALWAYS));
     }
     for status in [500, 200] {
         let params = json!({"status": status});
@@ -199,20 +199,22 @@ async fn who_is_signed_out_is_signed_in_once() {
 #[tokio::test]
 async fn a_profile_that_is_not_there_is_told_from_one_that_does_not_start() {
     let mut cases = Vec::new();
-    for refusal in [
-        json!({}),
-        json!({"status": 404, "text": "Not found"}),
-        json!({"status": 403, "code": "E_BROWSER_PROFILE_ACCESS_DENIED", "text": "Access denied"}),
-        json!({"status": 500, "code": "E_BROWSER_PROFILE_WRONG_PASSWORD", "text": "Wrong password"}),
+    for (refusal, code) in [
+        (json!({}), BrowserStartFailed),
+        (json!({"status": 404, "text": "Not found"}), ProfileBroken),
+        (json!({"status": 409, "text": "Profile is broken"}), ProfileBroken),
+        (json!({"status": 200, "text": "Profile is broken"}), ProfileBroken),
+        (json!({"status": 403, "code": "E_BROWSER_PROFILE_ACCESS_DENIED", "text": "Access denied"}), ProfileBroken),
+        (json!({"status": 500, "code": "E_BROWSER_PROFILE_WRONG_PASSWORD", "text": "Wrong password"}), ProfileBroken),
     ] {
         for state in ["unknown", "no_access", "password"] {
             let profile = json!({"state": state, "refusal": refusal});
             cases.push(case(state, "", ProfileUnknown, 1).profile(profile.clone()));
-            cases.push(case(state, "", BrowserStartFailed, 1).profile(profile).have(Have::NoToken));
+            cases.push(case(state, "", code, 1).profile(profile).have(Have::NoToken));
         }
         // The cloud knows it.
         let params = refusal.clone();
-        cases.push(case("a profile that does not start", "unknown_profile", BrowserStartFailed, 1).with(params));
+        cases.push(case("a profile that does not start", "unknown_profile", code, 1).with(params));
     }
     cases.push(
         case("a profile just created", "just_created", BrowserStartFailed, 1)

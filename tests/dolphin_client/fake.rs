@@ -84,7 +84,12 @@ pub struct Port {
 
 impl Port {
     pub async fn saying(bytes: Vec<u8>, hangs: bool) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::at(0, bytes, hangs).await
+    }
+
+    /// On a port that was somebody else's.
+    pub async fn at(number: u16, bytes: Vec<u8>, hangs: bool) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", number)).await.unwrap();
         let number = listener.local_addr().unwrap().port();
         let mut server = JoinSet::new();
         server.spawn(async move {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use cove::breaker::BreakerLimits;
 use cove::breaker::board::Board;
-use cove::browser::dolphin::DolphinProvider;
+use cove::browser::dolphin::{Deadlines, DolphinProvider};
 use cove::browser::{ListedProfile, Provider};
 use cove::config::Dolphin;
 use cove::model::{Failure, FailureCode};
@@ -68,7 +68,7 @@ async fn the_cloud_is_read_page_by_page_in_every_spelling() {
 }
 
 #[tokio::test]
-async fn a_list_is_kept_as_long_as_asked_and_while_the_cloud_fails() {
+async fn a_list_is_kept_as_long_as_asked_and_why_there_is_no_newer_one_is_told() {
     let sim = Sim::start();
     many(&sim, 3).await;
     let breakers = Board::new(BreakerLimits { failures: 3, open: Duration::from_secs(60), trials: 1 });
@@ -78,10 +78,11 @@ async fn a_list_is_kept_as_long_as_asked_and_while_the_cloud_fails() {
     many(&sim, 4).await;
     assert_eq!((list(&provider, rig::SOON).await.unwrap().len(), list(&provider, NOW).await.unwrap().len()), (3, 4));
     sim.fault("cloud", "cloud_html", 0, json!({})).await;
-    assert_eq!(list(&provider, NOW).await.unwrap().len(), 4, "the last good one");
+    assert_eq!(list(&provider, NOW).await.unwrap_err().code, FailureCode::ProviderDown);
+    assert_eq!(list(&provider, rig::SOON).await.unwrap().len(), 4, "the last good one is new enough");
     let calls = sim.calls("cloud").await;
     assert_eq!(calls, 5, "three tries");
-    assert_eq!(list(&provider, NOW).await.unwrap().len(), 4);
+    assert_eq!(list(&provider, NOW).await.unwrap_err().code, FailureCode::BreakerOpen);
     assert_eq!(sim.calls("cloud").await, calls, "its breaker is open");
     assert_eq!(breakers.open(cove::model::Clock::now(&cove::model::SystemClock))[0].0, "dolphin_cloud");
     let fresh = sim.provider_of(&sim.dolphin(), Some(sim.token(rig::TOKEN)), &breakers, rig::deadlines());
@@ -131,6 +132,39 @@ async fn a_cloud_that_wants_rest_gets_it() {
     let began = Instant::now();
     drop(list(&sim.provider(), NOW).await);
     assert!(began.elapsed() >= rig::deadlines().cloud_rest, "{:?}", began.elapsed());
+}
+
+/// The deadline of a page begins when its call may be made, and the whole list has one of its own.
+#[tokio::test]
+async fn a_wait_for_a_turn_is_not_a_pages_time_and_ends_with_the_lists() {
+    let sim = Sim::start();
+    many(&sim, 60).await;
+    let deadlines = Deadlines { cloud: Duration::from_millis(800), ..rig::deadlines() };
+    let provider = |deadlines| {
+        let token = Some(sim.token(rig::TOKEN));
+        sim.provider_of(&sim.dolphin(), token, &rig::patient(), deadlines)
+    };
+    sim.fault("cloud", "cloud_429", 1, json!({"retry_after_seconds": 2})).await;
+    assert_eq!(list(&provider(deadlines.clone()), NOW).await.unwrap().len(), 60);
+
+    sim.fault("cloud", "cloud_429", 0, json!({"retry_after_seconds": 3_600})).await;
+    let began = Instant::now();
+    let failure = list(&provider(Deadlines { listing: Duration::from_secs(1), ..deadlines }), NOW).await.unwrap_err();
+    assert_eq!(failure.code, FailureCode::ProviderDown, "{failure}");
+    assert!(began.elapsed() < Duration::from_secs(6), "{:?}", began.elapsed());
+}
+
+/// The store may know a profile from the time before the list was written.
+#[tokio::test]
+async fn what_the_configurations_list_does_not_name_is_not_started() {
+    let sim = Sim::start();
+    many(&sim, 3).await;
+    let dolphin = Dolphin { profiles: vec!["2=Two".to_owned()], ..sim.dolphin() };
+    let provider = sim.provider_of(&dolphin, Some(sim.token(rig::TOKEN)), &rig::patient(), rig::deadlines());
+    let failure = provider.start(&rig::id(1), rig::HEADLESS).await.unwrap_err();
+    assert_eq!((failure.code, sim.calls("start").await), (FailureCode::ProfileUnknown, 0), "{failure}");
+    provider.start(&rig::id(2), rig::HEADLESS).await.unwrap();
+    rig::stop_as_the_engine_does(&provider, &rig::id(2)).await;
 }
 
 #[tokio::test]

@@ -7,7 +7,10 @@ use serde_json::{Value, json};
 
 use super::rig::{Daemon, PracticeSite};
 use super::rounds::{PATIENCE, Seen, all_is_put_away, submit, watch};
-use super::simulator::{Simulator, daemon, daemon_with};
+use super::simulator::{FIRST_PROFILE, Simulator, daemon, daemon_with};
+
+/// The second of a simulator's profiles.
+const BORIS: u64 = FIRST_PROFILE + 1;
 
 /// One fault and what is seen of it.
 struct Row {
@@ -169,6 +172,27 @@ async fn an_open_breaker_costs_no_call() {
     let seen = watch(&daemon, &item, |_| false).await;
     assert_eq!((&seen.item["state"], &seen.item["attempts"]), (&json!("succeeded"), &json!(1)), "{seen:#?}");
     all_is_put_away(&daemon, &simulator, "an open breaker").await;
+}
+
+/// What Dolphin has against one profile says nothing of the others: a breaker that the first failure would open stays
+/// closed.
+#[tokio::test]
+async fn a_profile_that_dolphin_refuses_is_blamed_alone() {
+    let simulator = Simulator::start(&["anna", "boris"]).await;
+    let practice = PracticeSite::start(json!({})).await;
+    let strict = [("COVE_BREAKERS__FAILURES", "1"), ("COVE_BREAKERS__OPEN_SECONDS", "3600")];
+    let daemon = daemon_with(&simulator, &["anna", "boris"], "slots = 1", &strict).await;
+    let broken = json!({"status": 409, "text": "Profile is broken"});
+    let order = json!({"call": "start", "fault": "unknown_profile", "times": 0, "profile": BORIS, "params": broken});
+    simulator.fault(&order).await;
+    let item = submit(&daemon, &practice, "boris", "from a broken profile").await;
+    let seen = watch(&daemon, &item, |seen| shows(seen, "profile_broken")).await;
+    assert!(shows(&seen, "profile_broken"), "{seen:#?}\n{}", daemon.logged());
+    let other = submit(&daemon, &practice, "anna", "from one that is not").await;
+    let went = watch(&daemon, &other, |_| false).await;
+    assert_eq!(went.item["state"], "succeeded", "{went:#?}\n{}", daemon.logged());
+    assert!(seen.breakers.is_empty() && went.breakers.is_empty(), "{seen:#?} {went:#?}");
+    all_is_put_away(&daemon, &simulator, "a broken profile").await;
 }
 
 /// Until nothing runs at Dolphin's but the human's window, which does.

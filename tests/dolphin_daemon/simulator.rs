@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::rig::{ATELIER, Answer, Daemon, PATIENCE, answer};
 
 /// Dolphin's numbers are of this size.
-const FIRST_PROFILE: u64 = 43_000_001;
+pub const FIRST_PROFILE: u64 = 43_000_001;
 
 pub struct Simulator {
     child: Child,

@@ -450,4 +450,90 @@ mod claims {
         daemon.all_ended().await;
         assert_eq!(daemon.item(second["item"]["id"].as_str().unwrap()).await["error"]["code"], "worker_lost");
     }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn rule_8_neither_a_delete_nor_a_stop_cuts_the_browser_of_an_armed_item() {
+        let mut daemon = studio("", &["anna", "boris"]).await;
+        daemon.order(&["anna", "boris"], &json!({})).await;
+        let claims = [claim(&daemon, 300).await, claim(&daemon, 300).await];
+        let [session, other] = [&claims[0]["session"], &claims[1]["session"]];
+        let (mut socket, mut unarmed) = (connect(session).await, connect(other).await);
+        assert_eq!(arm(&daemon, &claims[0]).await.status, 200);
+        let refused = daemon.request("DELETE", &path(session), None).await;
+        assert_eq!((refused.status, refused.code()), (409, "already_armed"), "{}", refused.body);
+        // The other side: what is not armed ends at once.
+        assert_eq!(daemon.request("DELETE", &path(other), None).await.status, 204);
+        assert!(unarmed.ended().await);
+        signal(daemon.pid(), rustix::process::Signal::TERM);
+        let began = Instant::now();
+        while daemon.get("/api/v1/status").await.body["state"] != "draining" {
+            assert!(began.elapsed() < PATIENCE, "{}", daemon.logged());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        for _ in 0..20 {
+            socket.call("Browser.getVersion", &json!({})).await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let done = say(&daemon, &claims[0], "complete", json!({"url": "http://x/p/1"})).await;
+        assert_eq!((done.status, &done.body["state"]), (200, &json!("succeeded")), "{}", done.body);
+        assert!(socket.ended().await);
+        assert_eq!(daemon.ended().await, Some(0), "{}", daemon.logged());
+        assert!(daemon.lent_browsers().is_empty());
+    }
+
+    /// Of the daemon alone, in hundredths of a second.
+    fn processor_time(daemon: &Daemon) -> u64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", daemon.pid())).unwrap();
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+        fields[11..13].iter().map(|ticks| ticks.parse::<u64>().unwrap()).sum()
+    }
+
+    /// Asks for a claim with a browser that cannot be had, and waits: what the answer is, and what it cost.
+    async fn wait_in_vain(daemon: &Daemon, wait_seconds: u64) -> (u16, String) {
+        let body = json!({"kinds": ["studio"], "owner": "w2", "wait_seconds": wait_seconds, "session": true});
+        let before = processor_time(daemon);
+        let answer = daemon.post("/api/v1/claims", &body).await;
+        let used = processor_time(daemon) - before;
+        // About one; a loop without a pause takes more than twenty.
+        assert!(used <= 6 * wait_seconds, "{used} hundredths of {wait_seconds} seconds");
+        (answer.status, answer.body["code"].as_str().unwrap_or_default().to_owned())
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_worker_that_waits_for_a_browser_keeps_nobody_busy() {
+        let daemon = studio("sessions = 1", &["anna", "boris"]).await;
+        let session = daemon.lend("anna", 600).await;
+        connect(&session).await;
+        daemon.order(&["boris"], &json!({})).await;
+        assert_eq!(wait_in_vain(&daemon, 2).await, (503, "sessions_full".to_owned()));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn while_no_browser_can_be_started_a_claim_with_one_costs_no_attempt() {
+        let daemon = Daemon::start_as("", &[("COVE_BROWSER__CHROMIUM", "/nonexistent/chromium")]).await;
+        daemon.furnish(&["anna"]).await;
+        daemon.put_flow("studio", &super::super::studio::recording()).await;
+        let task = daemon.order(&["anna"], &json!({"max_attempts": 1})).await;
+        let id = daemon.items(&task).await[0]["id"].as_str().unwrap().to_owned();
+        // Nobody knows of it yet, and now and then one claim finds out whether it is still so.
+        let (mut claims, mut refusals) = (0, 0);
+        let began = Instant::now();
+        while claims < 2 || refusals < 2 {
+            assert!(began.elapsed() < PATIENCE, "{claims} {refusals} {}", daemon.logged());
+            match wait_in_vain(&daemon, 1).await {
+                (200, _) => claims += 1,
+                (503, code) if code == "provider_down" => refusals += 1,
+                // Its profile is not free yet.
+                (status, code) => assert_eq!((status, code.as_str()), (204, "")),
+            }
+            let back = daemon.item_until(&id, |item| item["state"] == "queued").await;
+            assert_eq!(back["attempts"], 0, "{back}");
+            daemon.all_ended().await;
+        }
+        let item = daemon.item(&id).await;
+        assert_eq!((&item["attempts"], &item["error"]["code"]), (&json!(0), &json!("browser_not_found")), "{item}");
+        let plain = daemon.try_claim("w3").await.unwrap();
+        assert_eq!(plain.item(), id, "a worker with a browser of its own waits for nothing");
+        daemon.say(&plain, "fail", json!({})).await;
+    }
 }

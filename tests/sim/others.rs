@@ -6,7 +6,7 @@ use std::time::Duration;
 use cove::engine::event::Event;
 use cove::engine::{after_failure, effect};
 use cove::model::{Failure, FailureCode, Fence, ItemId, LockKind, LockOwner, ProfileId, Proofs, Timestamp, Verdict};
-use cove::store::{Acquire, AcquireRefused, AttemptEnded, Claim, ClaimName, LockAsked, LockHeld};
+use cove::store::{self, Acquire, AcquireRefused, AttemptEnded, Claim, ClaimName, LockAsked, LockHeld};
 
 use super::{Crash, PROFILES, World, id, limits};
 
@@ -21,8 +21,10 @@ pub struct Worker {
     pub profile: ProfileId,
     pub until: Timestamp,
     pub clicked: bool,
-    /// Its claim is from before a restore, and it does not know.
+    /// Its claim is from before a restore, or was taken back, and it does not know.
     pub outdated: bool,
+    /// Its browser is the engine's.
+    pub lent: bool,
 }
 
 impl World {
@@ -73,8 +75,11 @@ impl World {
     }
 
     pub fn worker_in(&self, profile: &ProfileId) -> Option<&Worker> {
-        let at_it =
-            |worker: &&Worker| worker.profile == *profile && !worker.outdated && worker.until.plus(GRACE) > self.now;
+        // A browser of cove's is seen to be dead: nobody has to wait in case.
+        let grace = |worker: &Worker| if worker.lent { Duration::ZERO } else { GRACE };
+        let at_it = |worker: &&Worker| {
+            worker.profile == *profile && !worker.outdated && worker.until.plus(grace(worker)) > self.now
+        };
         self.workers.values().find(at_it)
     }
 
@@ -100,7 +105,7 @@ impl World {
                     self.workers.get_mut(&fence).unwrap().until = until.unwrap();
                 }
             }
-            2..=4 if !worker.clicked => self.arm(fence, &worker).await,
+            2..=4 if !worker.clicked => return self.arm(name).await,
             5 => self.fails(fence, &worker).await,
             _ => self.completes(fence, &worker).await,
         }
@@ -112,7 +117,11 @@ impl World {
         let heads = self.store().claimable(kinds.clone(), now).await.unwrap();
         let Some(head) = heads.first() else { return Ok(()) };
         let ttl = Duration::from_secs(self.dice.u64(30..300));
-        let claimed = self.store().claim_for_worker(head.item, "w1".to_owned(), kinds, ttl, now).await.unwrap();
+        if self.dice.bool() {
+            return self.claim_with_browser(head.clone(), ttl).await;
+        }
+        let worker = store::Worker { name: "w1".to_owned(), kinds, ttl, with_browser: false };
+        let claimed = self.store().claim_for_worker(head.item, worker, now).await.unwrap();
         if let Ok(Claim::Started(claimed)) = claimed {
             self.tally.claims += 1;
             self.judge.starts(&claimed.item, self.now, Duration::ZERO);
@@ -121,22 +130,29 @@ impl World {
             assert!(held.is_none(), "{} is claimed and a program holds its profile", claimed.item.id);
             let (item, profile) = (claimed.item.id, claimed.item.profile);
             let until = self.now.plus(ttl);
-            self.workers.insert(claimed.fence, Worker { item, profile, until, clicked: false, outdated: false });
+            let worker = Worker { item, profile, until, clicked: false, outdated: false, lent: false };
+            self.workers.insert(claimed.fence, worker);
         }
         self.turn(Event::Bell).await
     }
 
-    /// Arms, and clicks if it may.
-    async fn arm(&mut self, fence: Fence, worker: &Worker) {
-        let armed = self.store().arm(worker.item, fence, Proofs::unproven(), self.moment()).await.unwrap();
-        if armed.is_ok() {
-            assert!(!worker.outdated, "a claim from before a restore was armed");
-            assert!(worker.until > self.now, "a lease that is over was armed");
-            let posts = !self.chance(25);
-            self.judge.armed(&worker.profile, self.now);
-            self.judge.clicked(worker.item, posts);
-            self.workers.get_mut(&fence).unwrap().clicked = true;
+    /// Asks for its click; the answer comes by [`World::worker_answered`].
+    async fn arm(&mut self, name: ClaimName) -> Result<(), Crash> {
+        self.turn(Event::ClaimArmAsked { name, proofs: Proofs::unproven() }).await
+    }
+
+    /// Clicks if it may.
+    pub fn worker_answered(&mut self, fence: Fence, allowed: bool) {
+        if !allowed {
+            return;
         }
+        let (worker, asked) = (self.workers[&fence].clone(), self.arm_asked[&fence]);
+        assert!(!worker.outdated, "a claim from before a restore was armed, or one that was taken back");
+        assert!(worker.until > asked, "a lease that is over was armed");
+        let posts = !self.chance(25) && self.reaches(fence);
+        self.judge.armed(&worker.profile, asked);
+        self.judge.clicked(worker.item, posts);
+        self.workers.get_mut(&fence).unwrap().clicked = true;
     }
 
     async fn completes(&mut self, fence: Fence, worker: &Worker) {
@@ -152,7 +168,7 @@ impl World {
         self.workers.remove(&fence);
     }
 
-    async fn fails(&mut self, fence: Fence, worker: &Worker) {
+    pub async fn fails(&mut self, fence: Fence, worker: &Worker) {
         let codes = [FailureCode::WorkerFailed, FailureCode::NeedsHuman, FailureCode::Rejected];
         let failure = Failure::new(codes[self.dice.usize(..codes.len())], "made up");
         let effect = effect(&failure, &limits(), self.now);

@@ -23,6 +23,8 @@ use cove::store::{
 use super::judge::Judge;
 use others::{KIND, Worker};
 
+#[path = "lent.rs"]
+mod lent;
 #[path = "others.rs"]
 mod others;
 
@@ -48,10 +50,13 @@ pub struct Tally {
     clock_jumps: u64,
     breakers_opened: u64,
     breakers_closed: u64,
+    lends: u64,
+    handed_back: u64,
+    armed_deletes: u64,
 }
 
 impl Tally {
-    pub fn parts(&self) -> [(&'static str, u64); 14] {
+    pub fn parts(&self) -> [(&'static str, u64); 17] {
         [
             ("starts", self.starts),
             ("posts", self.posts),
@@ -67,6 +72,9 @@ impl Tally {
             ("clock jumps", self.clock_jumps),
             ("breakers opened", self.breakers_opened),
             ("breakers closed", self.breakers_closed),
+            ("browsers lent", self.lends),
+            ("claims handed back", self.handed_back),
+            ("deletes of an armed claim's browser", self.armed_deletes),
         ]
     }
 
@@ -85,6 +93,9 @@ impl Tally {
         self.clock_jumps += other.clock_jumps;
         self.breakers_opened += other.breakers_opened;
         self.breakers_closed += other.breakers_closed;
+        self.lends += other.lends;
+        self.handed_back += other.handed_back;
+        self.armed_deletes += other.armed_deletes;
     }
 }
 
@@ -102,6 +113,8 @@ struct Browser {
     item: Option<ItemId>,
     profile: ProfileId,
     verifies: bool,
+    /// Somebody outside drives it.
+    lent: bool,
     /// Its start was admitted by the breaker, which has not heard of it since.
     starting: bool,
     asked: bool,
@@ -140,6 +153,8 @@ pub struct World {
     /// What outside programs believe to hold: under which fence, and until when.
     outside: BTreeMap<ProfileId, (Fence, Timestamp)>,
     workers: BTreeMap<Fence, Worker>,
+    /// Nothing dies and nothing ends by itself any more.
+    calm: bool,
 }
 
 /// The daemon died here; nothing after it happens.
@@ -195,6 +210,7 @@ impl World {
             mute_browsers: false,
             outside: BTreeMap::new(),
             workers: BTreeMap::new(),
+            calm: false,
         }
     }
 
@@ -219,6 +235,10 @@ impl World {
         self.dice.u8(..100) < percent
     }
 
+    fn may_die(&mut self) -> Result<(), Crash> {
+        if !self.calm && self.chance(1) { Err(Crash) } else { Ok(()) }
+    }
+
     fn pass(&mut self, most_seconds: u64) {
         self.now = self.now.plus(Duration::from_secs(self.dice.u64(..most_seconds)));
     }
@@ -229,31 +249,33 @@ impl World {
         while let Some(event) = events.pop_front() {
             let step = self.state.apply(event, self.now);
             for commit in step.commit {
-                if self.chance(1) {
-                    return Err(Crash);
-                }
+                self.may_die()?;
                 if let Commit::Arm { fence, .. } = &commit {
                     self.arm_asked.insert(*fence, self.now);
                 }
-                events.push_back(cove::engine::carry(&self.store(), commit, self.moment()).await.unwrap());
-                if self.chance(1) {
-                    return Err(Crash);
+                let answer = cove::engine::carry(&self.store(), commit.clone(), self.moment()).await.unwrap();
+                match (&commit, &answer) {
+                    (Commit::Finish(end), Event::EndStored { refused: false, .. }) => self.handed_back(end),
+                    (Commit::ReleaseSession(name), _) => self.released(name),
+                    _ => {}
                 }
-                if self.chance(1) {
+                events.push_back(answer);
+                self.may_die()?;
+                if !self.calm && self.chance(1) {
                     // A slow disk: what is decided next is decided later.
                     self.pass(90);
                 }
             }
             for act in step.then {
-                if act == Act::Look {
-                    events.push_back(Event::Breakers(self.passage()));
-                    events.push_back(Event::Outlook(self.store().outlook(self.moment()).await.unwrap()));
-                } else {
-                    self.act(act);
+                match act {
+                    Act::Look => {
+                        events.push_back(Event::Breakers(self.passage()));
+                        events.push_back(Event::Outlook(self.store().outlook(self.moment()).await.unwrap()));
+                    }
+                    Act::AnswerLend { answer, .. } => events.extend(self.lent(answer)),
+                    act => self.act(act),
                 }
-                if self.chance(1) {
-                    return Err(Crash);
-                }
+                self.may_die()?;
             }
         }
         Ok(())
@@ -264,6 +286,7 @@ impl World {
             item,
             profile,
             verifies: false,
+            lent: false,
             starting: false,
             asked: false,
             clicked: false,
@@ -290,7 +313,13 @@ impl World {
                         self.admitted(item.id);
                         Browser { verifies: true, starting: true, ..browser(Some(item.id), item.profile) }
                     }
-                    Work::Operator { profile, .. } | Work::Lend { profile, .. } => browser(None, profile),
+                    Work::Operator { profile, .. } => browser(None, profile),
+                    Work::Lend { profile, vanishes, .. } => {
+                        let shut = self.passage().shut_until();
+                        assert!(vanishes || shut.is_none(), "{fence} takes an item while the breaker is open");
+                        assert!(!self.full_disk, "{fence} is lent on a full disk");
+                        Browser { lent: true, ..browser(None, profile) }
+                    }
                 };
                 let held = self.outside.get(&started.profile).filter(|(_, until)| *until > self.now);
                 assert!(held.is_none(), "{} is started and a program holds it: {held:?}", started.profile);
@@ -298,8 +327,12 @@ impl World {
                 assert!(worked.is_none(), "{} is started and a worker has it: {worked:?}", started.profile);
                 self.browsers.insert(fence, started);
             }
+            Act::AnswerArm { fence, answer } if self.workers.contains_key(&fence) => {
+                self.worker_answered(fence, answer.is_ok());
+            }
             Act::AnswerArm { fence, answer } => self.answered(fence, answer.is_ok()),
             Act::Interrupt { fence } => {
+                self.may_end(fence);
                 if let Some(browser) = self.browsers.get_mut(&fence) {
                     browser.interrupted = true;
                 }
@@ -345,7 +378,8 @@ impl World {
             browser.clicked = true;
             let (item, profile) = (browser.item.unwrap(), browser.profile.clone());
             // Spacing counts from what is persisted: the time of the commit, however long the disk took.
-            self.judge.armed(&profile, self.arm_asked[&fence]);
+            // Without a fence nobody asked.
+            self.judge.armed(&profile, self.arm_asked.get(&fence).copied().unwrap_or(self.now));
             self.judge.clicked(item, posts);
         }
     }
@@ -368,6 +402,9 @@ impl World {
         if browser.verifies {
             return self.verified(fence, &browser).await;
         }
+        if browser.lent {
+            return self.move_a_lent_one(fence, &browser).await;
+        }
         let mute = self.mute_browsers && self.chance(90);
         if !browser.asked && (browser.interrupted || mute || self.chance(25)) {
             let code = match (browser.interrupted, mute) {
@@ -379,14 +416,7 @@ impl World {
             return self.end(fence, AttemptEnd::Unarmed(Failure::new(code, "made up")), None).await;
         }
         if !browser.asked {
-            let session = Session {
-                profile: browser.profile.clone(),
-                port: 1,
-                ws_path: String::new(),
-                pid: 1,
-                started_at: self.now,
-                headless: true,
-            };
+            let session = self.session_of(&browser.profile);
             self.turn(Event::Opened { fence, session }).await?;
             self.started(fence, None).await?;
             if let Some(browser) = self.browsers.get_mut(&fence) {
@@ -399,6 +429,17 @@ impl World {
             return self.turn(Event::ArmAsked { fence, proofs: Proofs::default() }).await;
         }
         self.after_the_question(fence, &browser).await
+    }
+
+    fn session_of(&self, profile: &ProfileId) -> Session {
+        Session {
+            profile: profile.clone(),
+            port: 1,
+            ws_path: String::new(),
+            pid: 1,
+            started_at: self.now,
+            headless: true,
+        }
     }
 
     fn mishap(&mut self) -> FailureCode {
@@ -499,7 +540,7 @@ impl World {
             max_attempts: self.dice.u32(1..4),
             spacing_seconds: if self.dice.u8(..5) == 0 { 60 } else { 0 },
             on_unknown: if retry { OnUnknown::Retry } else { OnUnknown::Hold },
-            external: (self.dice.u8(..4) == 0).then(|| KIND.to_owned()),
+            external: (self.dice.u8(..3) == 0).then(|| KIND.to_owned()),
             verifiable,
             rehearsal: false,
             items,
@@ -629,6 +670,7 @@ impl World {
                 self.mute_browsers = !self.mute_browsers && self.chance(30);
                 Ok(())
             }
+            77..=80 if self.skew.is_zero() => self.borrower().await,
             _ => self.move_a_browser().await,
         }
     }

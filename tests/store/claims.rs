@@ -8,7 +8,8 @@ use cove::model::{
     Item, ItemId, ItemState, LockKind, LockOwner, Moment, ProfileId, Proofs, Resolution, TaskId, Verdict,
 };
 use cove::store::{
-    Acquire, ArmRefused, Claim, ClaimName, ClaimRefused, Claimed, Cleanup, Expired, LockAsked, NewTask, NotYours, Store,
+    Acquire, ArmRefused, Claim, ClaimName, ClaimRefused, Claimed, Cleanup, Expired, LockAsked, NewTask, NotYours,
+    Store, Worker,
 };
 
 use super::{MOMENT, NOW, ended, failure, furnished, item, profile, succeeded, task};
@@ -32,7 +33,9 @@ async fn order(store: &Store, names: &[&str], max_attempts: u32) -> TaskId {
 }
 
 async fn try_claim(store: &Store, id: ItemId, now: Moment) -> Result<Claim, ClaimRefused> {
-    store.claim_for_worker(id, "w1".to_owned(), vec!["studio".to_owned()], TTL, now).await.unwrap()
+    let kinds = vec!["studio".to_owned()];
+    let worker = Worker { name: "w1".to_owned(), kinds, ttl: TTL, with_browser: false };
+    store.claim_for_worker(id, worker, now).await.unwrap()
 }
 
 /// The best item for a worker, claimed.
@@ -235,6 +238,33 @@ async fn rule_24_what_is_spaced_says_until_when_without_a_worker_that_asks() {
     let now = after(Duration::from_secs(60));
     while store.promote(now.wall).await.unwrap() {}
     assert_eq!(store.claimable(vec!["studio".to_owned()], now).await.unwrap().len(), 2);
+    opened.close().await;
+}
+
+#[tokio::test]
+async fn what_is_spaced_again_and_again_is_told_once() {
+    const ITEMS: usize = 12;
+    let folder = tempfile::tempdir().unwrap();
+    let opened = furnished(folder.path()).await;
+    let store = &opened.store;
+    let items = (0..ITEMS).map(|_| item("anna")).collect();
+    let spaced = NewTask { external: Some("studio".to_owned()), spacing_seconds: 60, ..task(items) };
+    let task = store.enqueue(spaced, NOW).await.unwrap().task;
+    for round in 0..ITEMS {
+        let now = after(Duration::from_secs(60) * u32::try_from(round).unwrap());
+        while store.promote(now.wall).await.unwrap() {}
+        let claimed = claim(store, now).await;
+        arm(store, &claimed, now).await.unwrap();
+        store.end_claim(ended(claimed.item.id, claimed.fence, succeeded()), now.wall).await.unwrap().unwrap();
+        while store.promote(now.wall).await.unwrap() {}
+        let until = now.wall.plus(Duration::from_secs(60));
+        let left = ITEMS - round - 1;
+        let due = store.waiting(now.wall).await.unwrap();
+        assert_eq!((due.scheduled, due.next_scheduled), (left as u64, (left > 0).then_some(until)));
+    }
+    let events = store.events(task, None, 10_000).await.unwrap();
+    let spaced: Vec<_> = events.iter().filter(|row| row.event.kind == "spaced").collect();
+    assert_eq!(spaced.len(), ITEMS - 1, "once for each but the first, and {} events in all", events.len());
     opened.close().await;
 }
 

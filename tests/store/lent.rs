@@ -7,7 +7,7 @@ use cove::model::lock::CLAIM_GRACE;
 use cove::model::{Item, ItemState, Lock, LockKind, LockOwner, Moment, Proofs};
 use cove::store::{
     Acquire, ArmRefused, Claim, ClaimName, ClaimRefused, Claimed, Cleanup, Expired, LockAsked, NewTask, NotYours,
-    SessionName, Store,
+    SessionName, Store, Worker,
 };
 
 use super::{MOMENT, NOW, Opened, ended, furnished, item, open, profile, succeeded, task};
@@ -40,7 +40,8 @@ async fn claim(opened: &Opened, max_attempts: u32) -> (Claimed, SessionName) {
     let new = NewTask { external: Some("studio".to_owned()), max_attempts, ..task(vec![item("anna")]) };
     opened.store.enqueue(new, NOW).await.unwrap();
     let head = opened.store.claimable(kinds.clone(), MOMENT).await.unwrap().remove(0);
-    let claim = opened.store.claim_with_session(head.item, "w1".to_owned(), kinds, TTL, MOMENT).await.unwrap();
+    let worker = Worker { name: "w1".to_owned(), kinds, ttl: TTL, with_browser: true };
+    let claim = opened.store.claim_for_worker(head.item, worker, MOMENT).await.unwrap();
     let Ok(Claim::Started(claimed)) = claim else { panic!("{claim:?}") };
     let session = SessionName { profile: profile("anna"), fence: claimed.fence };
     (*claimed, session)
@@ -82,7 +83,7 @@ async fn rule_21_the_end_of_a_sessions_lease_is_told_and_frees_nothing() {
     let asked = LockAsked { kind: LockKind::PROFILE, key: "anna".to_owned(), owner, ttl: Some(TTL) };
     let busy = store.acquire_lock(asked.clone(), after(TTL * 100)).await.unwrap();
     assert!(matches!(busy, Acquire::Busy { .. }), "its browser may live: {busy:?}");
-    assert_eq!(store.profiles_held_outside(over).await.unwrap()[&profile("anna")].free_at(over), Some(over.wall));
+    assert_eq!(store.profiles_held_outside(over).await.unwrap()[&profile("anna")].free_at(over), None);
     for force in [false, true] {
         let cleanup = Cleanup { owner: Some("session script".to_owned()), force };
         let cleaned = store.clean_up_locks(cleanup, over).await.unwrap();
@@ -137,12 +138,17 @@ async fn a_completed_claim_leaves_its_profile_locked_until_its_browser_is_stoppe
     let opened = furnished(folder.path()).await;
     let store = &opened.store;
     let (claimed, session) = claim(&opened, 2).await;
+    let other = lend(store, "boris", MOMENT).await.unwrap();
     arm(store, &claimed, MOMENT).await.unwrap();
+    assert_eq!(store.outlook(MOMENT).await.unwrap().sessions_over, [], "it is at work, and so is a program");
     let done = store.end_claim(ended(claimed.item.id, claimed.fence, succeeded()), NOW).await.unwrap().unwrap();
     assert_eq!(done.item.state, ItemState::Succeeded);
     assert!(lock(store, "anna").await.is_some());
+    let over = store.outlook(MOMENT).await.unwrap().sessions_over;
+    assert_eq!(over, [session.fence], "the engine hears of it, whoever wrote it");
     assert!(store.release_session(session, MOMENT).await.unwrap());
     assert!(lock(store, "anna").await.is_none());
+    assert_eq!(store.outlook(after(TTL)).await.unwrap().sessions_over, [other.fence]);
     opened.close().await;
 }
 

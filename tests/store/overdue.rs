@@ -103,6 +103,10 @@ async fn rule_20_a_resumed_task_is_due_by_the_believed_clock_and_a_human_resume_
     assert!(store.outlook(jumped).await.unwrap().heads.is_empty(), "its time has come by a clock that jumped");
     while store.promote(jumped.wall).await.unwrap() {}
     assert_eq!(store.item(id).await.unwrap().unwrap().state, ItemState::Held);
+    // Nor does it where the clock had jumped before it was accepted.
+    let scheduled = NewItem { not_before: Some(NOW.plus(LIFE)), ..item("boris") };
+    store.enqueue(task(vec![scheduled]), jumped.wall).await.unwrap();
+    assert!(store.outlook(jumped).await.unwrap().heads.is_empty(), "accepted by a clock that jumped");
     store.resume(false, jumped.wall).await.unwrap();
     let outlook = store.outlook(jumped).await.unwrap();
     assert_eq!((outlook.clock_suspect, outlook.heads.len()), (false, 1));

@@ -32,10 +32,6 @@ pub struct Asked {
     pub session: bool,
 }
 
-fn seconds(value: Option<i64>, default: Duration) -> Duration {
-    value.map_or(default, |seconds| Duration::from_secs(seconds.unsigned_abs()))
-}
-
 fn read_kinds(walk: &mut Walk, fields: &Map<String, Value>) -> Vec<String> {
     let Some(list) = walk.required(fields, "", "kinds").and_then(|value| walk.array(value, "/kinds")) else {
         return Vec::new();
@@ -69,8 +65,8 @@ pub fn read_claim(body: &Value) -> Result<Asked, ApiError> {
             }
             owner.clone_into(&mut asked.owner);
         }
-        asked.ttl = seconds(walk.integer(fields, "", "ttl_seconds", &TTL_SECONDS), DEFAULT_TTL);
-        asked.wait = seconds(walk.integer(fields, "", "wait_seconds", &WAIT_SECONDS), Duration::ZERO);
+        asked.ttl = walk.seconds(fields, "", "ttl_seconds", &TTL_SECONDS).unwrap_or(DEFAULT_TTL);
+        asked.wait = walk.seconds(fields, "", "wait_seconds", &WAIT_SECONDS).unwrap_or_default();
         asked.session = walk.boolean(fields, "", "session").unwrap_or_default();
     }
     walk.finish().map(|()| asked)

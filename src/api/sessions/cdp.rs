@@ -1,9 +1,10 @@
 //! The way into a lent browser: its CDP endpoint on cove's own address.
 //!
-//! The secret token in the path is the only way in, compared in constant time; it dies with the lock. The
-//! upgrade is the one place where a handler waits for a browser, and is bounded by [`OPEN_WITHIN`]. Then bytes are
-//! passed on as they come, in both directions, until one side ends or the session does. Also the small
-//! document that Playwright's `connect_over_cdp("http://..")` asks for, which leads to the same address.
+//! The secret token in the path is the only way in, compared in constant time; it dies with the lock. After the
+//! upgrade bytes are passed on as they come, in both directions, until one side ends or the session does. Also the
+//! small document that Playwright's `connect_over_cdp("http://..")` asks for, which leads to the same address
+//! and names the browser. These two are the places where a handler waits for a browser to come up, bounded by
+//! [`OPEN_WITHIN`]: a client asks for them once and takes a refusal for the end.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -75,7 +76,7 @@ pub async fn connect(context: Arc<Context>, mut call: Call) -> Result<Response<R
     Ok(response)
 }
 
-/// What a client that was given an http address asks first.
+/// What a client that was given an http address asks first. It waits like the upgrade that follows it.
 pub async fn version(context: Arc<Context>, call: Call) -> Result<Response<Reply>, ApiError> {
     let (fence, door) = door(&context, &call)?;
     let session = opened(&door).await?;

@@ -9,6 +9,8 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
+use crate::config::dolphin::{is_profile_number, profile_number};
+
 /// Of a text that an answer says, in bytes.
 const MAX_TEXT_BYTES: usize = 300;
 /// `/devtools/browser/` and a UUID are 54.
@@ -44,7 +46,7 @@ pub enum Meaning {
     SignedOut,
     /// Our own mistake.
     BadRequest,
-    /// The profile is not there, or not for this account.
+    /// The profile is not there, not for this account, or not to be used as it is.
     NoAccess,
     /// Whatever answers here is not this API, or not this version of it.
     NotTheApi,
@@ -61,6 +63,18 @@ impl Meaning {
             Self::Unreadable => false,
             Self::Failed => status < 500,
             _ => true,
+        }
+    }
+}
+
+impl Refusal {
+    /// Of a start: this profile is why it failed, and others may well start. A failure of the application itself
+    /// has a status of 500 and more, as far as anything is known of it.
+    pub const fn is_of_the_profile(&self) -> bool {
+        match self.meaning {
+            Meaning::NoAccess | Meaning::Locked => true,
+            Meaning::Failed => self.status < 500,
+            _ => false,
         }
     }
 }
@@ -155,7 +169,7 @@ pub fn running(status: u16, body: &[u8]) -> Result<RunningMap, Refusal> {
     let profiles = map.and_then(|map| {
         let one = |(id, value): (&String, &Value)| {
             let pid = value.get("pid").and_then(number).and_then(|pid| u32::try_from(pid).ok());
-            Some((profile_id(id)?, Running { pid: pid.filter(|pid| *pid != 0) }))
+            Some((profile_number(id)?, Running { pid: pid.filter(|pid| *pid != 0) }))
         };
         map.iter().map(one).collect::<Option<RunningMap>>()
     });
@@ -190,7 +204,7 @@ pub fn list_page(status: u16, body: &[u8], page: u32) -> Result<ListPage, Refusa
     let json = object(body).filter(|_| is_ok(status)).ok_or_else(|| refusal(status, body))?;
     let rows = json.get("data").and_then(Value::as_array).ok_or_else(|| refusal(status, body))?;
     let profiles = rows.iter().filter_map(|row| {
-        let id = row.get("id").and_then(number).filter(|id| is_profile_id(*id))?;
+        let id = row.get("id").and_then(number).filter(|id| is_profile_number(*id))?;
         let name = row.get("name").and_then(Value::as_str).map(|name| clean(name, MAX_NAME_BYTES));
         Some(Listed { id, name: name.filter(|name| !name.is_empty()).unwrap_or_else(|| id.to_string()) })
     });
@@ -241,7 +255,8 @@ fn by_words(code: Option<&str>, text: &str) -> Option<Meaning> {
     let meaning = match code.as_str() {
         "E_BROWSER_RUN_DUPLICATE" => Meaning::Duplicate,
         "FREE_PLAN_PROFILE_LIMIT_EXCEEDED" => Meaning::PlanLimit,
-        "E_BROWSER_PROFILE_ACCESS_DENIED" | "E_BROWSER_PROFILE_WRONG_PASSWORD" => Meaning::NoAccess,
+        // `.._ACCESS_DENIED`, `.._WRONG_PASSWORD`, and what newer builds may add.
+        code if code.starts_with("E_BROWSER_PROFILE_") => Meaning::NoAccess,
         _ if has(&["e_browser_run_duplicate", "already running"]) => Meaning::Duplicate,
         _ if has(&["ebusy", "resource busy or locked", "devtoolsactiveport", "profile is locked", "still running"]) => {
             Meaning::Locked
@@ -262,7 +277,8 @@ fn by_status(status: u16, json: Option<&Map<String, Value>>) -> Meaning {
         (429, _) => Meaning::TooManyLaunches,
         (499, _) => Meaning::PlanLimit,
         (400 | 422, _) => Meaning::BadRequest,
-        (403, _) | (404, Some(_)) => Meaning::NoAccess,
+        // Without JSON a proxy said no, or another program has the port.
+        (403 | 404, Some(_)) => Meaning::NoAccess,
         (300..=399, _) | (400..=499, None) => Meaning::NotTheApi,
         // A success that is not in the form of one has no meaning, unless it says no.
         (200..=299, Some(json)) if truth(json.get("success")) == Some(false) || json.contains_key("error") => {
@@ -302,17 +318,6 @@ fn number(value: &Value) -> Option<u64> {
         Value::String(text) => text.trim().parse().ok(),
         _ => None,
     }
-}
-
-/// A positive int64 in plain digits.
-#[must_use]
-pub fn profile_id(text: &str) -> Option<u64> {
-    let plain = text.bytes().all(|byte| byte.is_ascii_digit()) && !text.starts_with('0');
-    text.parse().ok().filter(|id| plain && is_profile_id(*id))
-}
-
-fn is_profile_id(id: u64) -> bool {
-    id != 0 && i64::try_from(id).is_ok()
 }
 
 /// One line without control characters and without blanks in a row, cut at `max_bytes`.

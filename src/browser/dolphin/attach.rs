@@ -5,6 +5,8 @@
 //! this profile listens on it: another profile's browser on that port would publish from the wrong account.
 //! A browser that does not get so far is taken back.
 
+use tokio::time::Instant;
+
 use super::DolphinProvider;
 use super::answer;
 use super::devtools::{self, Port};
@@ -17,9 +19,6 @@ use crate::browser::Session;
 use crate::browser::processes::Identity;
 use crate::model::{Failure, FailureCode};
 
-/// So often not listed, with nobody on its port: it has ended.
-const UNLISTED_LOOKS: u32 = 4;
-
 /// What one look found.
 enum Found {
     Browser(Endpoint, Option<Identity>),
@@ -27,11 +26,9 @@ enum Found {
     Ended,
 }
 
-/// What the looks so far have seen.
-#[derive(Default)]
-struct SoFar {
-    main: Option<Identity>,
-    unlisted: u32,
+/// Where the answer says that the browser listens, if it says it whole.
+pub fn whole(said: &answer::Endpoint) -> Option<Endpoint> {
+    Some(Endpoint { port: said.port?, ws_path: said.ws_path.clone()? })
 }
 
 /// The session of a browser that was started before, where it answers.
@@ -68,10 +65,12 @@ async fn keep(
     endpoint: &Endpoint,
     process: Option<Identity>,
 ) -> Option<Session> {
+    let now = dolphin.clock.moment().boot;
     let change = |note: &mut Note| {
         note.launched = true;
+        note.until = note.until.min(now);
         note.endpoint = Some(endpoint.clone());
-        note.process = process;
+        note.process = process.or(note.process);
     };
     dolphin.notebook.change(wanted.profile, change).await;
     let note = dolphin.notebook.get(wanted.profile)?;
@@ -82,9 +81,10 @@ async fn keep(
 pub async fn first(dolphin: &DolphinProvider, wanted: Wanted<'_>, said: answer::Endpoint) -> Result<Session, Failure> {
     let profile = wanted.profile;
     let mut looks = Looks::new(&dolphin.deadlines, dolphin.deadlines.attach);
-    let mut so_far = SoFar::default();
+    // Since when it is not listed, with nobody on its port.
+    let mut quiet_since = None;
     let why = loop {
-        match look(dolphin, wanted, &said, &mut so_far).await {
+        match look(dolphin, wanted, &said, &mut quiet_since).await {
             Found::Browser(endpoint, process) => {
                 return keep(dolphin, wanted, &endpoint, process).await.ok_or_else(|| {
                     Failure::new(FailureCode::Internal, format!("the note of {profile} was torn out while it started"))
@@ -101,7 +101,12 @@ pub async fn first(dolphin: &DolphinProvider, wanted: Wanted<'_>, said: answer::
     Err(given_up(dolphin, wanted, format!("the browser of {profile}: {why}")).await)
 }
 
-async fn look(dolphin: &DolphinProvider, wanted: Wanted<'_>, said: &answer::Endpoint, so_far: &mut SoFar) -> Found {
+async fn look(
+    dolphin: &DolphinProvider,
+    wanted: Wanted<'_>,
+    said: &answer::Endpoint,
+    quiet_since: &mut Option<Instant>,
+) -> Found {
     let at_port = match said.port {
         Some(port) => devtools::look(&dolphin.local.http, port).await,
         None => Port::Closed,
@@ -111,21 +116,24 @@ async fn look(dolphin: &DolphinProvider, wanted: Wanted<'_>, said: &answer::Endp
     {
         return Found::Browser(Endpoint { port, ws_path: path.clone() }, process_of(dolphin, wanted, port).await);
     }
-    if let Some(main) = so_far.main
-        && sight::living(&[main].into()).await.is_empty()
+    let main = dolphin.notebook.get(wanted.profile).and_then(|note| note.process);
+    if let Some(main) = main
+        && !sight::is_one_alive(&[main].into()).await
     {
         return Found::Ended;
     }
-    match listed(dolphin, wanted.id).await {
+    let is_quiet = match listed(dolphin, wanted.id).await {
         Ok(Some(sight)) => {
-            so_far.main = so_far.main.or(sight.main);
-            by_process(dolphin, wanted, &sight, &at_port).await
+            *quiet_since = None;
+            return by_process(dolphin, wanted, &sight, &at_port).await;
         }
-        Ok(None) if at_port == Port::Closed => {
-            so_far.unlisted += 1;
-            if so_far.unlisted < UNLISTED_LOOKS { Found::NotYet(said_nothing(&at_port)) } else { Found::Ended }
-        }
-        Ok(None) | Err(_) => Found::NotYet(said_nothing(&at_port)),
+        Ok(None) => at_port == Port::Closed,
+        Err(_) => false,
+    };
+    *quiet_since = is_quiet.then(|| quiet_since.unwrap_or_else(Instant::now));
+    match *quiet_since {
+        Some(since) if since.elapsed() >= dolphin.deadlines.quiet => Found::Ended,
+        _ => Found::NotYet(said_nothing(&at_port)),
     }
 }
 
@@ -145,6 +153,10 @@ async fn by_process(dolphin: &DolphinProvider, wanted: Wanted<'_>, sight: &Sight
     let Some(note) = dolphin.notebook.get(wanted.profile) else { return Found::NotYet(said_nothing(at_port)) };
     let seen = stopping::seen(dolphin, &note, sight).await;
     if note.whose(&seen) == Whose::Ours {
+        if note.process.is_none() && sight.main.is_some() {
+            // Whatever comes of it, its end can be told from now on.
+            dolphin.notebook.change(wanted.profile, |note| note.process = sight.main).await;
+        }
         for port in &sight.ports {
             if let Port::Browser(ws_path) = devtools::look(&dolphin.local.http, *port).await {
                 tracing::info!(profile = %wanted.profile, port, "the endpoint was found by its process");
@@ -179,7 +191,7 @@ pub async fn given_up(dolphin: &DolphinProvider, wanted: Wanted<'_>, detail: Str
         // Its process cannot be seen: that the start was answered a moment ago has to be enough.
         Ok(Some(sight)) if sight.main.is_none() => {
             let note = dolphin.notebook.get(profile);
-            stopping::end(dolphin, profile, id, Remains::of(note.as_ref(), sight)).await
+            stopping::end(dolphin, profile, id, Remains::of(note.as_ref(), sight.members)).await
         }
         _ => stopping::stop(dolphin, profile, id).await,
     };

@@ -2,15 +2,14 @@
 //!
 //! The provider asks it for the list, and the start asks whether a profile exists at all. Invariants: the
 //! token goes to the configured base and nowhere else; never more than [`CALLS_A_MINUTE`], and none while
-//! the cloud asks for rest; one scan at a time, of a bounded number of pages; a list that was read stays the
-//! answer while the cloud fails, and the failure is in the log and on its breaker.
+//! the cloud asks for rest; one scan at a time, of a bounded number of pages and a bounded length.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use reqwest::Client;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::answer::{self, ListPage, Listed, Meaning, Refusal};
 use super::exchange::{Answer, CONNECT_DEADLINE, Peer};
@@ -51,17 +50,17 @@ struct Turns {
 }
 
 impl Turns {
-    /// When the next call may be made; `now` where it may, and then it is counted.
-    fn take(&mut self, now: Instant) -> Instant {
+    /// A call that may be made now is counted; else this is when to ask again.
+    fn take(&mut self, now: Instant) -> Result<(), Instant> {
         while self.made.front().is_some_and(|made| now.saturating_duration_since(*made) >= MINUTE) {
             self.made.pop_front();
         }
         let full = self.made.front().filter(|_| self.made.len() >= CALLS_A_MINUTE).map(|first| *first + MINUTE);
-        let at = [full, self.rest_until].into_iter().flatten().fold(now, Instant::max);
-        if at <= now {
-            self.made.push_back(now);
+        if let Some(at) = [full, self.rest_until].into_iter().flatten().max().filter(|at| *at > now) {
+            return Err(at);
         }
-        at
+        self.made.push_back(now);
+        Ok(())
     }
 }
 
@@ -87,10 +86,10 @@ impl Cloud {
         })
     }
 
-    /// A list that is at most so old, or the last one while there is none newer.
+    /// A list that is at most so old.
     ///
     /// # Errors
-    /// While none was ever read.
+    /// Why there is none.
     pub async fn profiles(&self, max_age: Duration) -> Result<Vec<ListedProfile>, Failure> {
         let Some(source) = &self.token else { return Ok(self.named.iter().filter_map(by_name).collect()) };
         let mut last = self.last.lock().await;
@@ -99,19 +98,13 @@ impl Cloud {
         {
             return Ok(list.clone());
         }
-        match self.scan(source).await {
-            Ok(list) => {
-                *last = Some((Instant::now(), list.clone()));
-                Ok(list)
-            }
-            Err(failure) => match &*last {
-                Some((_, list)) => {
-                    tracing::warn!(%failure, "the profiles cannot be listed: those of the last list stay");
-                    Ok(list.clone())
-                }
-                None => Err(failure),
-            },
-        }
+        let within = self.deadlines.listing;
+        let list = timeout(within, self.scan(source)).await.unwrap_or_else(|_| {
+            let detail = format!("{THE_CLOUD}: the list of profiles took longer than {} s", within.as_secs_f64());
+            Err(Failure::new(FailureCode::ProviderDown, detail))
+        })?;
+        *last = Some((Instant::now(), list.clone()));
+        Ok(list)
     }
 
     async fn scan(&self, source: &Arc<TokenSource>) -> Result<Vec<ListedProfile>, Failure> {
@@ -150,7 +143,9 @@ impl Cloud {
         let read = |answer: &Answer| answer::list_page(answer.status, &answer.body_without(token), page);
         let mut tries = Tries::new(&self.deadlines, self.deadlines.cloud);
         loop {
-            self.wait_for_turn().await;
+            if self.wait_for_turn().await {
+                tries = tries.again_within(self.deadlines.cloud);
+            }
             let (unmet, rest) = match self.call(token, &url, tries.left(), read).await {
                 Ok(page) => return Ok(page),
                 Err(ended) => ended,
@@ -158,7 +153,7 @@ impl Cloud {
             let busy = matches!(&unmet, Unmet::Refused(refusal) if refusal.meaning == Meaning::TooManyLaunches);
             match tries.pause().filter(|_| busy || unmet.may_pass()) {
                 // How long to wait after too many calls, the turns know better.
-                Some(_) if rest => tries = tries.again_within(self.deadlines.cloud),
+                Some(_) if rest => {}
                 Some(pause) => sleep(pause).await,
                 None => return Err(failure(&unmet)),
             }
@@ -168,9 +163,7 @@ impl Cloud {
     /// Whether the cloud knows that there is no such profile for this account, as `refusal` may mean.
     pub async fn says_unknown(&self, id: u64, refusal: &Refusal) -> Option<Failure> {
         let token = read(self.token.as_ref()?).await.ok()?;
-        if self.turn() > Instant::now() {
-            return None;
-        }
+        self.turn().ok()?;
         let url = format!("{}/browser_profiles/{id}", self.base);
         let read = |answer: &Answer| answer::one_profile(answer.status, &answer.body_without(&token), id);
         match self.call(&token, &url, self.deadlines.cloud, read).await {
@@ -211,18 +204,18 @@ impl Cloud {
         rest.is_some()
     }
 
-    fn turn(&self) -> Instant {
+    fn turn(&self) -> Result<(), Instant> {
         self.turns.lock().unwrap_or_else(PoisonError::into_inner).take(Instant::now())
     }
 
-    async fn wait_for_turn(&self) {
-        loop {
-            let at = self.turn();
-            if at <= Instant::now() {
-                return;
-            }
+    /// Whether there was anything to wait for.
+    async fn wait_for_turn(&self) -> bool {
+        let mut waited = false;
+        while let Err(at) = self.turn() {
+            waited = true;
             sleep_until(at).await;
         }
+        waited
     }
 }
 
@@ -274,15 +267,15 @@ mod tests {
         let mut turns = Turns::default();
         let begin = Instant::now();
         for _ in 0..CALLS_A_MINUTE {
-            assert_eq!(turns.take(begin), begin);
+            assert_eq!(turns.take(begin), Ok(()));
         }
-        assert_eq!(turns.take(begin), begin + MINUTE);
+        assert_eq!(turns.take(begin), Err(begin + MINUTE));
         let later = begin + MINUTE;
-        assert_eq!(turns.take(later), later);
-        turns.rest_until = Some(later + Duration::from_secs(5));
-        assert_eq!(turns.take(later), later + Duration::from_secs(5));
+        assert_eq!(turns.take(later), Ok(()));
         let rested = later + Duration::from_secs(5);
-        assert_eq!(turns.take(rested), rested);
+        turns.rest_until = Some(rested);
+        assert_eq!(turns.take(later), Err(rested));
+        assert_eq!(turns.take(rested), Ok(()));
         assert_eq!(turns.made.len(), 2, "only what was taken is counted");
     }
 }

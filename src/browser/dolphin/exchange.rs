@@ -27,7 +27,7 @@ const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(3_600);
 #[derive(Debug)]
 pub struct Answer {
     pub status: u16,
-    /// How long the peer asks to be left alone.
+    /// How long the peer asks to be left alone; zero says nothing.
     pub retry_after: Option<Duration>,
     /// Calls that the peer still takes in this minute.
     pub minute_left: Option<u64>,
@@ -147,8 +147,9 @@ pub async fn plain(request: RequestBuilder, within: Duration) -> Result<Answer, 
 async fn whole(mut response: Response) -> Result<Answer, Trouble> {
     let status = response.status().as_u16();
     let seconds = |name: &str| number(response.headers(), name);
-    let retry_after =
-        seconds(RETRY_AFTER.as_str()).map(|seconds| Duration::from_secs(seconds).min(LONGEST_RETRY_AFTER));
+    let retry_after = seconds(RETRY_AFTER.as_str())
+        .filter(|seconds| *seconds > 0)
+        .map(|seconds| Duration::from_secs(seconds).min(LONGEST_RETRY_AFTER));
     let minute_left = seconds("x-ratelimiter-rpm-left");
     let mut body = Vec::new();
     while let Some(piece) = response.chunk().await.map_err(why)? {

@@ -157,9 +157,9 @@ impl LocalApi {
     }
 
     /// One call. How it ended says little: whether the browser is gone, others have to see.
-    pub async fn stop(&self, id: u64) -> Result<(), Unmet> {
+    pub async fn stop(&self, id: u64, within: Duration) -> Result<(), Unmet> {
         let request = self.get(&format!("/browser_profiles/{id}/stop"));
-        self.call(request, self.deadlines.stop, |answer| answer::outcome(answer.status, &answer.body)).await
+        self.call(request, within, |answer| answer::outcome(answer.status, &answer.body)).await
     }
 
     /// Gives the application the token again. `asked_by`: the answer that says that nobody is signed in.

@@ -36,6 +36,9 @@ pub struct Note {
     pub until: BootTime,
     /// The answer said that it runs.
     pub launched: bool,
+    /// Where the answer said that it listens.
+    #[serde(default)]
+    pub said: Option<Endpoint>,
     /// Where it answered as the browser that the call brought up.
     pub endpoint: Option<Endpoint>,
     pub process: Option<Identity>,
@@ -73,6 +76,8 @@ impl Note {
     #[must_use]
     pub fn whose(&self, seen: &Seen) -> Whose {
         let ours = match (self.process, seen.process) {
+            // Somebody opened the profile since, whatever of ours answers beside it.
+            (noted, Some(process)) if noted != Some(process) && self.is_later(process) => false,
             _ if seen.answers => true,
             (Some(noted), Some(process)) => noted == process,
             // It died, and Dolphin has not noticed yet.
@@ -86,14 +91,25 @@ impl Note {
     /// Whether the process began when what was asked for could come up.
     #[must_use]
     pub fn is_in_window(&self, process: Identity) -> bool {
-        let began = process.began();
-        began.plus(CLOCK_SLACK) >= self.began && began <= self.until.plus(CLOCK_SLACK)
+        process.began().plus(CLOCK_SLACK) >= self.began && !self.is_later(process)
     }
 
-    /// Whether what was asked for may still come up.
+    fn is_later(&self, process: Identity) -> bool {
+        process.began() > self.until.plus(CLOCK_SLACK)
+    }
+
+    /// Whether what was asked for may still come up. `quiet`: so long after an answer its browser may not be seen.
     #[must_use]
-    pub fn may_come(&self, now: BootTime) -> bool {
-        !self.launched && now < self.until
+    pub fn may_come(&self, now: BootTime, quiet: Duration) -> bool {
+        let was_seen = self.process.is_some() || self.endpoint.is_some();
+        let quiet = if self.launched { quiet } else { Duration::ZERO };
+        !was_seen && now < self.until.plus(quiet)
+    }
+
+    /// Where to look for it.
+    #[must_use]
+    pub fn listens_at(&self) -> Option<&Endpoint> {
+        self.endpoint.as_ref().or(self.said.as_ref())
     }
 }
 
@@ -274,6 +290,7 @@ mod tests {
             began_at: Timestamp::from_millis(1),
             until: BootTime::from_millis(200_000),
             launched: false,
+            said: None,
             endpoint: None,
             process: None,
         }
@@ -317,10 +334,30 @@ mod tests {
     }
 
     #[test]
-    fn what_was_asked_may_come_until_its_window_closes_or_it_was_answered() {
-        let note = note();
-        assert!(note.may_come(BootTime::from_millis(199_999)) && !note.may_come(note.until));
-        assert!(!Note { launched: true, ..note }.may_come(BootTime::from_millis(150_000)));
+    fn rule_16_who_began_after_our_answer_is_not_ours_though_ours_still_answers() {
+        let launched = Note { launched: true, ..note() };
+        let noted = Note { process: Some(process(8, 150_000)), ..launched.clone() };
+        for note in [launched, noted.clone()] {
+            let later = Seen { answers: true, ..seen(202_000, true) };
+            assert_eq!(note.whose(&later), Whose::Operators, "{note:?}");
+            // A number that means another process here, or a process that started ours.
+            for beside in [Seen { answers: true, ..seen(149_000, false) }, Seen { process: None, ..later }] {
+                assert_eq!(note.whose(&beside), Whose::Ours, "{note:?} {beside:?}");
+            }
+        }
+        let late = Note { until: BootTime::from_millis(120_000), ..noted };
+        assert_eq!(late.whose(&Seen { process: late.process, ..seen(0, true) }), Whose::Ours, "the noted one itself");
+    }
+
+    #[test]
+    fn what_was_asked_may_come_until_its_window_closes_or_it_was_seen() {
+        let (note, quiet) = (note(), Duration::from_secs(10));
+        assert!(note.may_come(BootTime::from_millis(199_999), quiet) && !note.may_come(note.until, quiet));
+        let launched = Note { launched: true, ..note };
+        assert!(launched.may_come(BootTime::from_millis(209_999), quiet));
+        assert!(!launched.may_come(BootTime::from_millis(210_000), quiet));
+        let seen = Note { process: Some(process(9, 150_000)), ..launched };
+        assert!(!seen.may_come(BootTime::from_millis(150_001), quiet));
     }
 
     #[tokio::test]

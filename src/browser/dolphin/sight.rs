@@ -28,8 +28,7 @@ pub struct Sight {
 pub async fn of(id: u64, running: Running) -> Sight {
     off_thread(move || {
         let pid = running.pid.or_else(|| by_data_dir(id));
-        let living = |pid| processes::read(pid).filter(|process| !process.zombie);
-        let Some(main) = pid.and_then(living).map(|process| process.identity) else {
+        let Some(main) = pid.and_then(identity) else {
             return Sight { pid, ..Sight::default() };
         };
         let members = processes::tree_of(main);
@@ -50,15 +49,23 @@ pub async fn tree(main: Identity) -> BTreeSet<Identity> {
     off_thread(move || processes::tree_of(main)).await
 }
 
-/// Those that live.
-pub async fn living(members: &BTreeSet<Identity>) -> BTreeSet<Identity> {
+/// Whether one of them lives. A look that fails proves no end.
+pub async fn is_one_alive(members: &BTreeSet<Identity>) -> bool {
     let members = members.clone();
-    off_thread(move || {
-        let lives =
-            |member: &Identity| processes::read(member.pid).is_some_and(|now| now.identity == *member && !now.zombie);
-        members.into_iter().filter(lives).collect()
+    let lives = |member: &Identity| identity(member.pid).as_ref() == Some(member);
+    tokio::task::spawn_blocking(move || members.iter().any(lives)).await.unwrap_or_else(|error| {
+        tracing::error!(%error, "a look at the machine's processes failed");
+        true
     })
-    .await
+}
+
+/// The process with this pid, if it lives and may be looked at: one small file, where [`of`] looks at all.
+pub async fn alive(pid: u32) -> Option<Identity> {
+    off_thread(move || identity(pid)).await
+}
+
+fn identity(pid: u32) -> Option<Identity> {
+    processes::read(pid).filter(|process| !process.zombie).map(|process| process.identity)
 }
 
 /// The only browser that works in a folder of the profile's number.

@@ -9,14 +9,15 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::answer::{self, Meaning, Refusal, Running, Started};
+use super::answer::{Meaning, Refusal, Running, Started};
 use super::attach;
 use super::exchange::Trouble;
-use super::notebook::{Note, Whose};
+use super::notebook::{Endpoint, Note, Whose};
 use super::stopping::{self, Remains};
 use super::{DolphinProvider, THE_APP, sight};
 use crate::browser::{Session, StartOptions};
 use crate::config::OnDuplicate;
+use crate::config::dolphin::profile_number;
 use crate::model::{Failure, FailureCode, ProfileId};
 
 /// What is started.
@@ -92,14 +93,17 @@ async fn make_room(dolphin: &DolphinProvider, wanted: Wanted<'_>) -> Result<Opti
     if let Some(note) = dolphin.notebook.get(profile) {
         let sight = sight::of(id, running).await;
         let seen = stopping::seen(dolphin, &note, &sight).await;
-        if note.whose(&seen) == Whose::Ours {
-            if let Some(session) = attach::again(&note, &seen) {
-                tracing::info!(%profile, "the browser of an earlier start is used again");
-                return Ok(Some(session));
-            }
-            return stopping::stop(dolphin, profile, id).await.map(|()| None);
+        if note.whose(&seen) == Whose::Ours
+            && let Some(session) = attach::again(&note, &seen)
+        {
+            tracing::info!(%profile, "the browser of an earlier start is used again");
+            return Ok(Some(session));
         }
-        dolphin.notebook.tear_out(profile).await;
+        match stopping::stop(dolphin, profile, id).await {
+            // Nothing of ours is left.
+            Err(in_use) if in_use.code == FailureCode::ProfileInUse => {}
+            stopped => return stopped.map(|()| None),
+        }
     }
     take_from_operator(dolphin, wanted, running).await.map(|()| None)
 }
@@ -112,7 +116,7 @@ async fn take_from_operator(dolphin: &DolphinProvider, wanted: Wanted<'_>, runni
     }
     tracing::warn!(%profile, "somebody else's browser is stopped, as `on_duplicate` says");
     let sight = sight::of(id, running).await;
-    stopping::end(dolphin, profile, id, Remains::of(None, sight)).await
+    stopping::end(dolphin, profile, id, Remains::of(None, sight.members)).await
 }
 
 /// One start call, and what follows from its answer.
@@ -126,11 +130,11 @@ async fn launch(dolphin: &DolphinProvider, wanted: Wanted<'_>, patience: &mut Pa
     };
     match started {
         Started::Ready(endpoint) => {
-            launched(dolphin, profile).await;
+            launched(dolphin, profile, attach::whole(&endpoint)).await;
             attach::first(dolphin, wanted, endpoint).await.map_err(Again::Never)
         }
         Started::WithoutAutomation => {
-            launched(dolphin, profile).await;
+            launched(dolphin, profile, None).await;
             let detail = format!("{THE_APP} started {profile} without automation, which nothing can drive");
             Err(Again::Never(attach::given_up(dolphin, wanted, detail).await))
         }
@@ -150,6 +154,7 @@ async fn begin(dolphin: &DolphinProvider, wanted: Wanted<'_>) -> Result<(), Fail
         began_at: now.wall,
         until: now.boot.plus(dolphin.deadlines.start + dolphin.deadlines.late),
         launched: false,
+        said: None,
         endpoint: None,
         process: None,
     };
@@ -162,11 +167,12 @@ async fn begin(dolphin: &DolphinProvider, wanted: Wanted<'_>) -> Result<(), Fail
     Ok(())
 }
 
-/// The answer says that it runs: what began until now is ours.
-async fn launched(dolphin: &DolphinProvider, profile: &ProfileId) {
+/// The answer says that it runs, and where: what began until now is ours.
+async fn launched(dolphin: &DolphinProvider, profile: &ProfileId, said: Option<Endpoint>) {
     let now = dolphin.clock.moment().boot;
     let change = |note: &mut Note| {
         note.launched = true;
+        note.said = said;
         note.until = now;
     };
     dolphin.notebook.change(profile, change).await;
@@ -253,7 +259,8 @@ async fn refused(
             Err(failure(FailureCode::ProviderRefused, "its plan runs no more profiles at a time").into())
         }
         Meaning::TooManyLaunches => {
-            patience.pause = retry_after.unwrap_or((patience.pause * 2).min(dolphin.deadlines.longest_look));
+            let longer = (patience.pause * 2).min(dolphin.deadlines.longest_look);
+            patience.pause = retry_after.unwrap_or(longer);
             if Instant::now() + patience.pause >= patience.launches_until {
                 return Err(failure(FailureCode::ProviderRefused, "too many launches at a time").into());
             }
@@ -268,13 +275,8 @@ async fn refused(
         Meaning::BadRequest => Err(failure(FailureCode::Internal, "it does not understand how it was asked").into()),
         Meaning::Locked if patience.locked > 0 => {
             patience.locked -= 1;
-            wait_out(
-                dolphin,
-                wanted,
-                failure(FailureCode::BrowserStartFailed, "its files are in use"),
-                dolphin.deadlines.locked,
-            )
-            .await
+            let why = failure(FailureCode::ProfileBroken, "its files are in use");
+            wait_out(dolphin, wanted, why, dolphin.deadlines.locked).await
         }
         Meaning::InitConnection if patience.connections > 0 => {
             patience.connections -= 1;
@@ -287,7 +289,11 @@ async fn refused(
         | Meaning::Unreadable
         | Meaning::Locked
         | Meaning::InitConnection => {
-            let why = failure(FailureCode::BrowserStartFailed, "it could not be started");
+            let code = match refusal.is_of_the_profile() {
+                true => FailureCode::ProfileBroken,
+                false => FailureCode::BrowserStartFailed,
+            };
+            let why = failure(code, "it could not be started");
             failed(dolphin, wanted, refusal, why).await.map_err(Again::Never)
         }
     }
@@ -308,7 +314,7 @@ async fn failed(
         },
         _ => doubtful(dolphin, wanted, why).await,
     };
-    if ended.code != FailureCode::BrowserStartFailed {
+    if !matches!(ended.code, FailureCode::BrowserStartFailed | FailureCode::ProfileBroken) {
         return Err(ended);
     }
     Err(dolphin.cloud.says_unknown(wanted.id, refusal).await.unwrap_or(ended))
@@ -326,7 +332,6 @@ async fn wait_out(
     if ended != why {
         return Err(ended.into());
     }
-    dolphin.notebook.tear_out(wanted.profile).await;
     // Up to twice as long, so that several do not come back together.
     Err(Again::After(pause.mul_f64(1.0 + fastrand::f64())))
 }
@@ -355,7 +360,7 @@ async fn duplicate(
 
 /// Dolphin's own number of a profile.
 pub fn number_of(profile: &ProfileId) -> Result<u64, Failure> {
-    answer::profile_id(profile.as_str()).ok_or_else(|| {
+    profile_number(profile.as_str()).ok_or_else(|| {
         let detail = format!("{profile} is no profile of {THE_APP}, whose ids are numbers");
         Failure::new(FailureCode::ProfileUnknown, detail)
     })

@@ -28,13 +28,18 @@ const ASK_DEADLINE: Duration = Duration::from_secs(5);
 /// What has to be gone.
 #[derive(Clone, Debug, Default)]
 pub struct Remains {
-    pub members: BTreeSet<Identity>,
-    pub endpoint: Option<Endpoint>,
+    /// Its processes as far as they are known, those that are dead already, too.
+    members: BTreeSet<Identity>,
+    endpoint: Option<Endpoint>,
+    /// It was seen to answer there.
+    answered: bool,
 }
 
 impl Remains {
-    pub fn of(note: Option<&Note>, sight: Sight) -> Self {
-        Self { members: sight.members, endpoint: note.and_then(|note| note.endpoint.clone()) }
+    pub fn of(note: Option<&Note>, mut members: BTreeSet<Identity>) -> Self {
+        members.extend(note.and_then(|note| note.process));
+        let endpoint = note.and_then(Note::listens_at).cloned();
+        Self { members, endpoint, answered: note.is_some_and(|note| note.endpoint.is_some()) }
     }
 
     fn name(&self) -> String {
@@ -62,20 +67,25 @@ pub async fn stop(dolphin: &DolphinProvider, profile: &ProfileId, id: u64) -> Re
             Ok(map) => map,
             Err(failure) => return without_the_app(dolphin, &note, failure).await,
         };
-        let may_come = note.may_come(dolphin.clock.moment().boot);
+        let may_come = note.may_come(dolphin.clock.moment().boot, dolphin.deadlines.quiet);
         if let Some(running) = map.get(&id) {
             let sight = sight::of(id, *running).await;
             let seen = seen(dolphin, &note, &sight).await;
             if note.whose(&seen) == Whose::Ours {
-                return end(dolphin, profile, id, Remains::of(Some(&note), sight)).await;
+                return end(dolphin, profile, id, Remains::of(Some(&note), sight.members)).await;
             }
             // A browser that is just coming up may not be visible yet.
             if sight.main.is_some() || !may_come {
+                // Ours may live beside it, where Dolphin has lost count of it.
+                let remains = remains_of(dolphin, &note).await;
+                if is_left(dolphin, &remains).await {
+                    close_ourselves(dolphin, profile, id, remains).await?;
+                }
                 dolphin.notebook.tear_out(profile).await;
                 return Err(in_use(profile, *running));
             }
         } else {
-            let remains = remains_of(&note).await;
+            let remains = remains_of(dolphin, &note).await;
             if is_left(dolphin, &remains).await {
                 return close_ourselves(dolphin, profile, id, remains).await;
             }
@@ -100,10 +110,14 @@ pub fn in_use(profile: &ProfileId, running: Running) -> Failure {
 
 /// What can be seen of the running profile that tells whose it is.
 pub async fn seen(dolphin: &DolphinProvider, note: &Note, sight: &Sight) -> Seen {
-    let answers = match &note.endpoint {
+    let answers = match note.listens_at() {
         Some(endpoint) => answers(dolphin, endpoint).await,
         None => false,
     };
+    seen_of(sight, answers)
+}
+
+pub fn seen_of(sight: &Sight, answers: bool) -> Seen {
     Seen { pid: sight.pid, process: sight.main, debuggable: sight.debuggable || !sight.ports.is_empty(), answers }
 }
 
@@ -113,31 +127,36 @@ pub async fn answers(dolphin: &DolphinProvider, endpoint: &Endpoint) -> bool {
     matches!(found, Port::Browser(path) if path == endpoint.ws_path)
 }
 
-async fn remains_of(note: &Note) -> Remains {
-    let members = match note.process {
+async fn remains_of(dolphin: &DolphinProvider, note: &Note) -> Remains {
+    let main = match (note.process, note.listens_at()) {
+        (Some(main), _) => Some(main),
+        (None, Some(endpoint)) if answers(dolphin, endpoint).await => sight::on_port(endpoint.port).await,
+        (None, _) => None,
+    };
+    let members = match main {
         Some(main) => sight::tree(main).await,
         None => BTreeSet::new(),
     };
-    Remains { members, endpoint: note.endpoint.clone() }
+    Remains::of(Some(note), members)
 }
 
 /// Whether something of it lives, whatever Dolphin says.
 async fn is_left(dolphin: &DolphinProvider, remains: &Remains) -> bool {
-    if !sight::living(&remains.members).await.is_empty() {
+    if sight::is_one_alive(&remains.members).await {
         return true;
     }
     let Some(endpoint) = &remains.endpoint else { return false };
     match devtools::look(&dolphin.local.http, endpoint.port).await {
         Port::Closed => false,
         Port::Browser(path) => path == endpoint.ws_path,
-        // Where the processes are known to be dead, somebody else has the port.
-        Port::Silent => remains.members.is_empty(),
+        // Where the processes are known to be dead, or it was never there, somebody else has the port.
+        Port::Silent => remains.answered && remains.members.is_empty(),
     }
 }
 
 /// Dolphin does not answer: only what this machine shows can prove an end.
 async fn without_the_app(dolphin: &DolphinProvider, note: &Note, failure: Failure) -> Result<(), Failure> {
-    let remains = remains_of(note).await;
+    let remains = remains_of(dolphin, note).await;
     let known = note.process.is_some() || note.endpoint.is_some();
     if !known || is_left(dolphin, &remains).await {
         return Err(failure);
@@ -172,7 +191,7 @@ pub async fn call(dolphin: &DolphinProvider, id: u64) -> Result<(), Unmet> {
     let mut tries = Tries::new(&dolphin.deadlines, dolphin.deadlines.stop);
     let mut signed_in = false;
     loop {
-        let unmet = match dolphin.local.stop(id).await {
+        let unmet = match dolphin.local.stop(id, tries.left()).await {
             Ok(()) => return Ok(()),
             Err(unmet) => unmet,
         };
@@ -183,6 +202,8 @@ pub async fn call(dolphin: &DolphinProvider, id: u64) -> Result<(), Unmet> {
                     tracing::warn!(%failure, "a stop needs a sign-in");
                     return Err(unmet);
                 }
+                // Before it nothing was done.
+                tries = Tries::new(&dolphin.deadlines, dolphin.deadlines.stop);
             }
             _ if unmet.may_pass() => match tries.pause() {
                 Some(pause) => sleep(pause).await,
@@ -234,14 +255,17 @@ pub async fn gone(dolphin: &DolphinProvider, id: u64, remains: &Remains, within:
     }
 }
 
-/// Whether Dolphin still lists it. What it lists under another process was started since.
+/// Whether Dolphin still lists it. What it lists under another process that lives was started since.
 async fn is_listed(dolphin: &DolphinProvider, id: u64, remains: &Remains) -> bool {
     match dolphin.local.running().await {
-        Ok(map) => map.get(&id).is_some_and(|running| {
-            let another = |pid: u32| !remains.members.is_empty() && remains.members.iter().all(|one| one.pid != pid);
-            !running.pid.is_some_and(another)
-        }),
+        Ok(map) => match map.get(&id).copied() {
+            Some(Running { pid: Some(pid) }) if !remains.members.is_empty() => {
+                let process = sight::alive(pid).await;
+                process.is_none_or(|process| remains.members.contains(&process))
+            }
+            listed => listed.is_some(),
+        },
         // Down, it lists nothing; where nothing else could be seen of the browser, that proves nothing.
-        Err(_) => remains.members.is_empty() && remains.endpoint.is_none(),
+        Err(_) => remains.members.is_empty() && !remains.answered,
     }
 }

@@ -6,11 +6,10 @@
 //! that asked. The table's lock is never held across an await.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::process::Signal;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -24,8 +23,6 @@ use crate::model::{Failure, FailureCode, ProfileId};
 
 /// Browsers of one host at a time.
 const MAX_SESSIONS: usize = 256;
-/// Files that may be looked at at a time: one on a dead network share holds a thread.
-const MAX_OPEN_LOOKS: usize = 8;
 
 /// The sessions of one host; a clone is the same table.
 #[derive(Clone, Debug)]
@@ -33,7 +30,7 @@ pub struct Sessions {
     setting: Arc<Setting>,
     table: Arc<Mutex<BTreeMap<ProfileId, Entry>>>,
     tasks: TaskTracker,
-    looks: Arc<Semaphore>,
+    looks: readable::Looks,
 }
 
 #[derive(Debug)]
@@ -67,7 +64,7 @@ impl Sessions {
             setting: Arc::new(setting),
             table: Arc::default(),
             tasks: TaskTracker::new(),
-            looks: Arc::new(Semaphore::new(MAX_OPEN_LOOKS)),
+            looks: readable::Looks::new(QUICK_DEADLINE),
         }
     }
 
@@ -81,7 +78,7 @@ impl Sessions {
             Call::Start { profile, headless } => self.start(profile, StartOptions { headless }).await.map(value),
             Call::Stop { profile } => self.stop(&profile).await.map(value),
             Call::Running => Ok(value(self.running())),
-            Call::CanRead { path } => self.can_read(path).await.map(value),
+            Call::CanRead { path } => self.looks.look(path, readable::by_us).await.map(value),
             Call::Stats { profile } => self.stats(&profile).await.map(value),
         };
         done.flatten().map_or_else(Outcome::Error, Outcome::Ok)
@@ -179,28 +176,6 @@ impl Sessions {
             Ok(Ok(stats)) => Ok(Some(stats)),
             Ok(Err(error)) => Err(Failure::new(FailureCode::Internal, error.to_string())),
             Err(_) => Err(Failure::new(FailureCode::ProviderDown, "the machine is too slow to look at a session")),
-        }
-    }
-
-    async fn can_read(&self, path: PathBuf) -> Result<bool, Failure> {
-        let shown = path.display().to_string();
-        let slow = || {
-            let detail = format!("{shown} did not open in time; is it on a network share that is away?");
-            Failure::new(FailureCode::MediaUnreadable, detail)
-        };
-        let Ok(Ok(permit)) = timeout(QUICK_DEADLINE, self.looks.clone().acquire_owned()).await else {
-            return Err(slow());
-        };
-        let look = tokio::task::spawn_blocking(move || {
-            let readable = readable::by_us(&path);
-            // Kept by the thread: one that hangs goes on counting after its client was answered.
-            drop(permit);
-            readable
-        });
-        match timeout(QUICK_DEADLINE, look).await {
-            Ok(Ok(readable)) => Ok(readable),
-            Ok(Err(error)) => Err(Failure::new(FailureCode::Internal, error.to_string())),
-            Err(_) => Err(slow()),
         }
     }
 

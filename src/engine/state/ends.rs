@@ -38,7 +38,7 @@ impl State {
                 return Step::default();
             }
             (Owner::Operator(_), _) => return self.operator_ended(fence, end),
-            (Owner::Lent(_), _) => return self.loan_ended(fence, &end, now),
+            (Owner::Lent(_), _) => return self.loan_ended(fence, end, now),
             (Owner::Item { id, .. }, phase) => {
                 (*id, verdict(&self.limits, self.draining, running, phase, end, roll, now))
             }
@@ -55,7 +55,7 @@ impl State {
     pub(super) fn end_stored(&mut self, fence: Fence, refused: bool) -> Step {
         let Some(running) = self.running.get_mut(&fence) else { return Step::default() };
         running.phase = Phase::Closing;
-        if refused {
+        if refused && !matches!(running.owner, Owner::Lent(_)) {
             // The row moved on without us: only the browser and the lock are left to clear.
             running.owner = Owner::Leftover;
         }
@@ -66,7 +66,18 @@ impl State {
         }
     }
 
+    /// Shown until it is gone: whatever waits for the profile waits for that.
+    pub(super) fn not_closed(&mut self, fence: Fence, failure: &Failure) -> Step {
+        if let Some(running) = self.running.get(&fence) {
+            self.close_errors.insert(running.profile.clone(), failure.to_string());
+        }
+        Step::default()
+    }
+
     pub(super) fn closed(&mut self, fence: Fence) -> Step {
+        if let Some(running) = self.running.get(&fence) {
+            self.close_errors.remove(&running.profile);
+        }
         match self.running.get(&fence) {
             Some(Running { profile, owner: Owner::Lent(_), .. }) => {
                 Step::commit(Commit::ReleaseSession(SessionName { profile: profile.clone(), fence }))

@@ -39,10 +39,10 @@ impl State {
         }
         match &self.provider {
             Some(trouble) if trouble.until > now => 0,
-            // One attempt finds out whether the provider is back.
-            Some(_) => free.min(1).saturating_sub(self.busy()),
             None if self.breakers == Passage::Free => free,
-            None => free.min(1).saturating_sub(u32::from(self.is_starting())),
+            // One start finds out whether the provider is back, or the breaker may close; what runs already has
+            // nothing to say about that.
+            _ => free.min(1).saturating_sub(u32::from(self.is_starting())),
         }
     }
 

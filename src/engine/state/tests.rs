@@ -16,7 +16,7 @@ use crate::store::{ArmRefused, Claim, Claimed, Head, Leftover, Outlook, Pause, S
 
 pub(super) const NOW: Timestamp = Timestamp::from_millis(1_800_000_000_000);
 
-fn task() -> Task {
+pub(super) fn task() -> Task {
     let mut counts = Counts::default();
     counts.add(ItemState::Queued);
     Task {
@@ -38,7 +38,7 @@ fn task() -> Task {
     }
 }
 
-fn item(number: u64, profile: &str) -> Item {
+pub(super) fn item(number: u64, profile: &str) -> Item {
     Item {
         state: ItemState::Running,
         place: Place::Off,
@@ -49,7 +49,7 @@ fn item(number: u64, profile: &str) -> Item {
     }
 }
 
-fn session(profile: &str) -> Session {
+pub(super) fn session(profile: &str) -> Session {
     Session {
         profile: ProfileId::new(profile).unwrap(),
         port: 1,

@@ -159,7 +159,7 @@ fn insert_item(
         not_before: asked.not_before,
         not_after: asked.not_after,
         due_at,
-        place: if due_at <= now { Place::Ready } else { Place::Due },
+        place: if due_at <= now && !tx.is_due_by_suspect_clock(due_at) { Place::Ready } else { Place::Due },
         external: task.external.clone(),
         ..Item::new(tx.next_item(), task.id, asked.profile.clone(), now)
     };

@@ -13,7 +13,7 @@ use super::super::ledger::Line;
 use super::super::tables::{Bytes, Tx, get, get_named};
 use super::super::writer::Ran;
 use super::super::{
-    ArmRefused, AttemptEnded, Claim, ClaimRefused, Claimed, FinishRefused, Finished, StoreError, locks,
+    ArmRefused, AttemptEnded, Claim, ClaimRefused, Claimed, FinishRefused, Finished, StoreError, Worker, locks,
 };
 use super::{hex, key_hash};
 use crate::model::{
@@ -55,20 +55,22 @@ pub(in crate::store) fn claim(tx: &mut Tx<'_>, id: ItemId, taker: &Taker, moment
         return Ok(Ok(Claim::Moved));
     }
     if let Some(next) = spaced_until(&profile, task.spacing_seconds).filter(|next| *next > now) {
-        tx.change_item(&item, Item { due_at: next, ..item.clone() }, "spaced", &format!("until {next}"), now)?;
+        put_off(tx, &item, next, now)?;
         return Ok(Ok(Claim::Moved));
     }
     let (owner, ttl, kind) = match taker {
         Taker::Engine => (LockOwner::Item(id), None, "started"),
-        Taker::Worker { name, ttl, lent: true, .. } => {
+        Taker::Worker(Worker { name, ttl, with_browser: true, .. }) => {
             (LockOwner::Session { owner: name.clone(), item: Some(id) }, Some(*ttl), "claimed")
         }
-        Taker::Worker { name, ttl, .. } => (LockOwner::Claim { item: id, worker: name.clone() }, Some(*ttl), "claimed"),
+        Taker::Worker(Worker { name, ttl, .. }) => {
+            (LockOwner::Claim { item: id, worker: name.clone() }, Some(*ttl), "claimed")
+        }
     };
     let fence = locks::take_profile(tx, &item.profile, owner, ttl, moment)?;
     let detail = match taker {
         Taker::Engine => format!("attempt {}", item.attempts + 1),
-        Taker::Worker { name, .. } => format!("attempt {} by {name}", item.attempts + 1),
+        Taker::Worker(Worker { name, .. }) => format!("attempt {} by {name}", item.attempts + 1),
     };
     let started = Item {
         state: ItemState::Running,
@@ -85,20 +87,14 @@ pub(in crate::store) fn claim(tx: &mut Tx<'_>, id: ItemId, taker: &Taker, moment
 /// Who starts an attempt.
 pub(in crate::store) enum Taker {
     Engine,
-    /// `lent`: with a browser of cove's.
-    Worker {
-        name: String,
-        kinds: Vec<String>,
-        ttl: Duration,
-        lent: bool,
-    },
+    Worker(Worker),
 }
 
 impl Taker {
     fn takes(&self, item: &Item) -> bool {
         match (self, &item.external) {
             (Self::Engine, None) => true,
-            (Self::Worker { kinds, .. }, Some(kind)) => kinds.contains(kind),
+            (Self::Worker(worker), Some(kind)) => worker.kinds.contains(kind),
             _ => false,
         }
     }
@@ -259,6 +255,17 @@ pub(in crate::store) fn promote(tx: &mut Tx<'_>, now: Timestamp, limit: usize) -
     Ok(Ok([overdue.len(), due.len(), spaced].contains(&limit)))
 }
 
+/// Not yet, for its spacing. The log tells of it once at most: of a long queue all but one are put off each time that one
+/// was armed.
+fn put_off(tx: &mut Tx<'_>, item: &Item, until: Timestamp, now: Timestamp) -> Result<(), StoreError> {
+    let first = item.due_at == item.not_before.unwrap_or(Timestamp::ZERO);
+    tx.move_item(item, Item { due_at: until, ..item.clone() }, now)?;
+    if first {
+        tx.log(item.task, Some(item.id), "spaced", &format!("until {until}"), now)?;
+    }
+    Ok(())
+}
+
 /// Puts off what a worker would be refused for its spacing, so that it says until when without being asked
 /// for; at most `limit`. How many.
 fn space(tx: &mut Tx<'_>, now: Timestamp, limit: usize) -> Result<usize, StoreError> {
@@ -270,7 +277,7 @@ fn space(tx: &mut Tx<'_>, now: Timestamp, limit: usize) -> Result<usize, StoreEr
             break;
         }
         for (item, until) in &spaced {
-            tx.change_item(item, Item { due_at: *until, ..item.clone() }, "spaced", &format!("until {until}"), now)?;
+            put_off(tx, item, *until, now)?;
         }
         moved += spaced.len();
     }

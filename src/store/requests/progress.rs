@@ -2,6 +2,8 @@
 //!
 //! Plain data like the rest of the requests; a refusal changed nothing.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -22,6 +24,17 @@ pub struct Claimed {
     pub item: Item,
     pub task: Task,
     pub fence: Fence,
+}
+
+/// An outside worker that wants an item.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Worker {
+    pub name: String,
+    /// Of the items that it takes.
+    pub kinds: Vec<String>,
+    pub ttl: Duration,
+    /// It gets a browser of cove's with it: the lock is its session's as well.
+    pub with_browser: bool,
 }
 
 /// Nothing was changed.
@@ -129,7 +142,7 @@ pub struct Outlook {
     pub verifies: Vec<Head>,
     /// Leases of outside workers are over.
     pub claims_over: bool,
-    /// Lent browsers whose lease is over.
+    /// Lent browsers whose lease is over, or whose worker is done with its item.
     pub sessions_over: Vec<Fence>,
     /// The wall clock is not believed.
     pub clock_suspect: bool,

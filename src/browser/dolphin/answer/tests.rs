@@ -97,7 +97,10 @@ fn every_row_of_the_error_table_has_its_meaning() {
         (404, "<html>Cannot GET /v1.0</html>", Meaning::NotTheApi),
         (302, "", Meaning::NotTheApi),
         (418, "<html>", Meaning::NotTheApi),
-        (403, "", Meaning::NoAccess),
+        (403, "", Meaning::NotTheApi),
+        (403, "<html>Blocked</html>", Meaning::NotTheApi),
+        (403, r#"{"message":"Forbidden"}"#, Meaning::NoAccess),
+        (500, r#"{"errorObject":{"code":"E_BROWSER_PROFILE_BROKEN"}}"#, Meaning::NoAccess),
         (409, r#"{"success":false,"error":"busy"}"#, Meaning::Failed),
         (500, r#"{"success":false,"error":"oops"}"#, Meaning::Failed),
         (200, r#"{"success":false,"message":"PID file not found"}"#, Meaning::Failed),
@@ -161,9 +164,9 @@ fn a_profile_is_there_when_the_answer_is_about_it() {
 
 #[test]
 fn an_id_is_plain_digits_of_a_positive_int64() {
-    assert_eq!(profile_id("43499381"), Some(43_499_381));
+    assert_eq!(profile_number("43499381"), Some(43_499_381));
     for bad in ["", "0", "01", "-1", "+1", "1a", "9223372036854775808", "99999999999999999999"] {
-        assert_eq!(profile_id(bad), None, "{bad}");
+        assert_eq!(profile_number(bad), None, "{bad}");
     }
 }
 

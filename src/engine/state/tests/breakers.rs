@@ -125,6 +125,42 @@ fn a_refusal_that_the_breakers_do_not_explain_is_waited_for_like_a_provider_that
     assert_eq!(claims(&state.apply(outlook(&HEADS), soon)), [1]);
 }
 
+/// Once its wait is over, a provider that was down is tried beside what runs since before, one start at a time.
+#[test]
+fn a_provider_that_was_down_is_tried_while_another_browser_runs() {
+    let mut state = engine();
+    let runs = claim(&mut state, 1, "anna");
+    state.apply(Event::Opened { fence: runs, session: session("anna") }, NOW);
+    state.apply(Event::Attached { fence: runs }, NOW);
+    let fence = claim(&mut state, 2, "boris");
+    end(&mut state, fence, AttemptEnd::Unarmed(failure(FailureCode::ProviderDown)));
+    clear(&mut state, fence);
+    assert!(claims(&state.apply(outlook(&[("boris", 2)]), NOW)).is_empty());
+    let soon = state.wake_at(NOW).unwrap();
+    assert_eq!(claims(&state.apply(outlook(&[("boris", 2)]), soon)), [2]);
+    claim(&mut state, 2, "boris");
+    assert!(claims(&state.apply(outlook(&[("clara", 3)]), soon)).is_empty(), "it is not known yet what comes of it");
+}
+
+#[test]
+fn a_browser_that_cannot_be_closed_is_shown_until_it_is_gone() {
+    let mut state = engine();
+    let (fence, anna) = (claim(&mut state, 1, "anna"), ProfileId::new("anna").unwrap());
+    end(&mut state, fence, AttemptEnd::Unarmed(failure(FailureCode::ElementNotFound)));
+    state.apply(Event::EndStored { fence, refused: false }, NOW);
+    for _ in 0..2 {
+        let lives = Event::NotClosed { fence, failure: failure(FailureCode::BrowserLost) };
+        assert_eq!(state.apply(lives, NOW), Step::default());
+        assert!(state.view(NOW).close_errors[&anna].starts_with("browser_lost"));
+    }
+    state.apply(Event::Closed { fence }, NOW);
+    assert!(state.view(NOW).close_errors.is_empty());
+    state.apply(Event::Released { fence }, NOW);
+    let late = Event::NotClosed { fence, failure: failure(FailureCode::BrowserLost) };
+    state.apply(late, NOW);
+    assert!(state.view(NOW).close_errors.is_empty(), "of a browser that is gone nothing is said");
+}
+
 #[test]
 fn an_open_breaker_takes_over_from_the_waits_for_a_provider_that_is_down() {
     let mut state = engine();
