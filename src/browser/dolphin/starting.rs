@@ -289,10 +289,8 @@ async fn refused(
         | Meaning::Unreadable
         | Meaning::Locked
         | Meaning::InitConnection => {
-            let code = match refusal.is_of_the_profile() {
-                true => FailureCode::ProfileBroken,
-                false => FailureCode::BrowserStartFailed,
-            };
+            let of_the_profile = refusal.is_of_the_profile();
+            let code = if of_the_profile { FailureCode::ProfileBroken } else { FailureCode::BrowserStartFailed };
             let why = failure(code, "it could not be started");
             failed(dolphin, wanted, refusal, why).await.map_err(Again::Never)
         }
