@@ -6,8 +6,7 @@
 //! guards before anything looks at it (`front`), every route stands in one table (`routes`), every error
 //! in another (`error`), and every body, page, cache and wait has a bound.
 //!
-//! Deliberately not here: tokens (this version serves loopback and the unix socket without them), server
-//! sent events. Nothing here decides what runs.
+//! Deliberately not here: server sent events. Nothing here decides what runs.
 
 mod admin;
 mod body;
@@ -23,10 +22,12 @@ mod front;
 mod guard;
 mod health;
 mod intents;
+mod keyring;
 pub mod limit;
 mod locks;
 mod metrics;
 mod page;
+pub mod peer;
 mod profiles;
 mod query;
 mod relay;
@@ -35,6 +36,7 @@ mod server;
 mod sessions;
 mod start;
 mod tasks;
+pub mod tokens;
 mod tunnels;
 mod uploads;
 mod upstream;
@@ -57,13 +59,14 @@ use crate::breaker::board::Board;
 use crate::browser::Provider;
 use crate::config::Config;
 use crate::engine::{EngineHandle, MAX_VISITS};
-use crate::model::Clock;
 use crate::model::flow::{Flow, Problem};
+use crate::model::{Clock, Token, TokenHash};
 use crate::ops::roster::RosterHandle;
 use crate::store::Store;
 use crate::store::media::MediaStore;
 use cache::Cache;
 use error::{ApiError, Code};
+use keyring::Keyring;
 use tunnels::Tunnels;
 use usage::Usage;
 
@@ -82,6 +85,7 @@ pub struct Context {
     pub clock: Arc<dyn Clock>,
     pub media: MediaStore,
     roster: RosterHandle,
+    keyring: Keyring,
     flows: Cache<String, Arc<Flow>>,
     usage: Usage,
     tunnels: Tunnels,
@@ -120,6 +124,7 @@ impl Context {
             clock,
             media,
             roster,
+            keyring: Keyring::default(),
             flows,
             usage,
             tunnels,
@@ -132,6 +137,13 @@ impl Context {
     #[must_use]
     pub fn with_roster(mut self, roster: RosterHandle) -> Self {
         self.roster = roster;
+        self
+    }
+
+    /// Knows these tokens.
+    #[must_use]
+    pub fn with_tokens(mut self, tokens: Vec<(TokenHash, Token)>) -> Self {
+        self.keyring = Keyring::new(tokens);
         self
     }
 
@@ -180,5 +192,6 @@ pub async fn serve(context: Arc<Context>, tcp: TcpListener, unix: Option<UnixLis
         stop.cancelled().await;
         tokio::join!(context.tunnels.close(), context.session_tunnels.close());
     };
-    tokio::join!(server::run(front, tcp, unix, max_connections, stop.clone()), close_tunnels);
+    let serving = server::run(front, tcp, unix, max_connections, stop.clone());
+    tokio::join!(serving, close_tunnels, keyring::note_uses(&context, &stop));
 }

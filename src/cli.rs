@@ -15,6 +15,7 @@ pub mod practice;
 pub mod remote;
 mod render;
 mod submit;
+mod tokens;
 mod words;
 
 use std::path::PathBuf;
@@ -120,6 +121,9 @@ enum Command {
     /// Look at everything that cove needs, and say what to do where something is wrong
     #[command(after_help = doctor::HELP)]
     Doctor(doctor::DoctorArgs),
+    /// Tokens: who may call the API over TCP
+    #[command(subcommand)]
+    Tokens(tokens::TokensCommand),
     /// The configuration
     #[command(subcommand)]
     Config(local::ConfigCommand),
@@ -171,6 +175,7 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
         Command::BrowserHost(options) => local::browser_host(global.config, options).await,
         Command::PracticeSite(args) => practice::run(args).await,
         Command::Doctor(args) => doctor::run(&global, args).await,
+        Command::Tokens(command) => tokens::run(&global, command).await,
         Command::Config(command) => Ok(local::config(&command, global.config)),
         Command::Flows(words::FlowsCommand::Check { file, json }) => local::check_flow(&file, json),
         command => {
@@ -203,6 +208,7 @@ async fn online(client: &Client, global: &Global, command: Command) -> anyhow::R
         | Command::BrowserHost(_)
         | Command::PracticeSite(_)
         | Command::Doctor(_)
+        | Command::Tokens(_)
         | Command::Config(_) => unreachable!("carried out without a daemon"),
     }
 }
@@ -326,6 +332,9 @@ mod tests {
             "cove flows add atelier flow.json",
             "cove flows check flow.json --json",
             "cove config show",
+            "cove tokens create ci --scope read --scope submit --expires-days 90 --json",
+            "cove tokens list --json",
+            "cove tokens revoke k7",
             "cove doctor --json",
             "cove doctor --profile anna --config /etc/cove.toml",
             "cove --url http://127.0.0.1:8088 status",
@@ -348,6 +357,8 @@ mod tests {
             "cove run atelier",
             "cove tasks show",
             "cove locks cleanup --force",
+            "cove tokens create ci",
+            "cove tokens create ci --scope everything",
             "cove run atelier --profile a --input caption",
         ] {
             assert_eq!(Cli::try_parse_from(line.split(' ')).err().map(|error| error.exit_code()), Some(2), "{line}");

@@ -13,12 +13,14 @@ mod error;
 mod file;
 mod keys;
 mod load;
+mod network;
 mod places;
 #[cfg(test)]
 mod tests;
 
 pub use error::ConfigError;
 pub use load::{Loaded, Sources};
+pub use network::Network;
 
 /// The commented default file, as it is installed.
 pub const DEFAULT_FILE: &str = include_str!("../packaging/cove.toml");
@@ -49,7 +51,7 @@ pub struct Config {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Server {
-    /// Loopback only in this version. Port 0: any free port.
+    /// Beyond loopback only where tokens are required and one is there. Port 0: any free port.
     pub listen: SocketAddr,
     /// Unix socket. None: see [`Config::socket_path`].
     #[serde(with = "empty_is_none")]
@@ -57,6 +59,10 @@ pub struct Server {
     /// Largest JSON body, in bytes.
     pub max_body_bytes: u64,
     pub max_connections: u32,
+    /// Names beside the loopback ones that the daemon answers to, as a proxy passes them on.
+    pub allowed_hosts: Vec<String>,
+    /// Whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Default, Serialize, Deserialize)]
@@ -168,10 +174,13 @@ pub struct Dolphin {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Auth {
-    /// `serve` wants it false in this version, which has no tokens yet.
+    /// False: every call is admin; on loopback and the unix socket alone.
     pub required: bool,
-    /// Reads that need no token on loopback. Of no effect while `required` is false.
+    /// Reads that need no token on loopback, once there is a token. Of no effect while `required` is false.
     pub open_on_loopback: Vec<String>,
+    /// File whose first line is a token of any form; it is taken over at each start, as admin.
+    #[serde(with = "empty_is_none")]
+    pub token_file: Option<PathBuf>,
 }
 
 /// Rate limits per window; 0 switches one off.
@@ -230,6 +239,8 @@ impl Default for Server {
             socket: None,
             max_body_bytes: 16 * 1024 * 1024,
             max_connections: 1_024,
+            allowed_hosts: Vec::new(),
+            trusted_proxies: Vec::new(),
         }
     }
 }
@@ -291,7 +302,8 @@ impl Default for Dolphin {
 
 impl Default for Auth {
     fn default() -> Self {
-        Self { required: true, open_on_loopback: keys::OPEN_ON_LOOPBACK.iter().map(ToString::to_string).collect() }
+        let open_on_loopback = keys::OPEN_ON_LOOPBACK.iter().map(ToString::to_string).collect();
+        Self { required: true, open_on_loopback, token_file: None }
     }
 }
 
@@ -338,6 +350,18 @@ impl Config {
         toml::to_string(self).expect("sections of numbers, texts and lists of texts are always TOML; paths are UTF-8")
     }
 
+    /// Whether nobody beyond this machine can connect.
+    #[must_use]
+    pub fn listens_on_loopback(&self) -> bool {
+        self.server.listen.ip().to_canonical().is_loopback()
+    }
+
+    /// The proxies whose word counts. A loaded configuration has no other entries.
+    #[must_use]
+    pub fn trusted_networks(&self) -> Vec<Network> {
+        self.server.trusted_proxies.iter().filter_map(|entry| entry.parse().ok()).collect()
+    }
+
     /// What `serve` alone refuses; every other command works with it.
     #[must_use]
     pub fn check_serve(&self) -> Vec<ConfigError> {
@@ -345,13 +369,9 @@ impl Config {
         let mut refuse = |key: &str, value: String, message: &str| {
             errors.push(ConfigError::new(key, "in effect", message).with_value(value));
         };
-        if self.auth.required {
-            let message = "this version has no tokens yet; set [auth] required = false, which is allowed on loopback \
-                           and the unix socket alone";
-            refuse("auth.required", "true".to_owned(), message);
-        }
-        if !self.server.listen.ip().to_canonical().is_loopback() {
-            let message = "allowed is a loopback address, such as 127.0.0.1:8088: this version has no tokens yet";
+        if !self.auth.required && !self.listens_on_loopback() {
+            let message = "with [auth] required = false everybody is admin, so allowed is a loopback address, such as \
+                           127.0.0.1:8088; set it to true to be reached from elsewhere";
             refuse("server.listen", format!("\"{}\"", self.server.listen), message);
         }
         errors

@@ -10,6 +10,7 @@
 
 mod listen;
 mod provider;
+mod tokens;
 mod wait;
 
 use std::path::{Path, PathBuf};
@@ -26,7 +27,7 @@ use crate::breaker::board::Board;
 use crate::browser::Provider;
 use crate::config::{Config, ConfigError};
 use crate::engine::{self, EngineError, EngineHandle, Limits, Shared};
-use crate::model::{Clock, SystemClock};
+use crate::model::{Clock, SystemClock, Token, TokenHash};
 use crate::ops::disk;
 use crate::ops::retention::{self, Keeper};
 use crate::ops::roster::{self, Roster, RosterHandle};
@@ -61,6 +62,8 @@ pub enum ServeError {
     Executable(std::io::Error),
     #[error("signals cannot be received: {0}")]
     Signal(std::io::Error),
+    #[error("the tokens cannot be read: {0}")]
+    Tokens(StoreError),
     #[error("the engine ended: {0}")]
     Engine(#[from] EngineError),
     #[error("the sender of webhooks ended: {0}")]
@@ -82,7 +85,8 @@ impl ServeError {
             Self::Open(OpenError::Io { error, .. }) if error.kind() != std::io::ErrorKind::PermissionDenied => {
                 EXIT_DISK
             }
-            Self::Open(OpenError::Store(StoreError::Failed(_) | StoreError::Full(_)))
+            Self::Tokens(StoreError::Failed(_) | StoreError::Full(_))
+            | Self::Open(OpenError::Store(StoreError::Failed(_) | StoreError::Full(_)))
             | Self::Engine(EngineError::Store(StoreError::Failed(_) | StoreError::Full(_) | StoreError::Corrupt(_))) => {
                 EXIT_DISK
             }
@@ -104,6 +108,7 @@ impl ServeError {
 pub async fn serve(config: Config) -> Result<(), ServeError> {
     let config = Arc::new(config);
     let state_dir = config.state_dir();
+    crate::browser::host::raise_open_files();
     let mut signals = Signals::new().map_err(ServeError::Signal)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let ((store, writer, report), listeners) = match wait::open(&state_dir, clock.as_ref()) {
@@ -121,7 +126,8 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     listen::remove_old(&state_dir);
     let breakers = Board::new(breaker_limits(&config));
     let provider = provider::start(&config, &state_dir, &breakers, &clock)?;
-    let running = Running::start(&config, &state_dir, store, provider, breakers, clock, listeners)?;
+    let known = tokens::load(&config, |name| std::env::var_os(name), &store, clock.now()).await?;
+    let running = Running::start(&config, &state_dir, (store, known), provider, breakers, clock, listeners)?;
     // Whoever waits for the file finds a daemon that is ready; meanwhile a stop is heard.
     let mut listen_file = None;
     let stopping = tokio::select! {
@@ -164,7 +170,7 @@ impl Running {
     fn start(
         config: &Arc<Config>,
         state_dir: &Path,
-        store: Store,
+        (store, known): (Store, Vec<(TokenHash, Token)>),
         provider: Arc<dyn Provider>,
         breakers: Board,
         clock: Arc<dyn Clock>,
@@ -183,7 +189,7 @@ impl Running {
             clock.clone(),
         );
         let handle = RosterHandle::default();
-        let context = Arc::new(context.map_err(ServeError::Media)?.with_roster(handle.clone()));
+        let context = Arc::new(context.map_err(ServeError::Media)?.with_roster(handle.clone()).with_tokens(known));
         let roster = Roster { store: store.clone(), provider: provider.clone(), clock: clock.clone(), handle };
         let keeper = Keeper {
             store: store.clone(),

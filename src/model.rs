@@ -14,11 +14,12 @@ pub mod profile;
 pub mod proof;
 pub mod task;
 pub mod time;
+pub mod token;
 pub mod webhook;
 
 pub use delivery::{Delivery, DeliveryState, Facts, Tried};
 pub use failure::{Blame, Failure, FailureCode, Retry};
-pub use id::{DeliveryId, Fence, ItemId, ParseIdError, TaskId};
+pub use id::{DeliveryId, Fence, ItemId, ParseIdError, TaskId, TokenId};
 pub use item::{
     EvidenceFile, FileInput, HeldFor, InputValue, Item, ItemState, Place, Resolution, Verdict, VerifyPlan, WaitReason,
 };
@@ -27,4 +28,5 @@ pub use profile::{Parked, Profile, ProfileEffect, ProfileId, ProfileState};
 pub use proof::{Baseline, Proofs};
 pub use task::{Counts, Intent, OnUnknown, Task, TaskEvent, TaskState};
 pub use time::{BootId, BootTime, Clock, Moment, SystemClock, Timestamp};
+pub use token::{Scope, Scopes, Token, TokenHash, TokenState, TokenText};
 pub use webhook::{HookEvent, Secret, Webhook};

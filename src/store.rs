@@ -24,6 +24,7 @@ mod queue;
 mod reads;
 mod requests;
 mod tables;
+mod tokens;
 mod trial;
 mod writer;
 

@@ -15,6 +15,8 @@ mod lent;
 mod outbox;
 #[path = "store/overdue.rs"]
 mod overdue;
+#[path = "store/tokens.rs"]
+mod tokens;
 #[path = "store/verify.rs"]
 mod verify;
 

@@ -121,14 +121,17 @@ fn too_slow() -> ApiError {
         .with_header(header::CONNECTION, HeaderValue::from_static("close"))
 }
 
-/// Whether the declared content type is JSON.
+/// Whether the declared content type is JSON, once, in no other encoding than JSON has.
 pub fn is_json(headers: &HeaderMap) -> bool {
-    let essence = |value: &HeaderValue| value.to_str().ok().and_then(|text| text.split(';').next().map(str::to_owned));
     let mut types = headers.get_all(header::CONTENT_TYPE).iter();
-    match (types.next().and_then(essence), types.next()) {
-        (Some(essence), None) => essence.trim().eq_ignore_ascii_case("application/json"),
-        _ => false,
-    }
+    let (Some(only), None) = (types.next(), types.next()) else { return false };
+    let Ok(text) = only.to_str() else { return false };
+    let mut parts = text.split(';').map(str::trim);
+    let utf8 = |part: &str| {
+        let charset = part.split_once('=').filter(|(name, _)| name.eq_ignore_ascii_case("charset"));
+        charset.is_some_and(|(_, charset)| charset.trim_matches('"').eq_ignore_ascii_case("utf-8"))
+    };
+    parts.next().is_some_and(|essence| essence.eq_ignore_ascii_case("application/json")) && parts.all(utf8)
 }
 
 /// A body of bytes.

@@ -25,7 +25,7 @@ use super::{sessions, wire};
 use crate::engine::{
     Borrower, Door, LendAsked, LendRefused, Lent, LentBrowser, Limits, after_failure, effect, effect_after_commit,
 };
-use crate::model::{FailureCode, Fence, FileInput, Item, ItemState, LockKind, Proofs, Verdict};
+use crate::model::{FailureCode, Fence, FileInput, Item, ItemState, LockKind, Proofs, Scope, Verdict};
 use crate::store::media::{self, MediaStore};
 use crate::store::{AttemptEnded, Claim, ClaimName, Claimed, FinishRefused, Head, NotYours, Worker};
 pub use form::claim_id;
@@ -41,8 +41,11 @@ const REFUSED_PAUSE: Duration = Duration::from_millis(500);
 
 /// Waits for an item of these kinds, at most as long as the worker does.
 pub async fn claim(context: Arc<Context>, call: Call) -> Result<Response<Reply>, ApiError> {
-    let host = call.host.clone();
+    let (host, caller) = (call.host.clone(), call.caller);
     let asked = read_claim(&call.json(&context).await?.ok_or_else(no_body)?)?;
+    if asked.session {
+        caller.needs(Scope::Sessions)?;
+    }
     let until = Instant::now() + asked.wait;
     let mut changes = context.engine.changes();
     loop {

@@ -2,7 +2,8 @@
 //! refused still gets to see why.
 //!
 //! hyper bounds the wait for a head; it bounds neither a peer that stops reading nor the close. So:
-//! a write that makes no progress for [`STALL`] fails, and when a request was answered before its body
+//! a peer may keep answers waiting for [`STALL`] in all, which reading at [`LEAST_BYTES_PER_SECOND`] gives
+//! back, so that one who takes a byte now and then is given up as well; and when a request was answered before its body
 //! was read, closing waits a little and discards what still comes, since a close with unread bytes makes
 //! the kernel send a reset that can destroy the answer on its way. The server room alone makes these.
 
@@ -14,22 +15,31 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep};
 
-/// Longest time that a write may make no progress.
+/// Longest time that a peer may keep writes waiting.
 pub const STALL: Duration = Duration::from_secs(20);
+/// Pace at which patience grows again; the bytes that the kernel holds for the peer count as read.
+const LEAST_BYTES_PER_SECOND: u64 = 16 * 1024;
 /// Longest time that a close waits for the rest of an unread body.
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES: usize = 64 * 1024 * 1024;
 
 pub struct Guarded<I> {
     io: I,
-    stalled: Option<Pin<Box<Sleep>>>,
+    stalled: Option<Stalled>,
+    /// What is left of the time that the peer may keep writes waiting.
+    patience: Duration,
     /// Whether the last request's body was read to its end; shared with the body itself.
     consumed: Arc<AtomicBool>,
     lingering: Option<Lingering>,
     stall: Duration,
     linger: Duration,
+}
+
+struct Stalled {
+    since: Instant,
+    end: Pin<Box<Sleep>>,
 }
 
 struct Lingering {
@@ -39,7 +49,7 @@ struct Lingering {
 
 impl<I> Guarded<I> {
     pub fn new(io: I, consumed: Arc<AtomicBool>) -> Self {
-        Self { io, stalled: None, consumed, lingering: None, stall: STALL, linger: LINGER }
+        Self { io, stalled: None, patience: STALL, consumed, lingering: None, stall: STALL, linger: LINGER }
     }
 
     /// The stream without its watch.
@@ -47,14 +57,26 @@ impl<I> Guarded<I> {
         self.io
     }
 
+    /// What was taken by the peer, or by the kernel for it.
+    fn written(&mut self, poll: &Poll<io::Result<usize>>) {
+        if let Poll::Ready(Ok(bytes)) = poll {
+            let bytes = u64::try_from(*bytes).unwrap_or(u64::MAX);
+            let gained = Duration::from_millis(bytes.saturating_mul(1_000) / LEAST_BYTES_PER_SECOND);
+            self.patience = self.patience.saturating_add(gained).min(self.stall);
+        }
+    }
+
     fn watch<T>(&mut self, cx: &mut Context<'_>, poll: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if poll.is_ready() {
-            self.stalled = None;
+            if let Some(stalled) = self.stalled.take() {
+                self.patience = self.patience.saturating_sub(stalled.since.elapsed());
+            }
             return poll;
         }
-        let stall = self.stall;
-        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(stall)));
-        ready!(stalled.as_mut().poll(cx));
+        let patience = self.patience;
+        let begin = || Stalled { since: Instant::now(), end: Box::pin(sleep(patience)) };
+        let stalled = self.stalled.get_or_insert_with(begin);
+        ready!(stalled.end.as_mut().poll(cx));
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the peer does not read")))
     }
 }
@@ -68,7 +90,9 @@ impl<I: AsyncRead + Unpin> AsyncRead for Guarded<I> {
 impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guarded<I> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let poll = Pin::new(&mut self.io).poll_write(cx, buf);
-        self.watch(cx, poll)
+        let poll = self.watch(cx, poll);
+        self.written(&poll);
+        poll
     }
 
     fn poll_write_vectored(
@@ -77,7 +101,9 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guarded<I> {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let poll = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
-        self.watch(cx, poll)
+        let poll = self.watch(cx, poll);
+        self.written(&poll);
+        poll
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -125,7 +151,7 @@ mod tests {
     const LONG: Duration = Duration::from_hours(1);
 
     fn guarded(io: DuplexStream, consumed: bool, stall: Duration, linger: Duration) -> Guarded<DuplexStream> {
-        Guarded { stall, linger, ..Guarded::new(io, Arc::new(AtomicBool::new(consumed))) }
+        Guarded { stall, patience: stall, linger, ..Guarded::new(io, Arc::new(AtomicBool::new(consumed))) }
     }
 
     #[tokio::test]
@@ -133,6 +159,25 @@ mod tests {
         let (ours, _theirs) = duplex(4);
         let error = guarded(ours, true, SHORT, LONG).write_all(b"more than four").await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_takes_a_byte_now_and_then_is_given_up_too() {
+        let (ours, mut theirs) = duplex(4);
+        let mut ours = guarded(ours, true, Duration::from_millis(40), LONG);
+        let began = Instant::now();
+        let drips = async {
+            while began.elapsed() < Duration::from_secs(20) && theirs.read_u8().await.is_ok() {
+                sleep(Duration::from_millis(2)).await;
+            }
+        };
+        let sends = async {
+            let sent = ours.write_all(&vec![b'x'; 100_000]).await;
+            drop(ours);
+            sent
+        };
+        let (sent, ()) = tokio::join!(sends, drips);
+        assert_eq!(sent.unwrap_err().kind(), io::ErrorKind::TimedOut);
     }
 
     #[tokio::test]

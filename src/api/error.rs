@@ -50,6 +50,11 @@ codes! {
     // The request as such.
     InvalidJson "invalid_json" 400 "The body is not JSON";
     BrokenBody "broken_body" 400 "The body ended early";
+    TokenMissing "token_missing" 401 "A token is needed";
+    TokenInvalid "token_invalid" 401 "The token is not known";
+    TokenExpired "token_expired" 401 "The token has expired";
+    TokenRevoked "token_revoked" 401 "The token was revoked";
+    MissingScope "missing_scope" 403 "The token may not do this";
     CrossSite "cross_site" 403 "Requests from other sites are refused";
     NotFound "not_found" 404 "There is nothing here";
     MethodNotAllowed "method_not_allowed" 405 "The path does not know this method";
@@ -91,6 +96,7 @@ codes! {
     NotUnknown "not_unknown" 409 "The item's outcome is known";
     DeliveryNotGivenUp "delivery_not_given_up" 409 "The delivery was not given up";
     ResumeRefused "resume_refused" 409 "A human has to look first";
+    TooManyTokens "too_many_tokens" 409 "No more tokens fit";
     StaleFence "stale_fence" 409 "The lock has another fence or another owner";
     AlreadyArmed "already_armed" 409 "The item is armed already";
     NotHeld "not_held" 409 "Nobody holds this lock";

@@ -1,11 +1,10 @@
-//! The way of every request, in the order of api.md: Host, Origin and Sec-Fetch, (token, scope,) rate
-//! limit, content type, body, handler; and what every answer carries.
+//! The way of every request, in the order of api.md: Host, Origin and Sec-Fetch, token, scope, rate limit, content type, body, handler; and what every answer carries.
 //!
 //! The server calls [`Front`] as its [`App`]. Invariant: no handler is reached before the guards have
 //! passed, and every answer (refusals as well) names its request, shows the limits and forbids sniffing,
 //! caching and framing. Paths are logged as the route's pattern: a link to `DevTools` holds a secret.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -24,8 +23,10 @@ use super::Context;
 use super::body::{Reply, RequestBody, is_json, too_large};
 use super::error::{ApiError, Code, FieldError};
 use super::guard::{OwnNames, X_REQUEST_ID, request_id};
+use super::keyring::{self, Caller};
 use super::limit::{Allowance, Class, Client, Limiter};
-use super::routes::{Found, Params, Route, Router, Takes};
+use super::peer::{Peer, Trust, User};
+use super::routes::{Access, Found, Params, Route, Router, Takes};
 use super::server::App;
 use crate::model::Timestamp;
 
@@ -37,6 +38,7 @@ const MAX_STRAY_BODY_BYTES: u64 = 4 * 1024;
 /// One request on its way to a handler.
 pub struct Call {
     pub head: Parts,
+    pub caller: Caller,
     pub params: Params,
     pub body: RequestBody,
     /// Host and port under which the caller reached us.
@@ -64,6 +66,14 @@ pub fn parse_json(bytes: &[u8]) -> Result<Value, ApiError> {
     serde_json::from_slice(bytes).map_err(|error| ApiError::new(Code::InvalidJson, format!("Not JSON: {error}.")))
 }
 
+/// What came of a request, and who was counted for it.
+struct Passed {
+    answer: Result<Response<Reply>, ApiError>,
+    class: Class,
+    client: Client,
+    allowance: Option<Allowance>,
+}
+
 pub struct Front {
     context: Arc<Context>,
     router: Router,
@@ -71,47 +81,93 @@ pub struct Front {
     /// For who comes over the unix socket, which has no name.
     address: SocketAddr,
     limiter: Limiter,
+    trust: Trust,
 }
 
 impl Front {
     pub fn new(context: Arc<Context>, address: SocketAddr) -> Self {
         let limiter = Limiter::new(context.config.limits.clone());
-        Self { context, router: Router::new(), names: OwnNames::new(address.port()), address, limiter }
+        let own = User { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw() };
+        let trust = Trust::new(context.config.trusted_networks(), own);
+        let names = OwnNames::new(address, &context.config.server.allowed_hosts);
+        Self { context, router: Router::new(), names, address, limiter, trust }
     }
 
     /// Everything up to the handler's answer, and which class was counted.
-    async fn pass(
-        &self,
-        head: Parts,
-        body: RequestBody,
-        client: Client,
-    ) -> (Result<Response<Reply>, ApiError>, Class, Option<Allowance>) {
+    async fn pass(&self, head: Parts, body: RequestBody, peer: Peer) -> Passed {
         let found = self.router.find(&head.method, head.uri.path());
-        let (class, spends) = match &found {
-            Found::Route(route, _) => (route.class, route.spends),
-            _ => (Class::Requests, true),
+        let (class, spends, access) = match &found {
+            Found::Route(route, _) => (route.class, route.spends, route.access),
+            _ => (Class::Requests, true, Access::Anyone),
         };
-        let host = if client == Client::Unix { Ok(()) } else { self.names.check_host(&head) };
-        if let Err(error) = host.and_then(|()| self.names.check_site(&head)) {
-            return (Err(error), class, self.limiter.peek(class, client, Instant::now()));
-        }
+        let place = self.place(peer, &head);
         let now = Instant::now();
+        let host = if peer.is_unix() { Ok(()) } else { self.names.check_host(&head) };
+        let allowed = match host.and_then(|()| self.names.check_site(&head)) {
+            Ok(()) => self.authorise(access, peer, &head).await,
+            Err(error) => Err(error),
+        };
+        let caller = match allowed {
+            Ok(caller) => caller,
+            Err(error) => {
+                let allowance = self.limiter.peek(class, place, now);
+                return Passed { answer: Err(error), class, client: place, allowance };
+            }
+        };
+        // Health is counted by address: a probe has no token, and a token is no reason to probe more.
+        let token = caller.token.filter(|_| class != Class::Health);
+        let client = token.map_or(place, Client::Token);
         let allowance =
             if spends { self.limiter.spend(class, client, now) } else { self.limiter.peek(class, client, now) };
         if let Some(over) = allowance.filter(|allowance| spends && !allowance.granted) {
-            return (Err(rate_limited(over)), class, allowance);
+            return Passed { answer: Err(rate_limited(over)), class, client, allowance };
         }
         let answer = match found {
             Found::Route(route, params) => {
                 let named = head.headers.get(header::HOST).and_then(|host| host.to_str().ok());
-                let host = named.filter(|_| client != Client::Unix).map(str::to_owned);
+                let host = named.filter(|_| !peer.is_unix()).map(str::to_owned);
                 let host = host.unwrap_or_else(|| self.address.to_string());
-                self.run(route, Call { head, params, body, host }).await
+                self.run(route, Call { head, caller, params, body, host }).await
             }
             Found::WrongMethod(allow) => Err(wrong_method(&allow)),
             Found::Nothing => Err(ApiError::not_found("There is no such path.")),
         };
-        (answer, class, allowance)
+        Passed { answer, class, client, allowance }
+    }
+
+    /// Whom to count where there is no token.
+    fn place(&self, peer: Peer, head: &Parts) -> Client {
+        match peer {
+            Peer::Address(address) => Client::Address(self.trust.address(address, &head.headers)),
+            Peer::Unix(user) => Client::User(user.map(|user| user.uid)),
+        }
+    }
+
+    /// Who calls, if he may. A token that is sent is the one that counts, also on the socket.
+    async fn authorise(&self, access: Access, peer: Peer, head: &Parts) -> Result<Caller, ApiError> {
+        if !self.context.config.auth.required {
+            return Ok(Caller::ADMIN);
+        }
+        let Some(scope) = access.scope() else { return Ok(Caller::ANYONE) };
+        let now = self.context.clock.now();
+        let keyring = &self.context.keyring;
+        if let Some(token) = keyring::bearer(&head.headers) {
+            let caller = keyring.find(token?, now)?;
+            return caller.needs(scope).map(|()| caller);
+        }
+        let any = || keyring.has_any(now);
+        match peer {
+            Peer::Unix(user) if self.trust.is_admin(user).await => Ok(Caller::ADMIN),
+            Peer::Address(address) if self.is_open(access, address, head) && any() => Ok(Caller::ANYONE),
+            _ => Err(keyring::missing(any())),
+        }
+    }
+
+    /// Whether the configuration opens this read to programs on this machine.
+    fn is_open(&self, access: Access, address: IpAddr, head: &Parts) -> bool {
+        let words = &self.context.config.auth.open_on_loopback;
+        let open = access.open_word().is_some_and(|word| words.iter().any(|open| open == word));
+        open && Trust::is_local(address, &head.headers) && self.names.is_loopback_name(head)
     }
 
     async fn run(&self, route: &'static Route, mut call: Call) -> Result<Response<Reply>, ApiError> {
@@ -136,14 +192,14 @@ impl App for Front {
     async fn answer(
         self: Arc<Self>,
         request: Request<Incoming>,
-        client: Client,
+        peer: Peer,
         consumed: Arc<AtomicBool>,
     ) -> Response<Reply> {
         let (head, body) = request.into_parts();
         let body = RequestBody::new(body, consumed);
         let id = request_id(&head.headers);
         let (method, begun) = (head.method.clone(), Instant::now());
-        let (answer, class, mut allowance) = self.pass(head, body, client).await;
+        let Passed { answer, class, client, mut allowance } = self.pass(head, body, peer).await;
         let mut response = answer.unwrap_or_else(|error| error.into_response(&id));
         if response.extensions().get::<SpendsNothing>().is_some() {
             allowance = self.limiter.refund(class, client, Instant::now());

@@ -3,8 +3,10 @@
 //!
 //! The front calls these in the order of api.md. They see heads alone: no body, no state. Invariant:
 //! over TCP only a request whose every Host names this daemon's own loopback address and port goes on
-//! (a page that rebinds a name to 127.0.0.1 sends its own name), and nothing that changes state comes
-//! from another site. Not here: tokens and scopes, which come with the tokens themselves.
+//! (a page that rebinds a name to 127.0.0.1 sends its own name) or a name of the configuration, and nothing
+//! comes from another site's page but a person who follows a link. Not here: tokens and scopes (`keyring`).
+
+use std::net::SocketAddr;
 
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, header, http::request::Parts};
@@ -14,23 +16,46 @@ use super::error::{ApiError, Code};
 /// Names that this daemon answers to, with its port.
 pub struct OwnNames {
     hosts: Vec<String>,
+    /// Those of them that lead to this machine from nowhere else.
+    loopback: Vec<String>,
     origins: Vec<String>,
 }
 
 const NAMES: [&str; 3] = ["127.0.0.1", "localhost", "[::1]"];
 const HTTP_PORT: u16 = 80;
+const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
+const SEC_FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const MAX_REQUEST_ID_BYTES: usize = 128;
 
 impl OwnNames {
-    pub fn new(port: u16) -> Self {
-        let mut hosts: Vec<_> = NAMES.iter().map(|name| format!("{name}:{port}")).collect();
-        if port == HTTP_PORT {
-            hosts.extend(NAMES.map(str::to_owned));
+    /// `bound` is the address really bound, `allowed` what the configuration adds.
+    pub fn new(bound: SocketAddr, allowed: &[String]) -> Self {
+        let port = bound.port();
+        let mut names: Vec<String> = NAMES.map(str::to_owned).into();
+        let ip = bound.ip().to_canonical();
+        let local = ip.is_loopback() || ip.is_unspecified();
+        if !local {
+            names.push(if ip.is_ipv6() { format!("[{ip}]") } else { ip.to_string() });
         }
-        let origins = hosts.iter().map(|host| format!("http://{host}")).collect();
-        Self { hosts, origins }
+        let mut hosts: Vec<_> = names.iter().map(|name| format!("{name}:{port}")).collect();
+        if port == HTTP_PORT {
+            hosts.append(&mut names);
+        }
+        let mut origins: Vec<_> = hosts.iter().map(|host| format!("http://{host}")).collect();
+        let loopback = hosts.iter().filter(|host| NAMES.iter().any(|name| host.starts_with(name))).cloned().collect();
+        for host in allowed {
+            origins.extend([format!("https://{host}"), format!("http://{host}")]);
+            hosts.push(host.clone());
+        }
+        Self { hosts, loopback, origins }
+    }
+
+    /// Whether a head that passed was sent to a name of this machine alone.
+    pub fn is_loopback_name(&self, head: &Parts) -> bool {
+        let host = head.headers.get(header::HOST).map(HeaderValue::as_bytes);
+        host.is_some_and(|host| self.loopback.iter().any(|own| own.as_bytes() == host))
     }
 
     /// 421 unless every name in the head is our own. For TCP: a unix socket has no names.
@@ -46,11 +71,17 @@ impl OwnNames {
         Err(ApiError::new(Code::WrongHost, format!("This daemon answers to {own}; send one of these as Host.")))
     }
 
-    /// 403 for whatever could change something and was sent by another site's page. The Host that
-    /// came along proves nothing here, so an Origin is compared with our own names alone.
+    /// 403 for whatever was sent by another site's page, save a link that a person followed: its answer is
+    /// shown and cannot be read by that page. The Host that came along proves nothing here, so an Origin is
+    /// compared with our own names alone.
     pub fn check_site(&self, head: &Parts) -> Result<(), ApiError> {
+        let is = |name: &HeaderName, value: &[u8]| {
+            let mut values = head.headers.get_all(name).iter();
+            values.next().is_some_and(|first| first.as_bytes() == value) && values.next().is_none()
+        };
         let reads = matches!(head.method, Method::GET | Method::HEAD) && !head.headers.contains_key(header::UPGRADE);
-        if reads {
+        let followed = reads && is(&SEC_FETCH_MODE, b"navigate") && is(&SEC_FETCH_DEST, b"document");
+        if followed && !head.headers.contains_key(header::ORIGIN) {
             return Ok(());
         }
         let same_site = |value: &HeaderValue| matches!(value.as_bytes(), b"same-origin" | b"none");
@@ -60,7 +91,7 @@ impl OwnNames {
         if fetch_fits && origin_fits {
             return Ok(());
         }
-        Err(ApiError::new(Code::CrossSite, "A page of another site sent this; only cove's own page may change things."))
+        Err(ApiError::new(Code::CrossSite, "A page of another site sent this; only cove's own page may."))
     }
 }
 
@@ -89,7 +120,7 @@ mod tests {
 
     #[test]
     fn only_our_own_names_pass() {
-        let names = OwnNames::new(8088);
+        let names = OwnNames::new(([127, 0, 0, 1], 8088).into(), &[]);
         for good in ["127.0.0.1:8088", "localhost:8088", "[::1]:8088"] {
             assert!(names.check_host(&head("GET", "/", &[("host", good)])).is_ok(), "{good}");
         }
@@ -124,17 +155,50 @@ mod tests {
         assert!(names.check_host(&head("GET", "http://evil.com:8088/", &own)).is_err(), "absolute form");
         assert!(names.check_host(&head("GET", "http://user@localhost:8088/", &own)).is_err());
         assert!(names.check_host(&head("GET", "http://localhost:8088/", &own)).is_ok());
-        assert!(OwnNames::new(80).check_host(&head("GET", "/", &[("host", "localhost")])).is_ok());
+        assert!(
+            OwnNames::new(([127, 0, 0, 1], 80).into(), &[])
+                .check_host(&head("GET", "/", &[("host", "localhost")]))
+                .is_ok()
+        );
+    }
+
+    #[test]
+    fn names_of_the_configuration_and_of_the_bound_address_are_added() {
+        let allowed = ["cove.example.org".to_owned()];
+        let names = OwnNames::new(([192, 168, 0, 2], 8088).into(), &allowed);
+        let passes = |host: &str| names.check_host(&head("GET", "/", &[("host", host)])).is_ok();
+        for good in ["cove.example.org", "192.168.0.2:8088", "127.0.0.1:8088"] {
+            assert!(passes(good), "{good}");
+        }
+        for bad in ["cove.example.org:8088", "example.org", "a.cove.example.org", "0.0.0.0:8088", "192.168.0.3:8088"] {
+            assert!(!passes(bad), "{bad}");
+        }
+        let local = |host: &str| names.is_loopback_name(&head("GET", "/", &[("host", host)]));
+        assert!(local("127.0.0.1:8088") && local("localhost:8088"));
+        assert!(!local("cove.example.org") && !local("192.168.0.2:8088"));
+        let post = |origin: &str| names.check_site(&head("POST", "/", &[("origin", origin)])).is_ok();
+        assert!(
+            post("https://cove.example.org") && !post("https://cove.example.org:1") && !post("https://example.org")
+        );
     }
 
     #[test]
     fn another_site_changes_nothing() {
-        let names = OwnNames::new(8088);
+        let names = OwnNames::new(([127, 0, 0, 1], 8088).into(), &[]);
         let passes = |method: &str, headers: &[(&str, &str)]| names.check_site(&head(method, "/", headers)).is_ok();
         assert!(passes("POST", &[]), "no browser");
         assert!(passes("POST", &[("sec-fetch-site", "same-origin"), ("origin", "http://127.0.0.1:8088")]));
         assert!(passes("DELETE", &[("sec-fetch-site", "none")]));
-        assert!(passes("GET", &[("sec-fetch-site", "cross-site")]), "a link may point here");
+        let link = [("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "document")];
+        assert!(passes("GET", &link), "a link may point here");
+        assert!(!passes("POST", &link), "a form may not");
+        assert!(!passes("GET", &[link[0], link[1], ("sec-fetch-dest", "iframe")]), "nor a frame");
+        assert!(!passes("GET", &[link[0], ("sec-fetch-mode", "no-cors"), ("sec-fetch-dest", "script")]));
+        assert!(
+            !passes("GET", &[("sec-fetch-site", "cross-site")]) && !passes("GET", &[("origin", "http://evil.com")])
+        );
+        assert!(!passes("GET", &[link[0], link[1], link[2], ("upgrade", "websocket")]));
+        assert!(passes("GET", &[("sec-fetch-site", "same-origin"), ("sec-fetch-mode", "cors")]));
         for site in ["cross-site", "same-site", "", "Same-Origin"] {
             assert!(!passes("POST", &[("sec-fetch-site", site)]), "{site}");
         }

@@ -134,7 +134,7 @@ pub async fn unpark(context: Arc<Context>, call: Call) -> Result<Response<Reply>
     let gone = || ApiError::not_found("There is no such profile.");
     let profile = context.store.unpark(found.id).await?.ok_or_else(gone)?;
     context.engine.ring();
-    Ok(body::json(StatusCode::OK, &current_json(&context, &profile).await?))
+    Ok(body::json(StatusCode::OK, &current_json(&context, call.caller, &profile).await?))
 }
 
 #[cfg(test)]

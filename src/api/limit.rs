@@ -13,6 +13,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::config::Limits;
+use crate::model::TokenId;
 
 pub const MAX_CLIENTS: usize = 4_096;
 
@@ -33,8 +34,9 @@ pub enum Class {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Client {
     Address(IpAddr),
-    /// Every peer of the unix socket.
-    Unix,
+    /// A user of the unix socket; None: the kernel did not say which.
+    User(Option<u32>),
+    Token(TokenId),
     /// Whoever came when all windows were in use.
     Overflow,
 }
@@ -167,7 +169,11 @@ mod tests {
         let (limiter, now) = (limiter(), Instant::now());
         assert!(limiter.spend(Class::Requests, ANNA, now).unwrap().granted);
         assert!(!limiter.spend(Class::Requests, ANNA, now).unwrap().granted);
-        assert!(limiter.spend(Class::Requests, Client::Unix, now).unwrap().granted);
+        for other in
+            [Client::User(None), Client::User(Some(0)), Client::Token(TokenId::new(1)), Client::Token(TokenId::new(2))]
+        {
+            assert!(limiter.spend(Class::Requests, other, now).unwrap().granted);
+        }
         assert!(limiter.spend(Class::Metrics, ANNA, now).unwrap().granted);
         assert_eq!(limiter.spend(Class::Locks, ANNA, now).unwrap().limit, 3);
         assert_eq!(limiter.spend(Class::Health, ANNA, now), None);

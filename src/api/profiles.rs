@@ -16,11 +16,12 @@ use super::body::{self, Reply};
 use super::error::{ApiError, Code, FieldError};
 use super::form::Walk;
 use super::front::Call;
+use super::keyring::Caller;
 use super::{Context, devtools};
 use crate::config::ProviderKind;
 use crate::engine::{OperatorView, View};
 use crate::model::profile::MAX_PROFILE_NAME_BYTES;
-use crate::model::{Lock, Profile, ProfileId, ProfileState};
+use crate::model::{Lock, Profile, ProfileId, ProfileState, Scope};
 use crate::ops::roster::RosterHandle;
 use crate::store::CreateProfileError;
 
@@ -124,8 +125,9 @@ fn state(profile: &Profile, view: &View, outside: Option<&Lock>) -> ProfileState
     }
 }
 
-/// `outside`: the lock, while an outside program holds it. Whatever it does there, the profile runs.
-fn profile_json(profile: &Profile, view: &View, outside: Option<&Lock>) -> Value {
+/// `outside`: the lock, while an outside program holds it. Whatever it does there, the profile runs. The
+/// link that drives the browser is shown to those who may drive one.
+fn profile_json(profile: &Profile, view: &View, outside: Option<&Lock>, caller: Caller) -> Value {
     let mut json = json!({
         "id": profile.id,
         "name": profile.name,
@@ -147,7 +149,8 @@ fn profile_json(profile: &Profile, view: &View, outside: Option<&Lock>) -> Value
         json["held_until"] = json!(lock.expires_at());
     }
     let link = |operator: &OperatorView| devtools::url(&operator.token, operator.session.is_some());
-    if let Some(link) = view.operators.get(&profile.id).and_then(link) {
+    let may_drive = caller.scopes.allow(Scope::Sessions);
+    if let Some(link) = view.operators.get(&profile.id).filter(|_| may_drive).and_then(link) {
         json["devtools_url"] = json!(link);
     }
     if let Some(operator) = view.operators.get(&profile.id) {
@@ -167,9 +170,9 @@ pub async fn find(context: &Context, text: &str) -> Result<Profile, ApiError> {
 }
 
 /// One profile as it is now.
-pub async fn current_json(context: &Context, profile: &Profile) -> Result<Value, ApiError> {
+pub async fn current_json(context: &Context, caller: Caller, profile: &Profile) -> Result<Value, ApiError> {
     let outside = context.store.profiles_held_outside(context.clock.moment()).await?;
-    Ok(profile_json(profile, &context.engine.view(), outside.get(&profile.id)))
+    Ok(profile_json(profile, &context.engine.view(), outside.get(&profile.id), caller))
 }
 
 pub async fn list(context: Arc<Context>, call: Call) -> Result<Response<Reply>, ApiError> {
@@ -179,14 +182,15 @@ pub async fn list(context: Arc<Context>, call: Call) -> Result<Response<Reply>, 
     context.roster.ring();
     let outside = context.store.profiles_held_outside(context.clock.moment()).await?;
     let (profiles, view) = (context.store.profiles().await?, context.engine.view());
-    let json = |profile: &Profile| profile_json(profile, &view, outside.get(&profile.id));
+    let json = |profile: &Profile| profile_json(profile, &view, outside.get(&profile.id), call.caller);
     let profiles: Vec<Value> = profiles.iter().map(json).collect();
     Ok(body::json(StatusCode::OK, &json!({"profiles": profiles, "next_cursor": null})))
 }
 
 pub async fn show(context: Arc<Context>, call: Call) -> Result<Response<Reply>, ApiError> {
+    let caller = call.caller;
     let profile = find(&context, call.params.get("id")).await?;
-    Ok(body::json(StatusCode::OK, &current_json(&context, &profile).await?))
+    Ok(body::json(StatusCode::OK, &current_json(&context, caller, &profile).await?))
 }
 
 /// The name that a body asks for.
@@ -208,6 +212,7 @@ fn read_name(body: &Value) -> Result<String, ApiError> {
 
 pub async fn create(context: Arc<Context>, call: Call) -> Result<Response<Reply>, ApiError> {
     context.needs_disk()?;
+    let caller = call.caller;
     let body = call.json(&context).await?.ok_or_else(no_body)?;
     let name = read_name(&body)?;
     if context.config.browser.provider == ProviderKind::Dolphin {
@@ -221,7 +226,7 @@ pub async fn create(context: Arc<Context>, call: Call) -> Result<Response<Reply>
         Err(CreateProfileError::Exists) => return Err(exists()),
         Err(CreateProfileError::Store(error)) => return Err(error.into()),
     };
-    Ok(body::json(StatusCode::CREATED, &current_json(&context, &profile).await?))
+    Ok(body::json(StatusCode::CREATED, &current_json(&context, caller, &profile).await?))
 }
 
 /// An empty body where JSON is needed.
@@ -238,7 +243,7 @@ fn read_headless(body: Option<&Value>, default: bool) -> Result<bool, ApiError> 
 }
 
 pub async fn open(context: Arc<Context>, mut call: Call) -> Result<Response<Reply>, ApiError> {
-    let params = std::mem::take(&mut call.params);
+    let (caller, params) = (call.caller, std::mem::take(&mut call.params));
     let body = call.json(&context).await?;
     let headless = read_headless(body.as_ref(), context.config.browser.headless)?;
     let profile = find(&context, params.get("id")).await?;
@@ -251,16 +256,17 @@ pub async fn open(context: Arc<Context>, mut call: Call) -> Result<Response<Repl
         let detail = "An item runs in the profile, a person has it open, or a program holds its lock; try again when it is idle.";
         return Err(ApiError::new(Code::ProfileBusy, detail));
     }
-    Ok(body::json(StatusCode::ACCEPTED, &current_json(&context, &profile).await?))
+    Ok(body::json(StatusCode::ACCEPTED, &current_json(&context, caller, &profile).await?))
 }
 
 pub async fn close(context: Arc<Context>, call: Call) -> Result<Response<Reply>, ApiError> {
+    let caller = call.caller;
     let profile = find(&context, call.params.get("id")).await?;
     let closed = timeout(ENGINE_DEADLINE, context.engine.close_profile(profile.id.clone())).await;
     if !closed.map_err(|_| engine_silent())? {
         return Err(ApiError::new(Code::ProfileNotOpen, "Nobody opened this profile through cove."));
     }
-    Ok(body::json(StatusCode::ACCEPTED, &current_json(&context, &profile).await?))
+    Ok(body::json(StatusCode::ACCEPTED, &current_json(&context, caller, &profile).await?))
 }
 
 fn engine_silent() -> ApiError {
@@ -314,7 +320,7 @@ mod tests {
     fn the_state_is_the_first_that_applies() {
         let mut anna = profile("anna", "Anna");
         let mut view = View::default();
-        let json = |anna: &Profile, view: &View| profile_json(anna, view, None);
+        let json = |anna: &Profile, view: &View| profile_json(anna, view, None, Caller::ADMIN);
         assert_eq!(json(&anna, &view)["state"], "idle");
         let message = "asked to sign in".to_owned();
         anna.parked = Some(Parked { since: Timestamp::ZERO, message, item: Some(ItemId::new(7)) });
@@ -328,7 +334,7 @@ mod tests {
             acquired_at: Timestamp::ZERO,
             lease: None,
         };
-        let outside = profile_json(&anna, &view, Some(&lock));
+        let outside = profile_json(&anna, &view, Some(&lock), Caller::ADMIN);
         assert_eq!((&outside["state"], &outside["held_by"]), (&json!("running"), &json!("worker-1")));
         view.running.insert(anna.id.clone(), Some(ItemId::new(7)));
         let running = json(&anna, &view);

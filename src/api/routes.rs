@@ -1,4 +1,4 @@
-//! The table of routes: method, path, body, rate class and handler of each, in one place.
+//! The table of routes: method, path, who may come, body, rate class and handler of each, in one place.
 //!
 //! The front asks [`Router::find`] once a request. Invariant: whatever is served stands in [`ROUTES`],
 //! so that a test (or a description of the API) can walk all of it. Paths are matched as they are sent;
@@ -16,8 +16,9 @@ use super::front::Call;
 use super::limit::Class;
 use super::{
     Context, admin, claims, devtools, evidence, flows, health, intents, locks, metrics, page, profiles, sessions,
-    start, tasks, uploads, webhooks,
+    start, tasks, tokens, uploads, webhooks,
 };
+use crate::model::Scope;
 
 type Answer = Pin<Box<dyn Future<Output = Result<Response<Reply>, ApiError>> + Send>>;
 type Handler = fn(Arc<Context>, Call) -> Answer;
@@ -34,9 +35,56 @@ pub enum Takes {
     Bytes,
 }
 
+/// Who may come, where tokens are required.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Whoever passes the guards.
+    Anyone,
+    /// Whoever knows the secret in the path.
+    PathSecret,
+    Read,
+    Submit,
+    Locks,
+    Sessions,
+    Admin,
+    /// `Read`; and on loopback without a token where `[auth] open_on_loopback` has the word.
+    OpenHealth,
+    OpenMetrics,
+    OpenStatus,
+    OpenLocks,
+}
+
+impl Access {
+    /// What a token needs; None: no token is looked at.
+    #[must_use]
+    pub const fn scope(self) -> Option<Scope> {
+        match self {
+            Self::Anyone | Self::PathSecret => None,
+            Self::Read | Self::OpenHealth | Self::OpenMetrics | Self::OpenStatus | Self::OpenLocks => Some(Scope::Read),
+            Self::Submit => Some(Scope::Submit),
+            Self::Locks => Some(Scope::Locks),
+            Self::Sessions => Some(Scope::Sessions),
+            Self::Admin => Some(Scope::Admin),
+        }
+    }
+
+    /// The word of `[auth] open_on_loopback`.
+    #[must_use]
+    pub const fn open_word(self) -> Option<&'static str> {
+        match self {
+            Self::OpenHealth => Some("health"),
+            Self::OpenMetrics => Some("metrics"),
+            Self::OpenStatus => Some("status"),
+            Self::OpenLocks => Some("locks"),
+            _ => None,
+        }
+    }
+}
+
 pub struct Route {
     pub method: Method,
     pub path: &'static str,
+    pub access: Access,
     pub takes: Takes,
     pub class: Class,
     /// False: the answer shows what is left and takes nothing.
@@ -45,10 +93,11 @@ pub struct Route {
 }
 
 macro_rules! routes {
-    ($($method:ident $path:literal $takes:ident $class:ident $handler:path;)+) => {
+    ($($method:ident $path:literal $access:ident $takes:ident $class:ident $handler:path;)+) => {
         pub static ROUTES: &[Route] = &[$(Route {
             method: Method::$method,
             path: $path,
+            access: Access::$access,
             takes: Takes::$takes,
             class: Class::$class,
             // The one HEAD of its own asks for the limits.
@@ -59,64 +108,67 @@ macro_rules! routes {
 }
 
 routes! {
-    GET "/" Nothing Requests page::home;
-    GET "/devtools/{token}/" Nothing Unlimited devtools::enter;
-    GET "/devtools/{token}/{*rest}" Nothing Unlimited devtools::pass;
-    HEAD "/api/v1/bulk-upload/start" Nothing TaskStarts start::limits;
-    POST "/api/v1/bulk-upload/start" Json TaskStarts start::start;
-    GET "/api/v1/tasks" Nothing Requests tasks::list_tasks;
-    GET "/api/v1/tasks/{id}" Nothing Requests tasks::show_task;
-    GET "/api/v1/tasks/{id}/items" Nothing Requests tasks::list_task_items;
-    GET "/api/v1/tasks/{id}/events" Nothing Requests tasks::list_events;
-    POST "/api/v1/tasks/{id}/cancel" Nothing Requests intents::cancel;
-    POST "/api/v1/tasks/{id}/retry" Nothing Requests intents::retry;
-    POST "/api/v1/tasks/{id}/pause" Nothing Requests intents::pause;
-    POST "/api/v1/tasks/{id}/resume" Nothing Requests intents::resume;
-    GET "/api/v1/tasks/{id}/webhooks" Nothing Requests webhooks::list;
-    POST "/api/v1/tasks/{id}/webhooks/{delivery}/retry" Nothing Requests webhooks::retry;
-    GET "/api/v1/items" Nothing Requests tasks::list_items;
-    GET "/api/v1/items/{id}" Nothing Requests tasks::show_item;
-    POST "/api/v1/items/{id}/resolve" Json Requests intents::resolve;
-    GET "/api/v1/items/{id}/evidence" Nothing Requests evidence::list;
-    GET "/api/v1/items/{id}/evidence/{file}" Nothing Requests evidence::show;
-    GET "/api/v1/profiles" Nothing Requests profiles::list;
-    POST "/api/v1/profiles" Json Requests profiles::create;
-    GET "/api/v1/profiles/{id}" Nothing Requests profiles::show;
-    POST "/api/v1/profiles/{id}/open" MaybeJson Requests profiles::open;
-    POST "/api/v1/profiles/{id}/close" Nothing Requests profiles::close;
-    POST "/api/v1/profiles/{id}/unpark" Nothing Requests intents::unpark;
-    GET "/api/v1/locks" Nothing Requests locks::list;
-    POST "/api/v1/locks/acquire" Json Locks locks::acquire;
-    POST "/api/v1/locks/refresh" Json Locks locks::refresh;
-    POST "/api/v1/locks/release" Json Locks locks::release;
-    POST "/api/v1/locks/cleanup" MaybeJson Requests locks::clean_up;
-    POST "/api/v1/claims" Json Locks claims::claim;
-    POST "/api/v1/claims/{id}/refresh" Json Locks claims::refresh;
-    POST "/api/v1/claims/{id}/arm" Json Locks claims::arm;
-    POST "/api/v1/claims/{id}/complete" Json Locks claims::complete;
-    POST "/api/v1/claims/{id}/fail" Json Locks claims::fail;
-    POST "/api/v1/sessions" Json Locks sessions::create;
-    GET "/api/v1/sessions" Nothing Requests sessions::list;
-    GET "/api/v1/sessions/{id}" Nothing Requests sessions::show;
-    DELETE "/api/v1/sessions/{id}" Nothing Locks sessions::delete;
-    POST "/api/v1/sessions/{id}/refresh" MaybeJson Locks sessions::refresh;
-    GET "/api/v1/sessions/{id}/cdp/{token}" Nothing Unlimited sessions::cdp::connect;
-    GET "/api/v1/sessions/{id}/cdp/{token}/json/version" Nothing Unlimited sessions::cdp::version;
-    GET "/api/v1/sessions/{id}/cdp/{token}/json/version/" Nothing Unlimited sessions::cdp::version;
-    POST "/api/v1/media" Bytes Requests uploads::upload;
-    GET "/api/v1/flows" Nothing Requests flows::list;
-    GET "/api/v1/flows/{name}" Nothing Requests flows::show;
-    PUT "/api/v1/flows/{name}" Json Requests flows::put;
-    DELETE "/api/v1/flows/{name}" Nothing Requests flows::delete;
-    POST "/api/v1/flows/{name}/run" Json TaskStarts start::rehearse;
-    POST "/api/v1/flows/{name}/check" MaybeJson Requests flows::check;
-    GET "/api/v1/health/simple" Nothing Health health::simple;
-    GET "/api/v1/health" Nothing Health health::health;
-    GET "/api/v1/status" Nothing Requests health::status;
-    GET "/api/v1/metrics" Nothing Metrics metrics::json;
-    GET "/metrics" Nothing Metrics metrics::prometheus;
-    POST "/api/v1/pause" Nothing Requests admin::pause;
-    POST "/api/v1/resume" MaybeJson Requests admin::resume;
+    GET "/" Anyone Nothing Requests page::home;
+    GET "/devtools/{token}/" PathSecret Nothing Unlimited devtools::enter;
+    GET "/devtools/{token}/{*rest}" PathSecret Nothing Unlimited devtools::pass;
+    HEAD "/api/v1/bulk-upload/start" Read Nothing TaskStarts start::limits;
+    POST "/api/v1/bulk-upload/start" Submit Json TaskStarts start::start;
+    GET "/api/v1/tasks" Read Nothing Requests tasks::list_tasks;
+    GET "/api/v1/tasks/{id}" Read Nothing Requests tasks::show_task;
+    GET "/api/v1/tasks/{id}/items" Read Nothing Requests tasks::list_task_items;
+    GET "/api/v1/tasks/{id}/events" Read Nothing Requests tasks::list_events;
+    POST "/api/v1/tasks/{id}/cancel" Submit Nothing Requests intents::cancel;
+    POST "/api/v1/tasks/{id}/retry" Submit Nothing Requests intents::retry;
+    POST "/api/v1/tasks/{id}/pause" Submit Nothing Requests intents::pause;
+    POST "/api/v1/tasks/{id}/resume" Submit Nothing Requests intents::resume;
+    GET "/api/v1/tasks/{id}/webhooks" Read Nothing Requests webhooks::list;
+    POST "/api/v1/tasks/{id}/webhooks/{delivery}/retry" Submit Nothing Requests webhooks::retry;
+    GET "/api/v1/items" Read Nothing Requests tasks::list_items;
+    GET "/api/v1/items/{id}" Read Nothing Requests tasks::show_item;
+    POST "/api/v1/items/{id}/resolve" Submit Json Requests intents::resolve;
+    GET "/api/v1/items/{id}/evidence" Read Nothing Requests evidence::list;
+    GET "/api/v1/items/{id}/evidence/{file}" Read Nothing Requests evidence::show;
+    GET "/api/v1/profiles" Read Nothing Requests profiles::list;
+    POST "/api/v1/profiles" Admin Json Requests profiles::create;
+    GET "/api/v1/profiles/{id}" Read Nothing Requests profiles::show;
+    POST "/api/v1/profiles/{id}/open" Sessions MaybeJson Requests profiles::open;
+    POST "/api/v1/profiles/{id}/close" Sessions Nothing Requests profiles::close;
+    POST "/api/v1/profiles/{id}/unpark" Submit Nothing Requests intents::unpark;
+    GET "/api/v1/locks" OpenLocks Nothing Requests locks::list;
+    POST "/api/v1/locks/acquire" Locks Json Locks locks::acquire;
+    POST "/api/v1/locks/refresh" Locks Json Locks locks::refresh;
+    POST "/api/v1/locks/release" Locks Json Locks locks::release;
+    POST "/api/v1/locks/cleanup" Admin MaybeJson Requests locks::clean_up;
+    POST "/api/v1/claims" Locks Json Locks claims::claim;
+    POST "/api/v1/claims/{id}/refresh" Locks Json Locks claims::refresh;
+    POST "/api/v1/claims/{id}/arm" Locks Json Locks claims::arm;
+    POST "/api/v1/claims/{id}/complete" Locks Json Locks claims::complete;
+    POST "/api/v1/claims/{id}/fail" Locks Json Locks claims::fail;
+    POST "/api/v1/sessions" Sessions Json Locks sessions::create;
+    GET "/api/v1/sessions" Read Nothing Requests sessions::list;
+    GET "/api/v1/sessions/{id}" Read Nothing Requests sessions::show;
+    DELETE "/api/v1/sessions/{id}" Sessions Nothing Locks sessions::delete;
+    POST "/api/v1/sessions/{id}/refresh" Sessions MaybeJson Locks sessions::refresh;
+    GET "/api/v1/sessions/{id}/cdp/{token}" PathSecret Nothing Unlimited sessions::cdp::connect;
+    GET "/api/v1/sessions/{id}/cdp/{token}/json/version" PathSecret Nothing Unlimited sessions::cdp::version;
+    GET "/api/v1/sessions/{id}/cdp/{token}/json/version/" PathSecret Nothing Unlimited sessions::cdp::version;
+    POST "/api/v1/media" Submit Bytes Requests uploads::upload;
+    GET "/api/v1/flows" Read Nothing Requests flows::list;
+    GET "/api/v1/flows/{name}" Read Nothing Requests flows::show;
+    PUT "/api/v1/flows/{name}" Submit Json Requests flows::put;
+    DELETE "/api/v1/flows/{name}" Submit Nothing Requests flows::delete;
+    POST "/api/v1/flows/{name}/run" Submit Json TaskStarts start::rehearse;
+    POST "/api/v1/flows/{name}/check" Read MaybeJson Requests flows::check;
+    GET "/api/v1/health/simple" Anyone Nothing Health health::simple;
+    GET "/api/v1/health" OpenHealth Nothing Health health::health;
+    GET "/api/v1/status" OpenStatus Nothing Requests health::status;
+    GET "/api/v1/metrics" OpenMetrics Nothing Metrics metrics::json;
+    GET "/metrics" OpenMetrics Nothing Metrics metrics::prometheus;
+    POST "/api/v1/pause" Admin Nothing Requests admin::pause;
+    POST "/api/v1/resume" Admin MaybeJson Requests admin::resume;
+    GET "/api/v1/tokens" Admin Nothing Requests tokens::list;
+    POST "/api/v1/tokens" Admin Json Requests tokens::create;
+    DELETE "/api/v1/tokens/{id}" Admin Nothing Requests tokens::revoke;
 }
 
 pub struct Router {
@@ -202,6 +254,21 @@ mod tests {
             assert_eq!(found(&route.method, &path).map(|(path, _)| path), Some(route.path));
             let Found::WrongMethod(allow) = Router::new().find(&Method::PATCH, &path) else { panic!("{path}") };
             assert!(allow.split(", ").any(|method| method == route.method.as_str()), "{allow}");
+        }
+    }
+
+    #[test]
+    fn only_these_are_reached_without_a_token() {
+        let of = |access| ROUTES.iter().filter(move |route| route.access == access).map(|route| route.path);
+        assert_eq!(of(Access::Anyone).collect::<Vec<_>>(), ["/", "/api/v1/health/simple"]);
+        assert!(of(Access::PathSecret).all(|path| path.contains("{token}")));
+        for route in ROUTES.iter().filter(|route| route.access.open_word().is_some()) {
+            assert_eq!(route.method, Method::GET, "{}", route.path);
+        }
+        let reads = [Method::GET, Method::HEAD];
+        for route in ROUTES.iter().filter(|route| !reads.contains(&route.method)) {
+            let checks = route.path.ends_with("/check");
+            assert!(checks || route.access.scope().is_some_and(|scope| scope != Scope::Read), "{}", route.path);
         }
     }
 

@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::body::Reply;
 use super::connection::Guarded;
-use super::limit::Client;
+use super::peer::{Peer, User};
 
 /// For a whole head, and for an idle connection's next one.
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -38,6 +38,10 @@ const FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
 const MAX_HEAD_BYTES: usize = 32 * 1024;
 const MAX_BUFFER_BYTES: usize = 64 * 1024;
 const MAX_HEADERS: usize = 64;
+/// What a connection has to send its first request before it may make room for others.
+const FIRST_CHANCE: Duration = Duration::from_millis(100);
+/// Between looks for one that may.
+const ROOM_PAUSE: Duration = Duration::from_millis(5);
 /// Wait after a failed accept: the usual cause (no file descriptors) does not pass at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const REFUSAL: &[u8] =
@@ -49,7 +53,7 @@ pub trait App: Send + Sync + 'static {
     fn answer(
         self: Arc<Self>,
         request: Request<Incoming>,
-        client: Client,
+        peer: Peer,
         consumed: Arc<AtomicBool>,
     ) -> impl Future<Output = Response<Reply>> + Send;
 }
@@ -73,6 +77,17 @@ impl Entry {
     }
 }
 
+/// Whether one more connection fits.
+enum Room {
+    Free,
+    /// When this one is cut.
+    Of(u64),
+    /// All that wait have only just come.
+    Soon,
+    /// All are at work.
+    None,
+}
+
 /// All connections.
 struct Registry {
     max: usize,
@@ -81,20 +96,42 @@ struct Registry {
 }
 
 impl Registry {
-    /// None: the cap is reached and every connection has a request under way.
-    fn admit(&mut self) -> Option<(u64, Arc<Entry>)> {
-        if self.entries.len() >= self.max {
-            let waiting = |(id, entry): (&u64, &Arc<Entry>)| entry.waiting_since().map(|since| (since, *id));
-            let (_, longest) = self.entries.iter().filter_map(waiting).min()?;
-            if let Some(entry) = self.entries.remove(&longest) {
-                entry.cut.cancel();
+    /// Who makes room for another.
+    fn room(&self, now: Instant) -> Room {
+        if self.entries.len() < self.max {
+            return Room::Free;
+        }
+        let waiting = |(id, entry): (&u64, &Arc<Entry>)| entry.waiting_since().map(|since| (since, *id));
+        match self.entries.iter().filter_map(waiting).min() {
+            None => Room::None,
+            Some((since, _)) if now.duration_since(since) < FIRST_CHANCE => Room::Soon,
+            Some((_, longest)) => Room::Of(longest),
+        }
+    }
+
+    /// None: the cap is reached and every connection has a request under way. A connection that has only just
+    /// come is let have its say first: meanwhile others wait in the kernel's queue.
+    async fn admit(registry: &mut Self) -> Option<(u64, Arc<Entry>)> {
+        let cut = loop {
+            match registry.room(Instant::now()) {
+                Room::Free => break None,
+                Room::Of(longest) => break Some(longest),
+                Room::Soon => sleep(ROOM_PAUSE).await,
+                Room::None => return None,
             }
+        };
+        Some(registry.add(cut))
+    }
+
+    fn add(&mut self, cut: Option<u64>) -> (u64, Arc<Entry>) {
+        if let Some(entry) = cut.and_then(|longest| self.entries.remove(&longest)) {
+            entry.cut.cancel();
         }
         self.next += 1;
         let (busy, since) = (AtomicBool::new(false), Mutex::new(Instant::now()));
         let entry = Arc::new(Entry { busy, since, cut: CancellationToken::new() });
         self.entries.insert(self.next, Arc::clone(&entry));
-        Some((self.next, entry))
+        (self.next, entry)
     }
 }
 
@@ -118,22 +155,23 @@ pub async fn run<A: App>(
                     if let Err(error) = stream.set_nodelay(true) {
                         tracing::debug!("no TCP_NODELAY: {error}");
                     }
-                    let Some((id, entry)) = registry.admit() else {
+                    let Some((id, entry)) = Registry::admit(&mut registry).await else {
                         refuse(&stream.try_write(REFUSAL));
                         continue;
                     };
-                    let client = Client::Address(peer.ip());
-                    connections.spawn(connection(stream, Arc::clone(&app), client, id, entry, stop.clone()));
+                    let peer = Peer::Address(peer.ip());
+                    connections.spawn(connection(stream, Arc::clone(&app), peer, id, entry, stop.clone()));
                 }
                 Err(error) => pause(&error).await,
             },
             accepted = accept_unix(unix.as_ref()) => match accepted {
                 Ok(stream) => {
-                    let Some((id, entry)) = registry.admit() else {
+                    let Some((id, entry)) = Registry::admit(&mut registry).await else {
                         refuse(&stream.try_write(REFUSAL));
                         continue;
                     };
-                    connections.spawn(connection(stream, Arc::clone(&app), Client::Unix, id, entry, stop.clone()));
+                    let user = stream.peer_cred().ok().map(|user| User { uid: user.uid(), gid: user.gid() });
+                    connections.spawn(connection(stream, Arc::clone(&app), Peer::Unix(user), id, entry, stop.clone()));
                 }
                 Err(error) => pause(&error).await,
             },
@@ -170,14 +208,7 @@ async fn accept_unix(listener: Option<&UnixListener>) -> io::Result<tokio::net::
 }
 
 /// One connection until its end; gives back its number.
-async fn connection<A, I>(
-    io: I,
-    app: Arc<A>,
-    client: Client,
-    id: u64,
-    entry: Arc<Entry>,
-    stop: CancellationToken,
-) -> u64
+async fn connection<A, I>(io: I, app: Arc<A>, peer: Peer, id: u64, entry: Arc<Entry>, stop: CancellationToken) -> u64
 where
     A: App,
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -189,7 +220,7 @@ where
         let (app, consumed, entry) = (Arc::clone(&app), Arc::clone(&consumed), Arc::clone(&entry));
         async move {
             let busy = Busy::begin(entry);
-            let response = app.answer(request, client, consumed).await;
+            let response = app.answer(request, peer, consumed).await;
             Ok::<_, Infallible>(response.map(|inner| Watched { inner, _busy: busy }))
         }
     });

@@ -58,6 +58,7 @@ async fn submit(context: Arc<Context>, call: Call, rehearsed: Option<String>) ->
         return Err(draining());
     }
     let key = idempotency_key(&call.head.headers)?;
+    let scope = call.caller.token.map_or_else(|| LOCAL_SCOPE.to_owned(), |token| token.to_string());
     let bytes = call.bytes(&context).await?;
     if bytes.is_empty() {
         return Err(no_body());
@@ -67,7 +68,7 @@ async fn submit(context: Arc<Context>, call: Call, rehearsed: Option<String>) ->
             let body = bytes.clone();
             let rehearsed = rehearsed.clone();
             let body_hash = off_runtime(move || body_hash(&body, rehearsed.as_deref())).await?;
-            Some(Idempotency { scope: LOCAL_SCOPE.to_owned(), key, body_hash })
+            Some(Idempotency { scope, key, body_hash })
         }
         None => None,
     };

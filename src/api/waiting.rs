@@ -19,7 +19,7 @@ use super::body::{self, Reply};
 use super::error::{ApiError, Code};
 use super::front::decorate;
 use super::guard::{OwnNames, request_id};
-use super::limit::Client;
+use super::peer::Peer;
 use super::server::{self, App};
 use crate::model::Clock;
 
@@ -34,15 +34,22 @@ struct Waiting {
 }
 
 /// Serves until `stop`.
-pub async fn serve(why: String, clock: Arc<dyn Clock>, tcp: TcpListener, unix: UnixListener, stop: CancellationToken) {
-    let port = tcp.local_addr().map_or(0, |address| address.port());
-    let waiting = Arc::new(Waiting { names: OwnNames::new(port), why, clock });
+pub async fn serve(
+    why: String,
+    allowed_hosts: Vec<String>,
+    clock: Arc<dyn Clock>,
+    tcp: TcpListener,
+    unix: UnixListener,
+    stop: CancellationToken,
+) {
+    let address = tcp.local_addr().unwrap_or_else(|_| ([127, 0, 0, 1], 0).into());
+    let waiting = Arc::new(Waiting { names: OwnNames::new(address, &allowed_hosts), why, clock });
     server::run(waiting, tcp, Some(unix), MAX_CONNECTIONS, stop).await;
 }
 
 impl Waiting {
-    fn pass(&self, head: &Parts, client: Client) -> Result<Response<Reply>, ApiError> {
-        if client != Client::Unix {
+    fn pass(&self, head: &Parts, peer: Peer) -> Result<Response<Reply>, ApiError> {
+        if !peer.is_unix() {
             self.names.check_host(head)?;
         }
         self.names.check_site(head)?;
@@ -72,15 +79,10 @@ impl Waiting {
 }
 
 impl App for Waiting {
-    async fn answer(
-        self: Arc<Self>,
-        request: Request<Incoming>,
-        client: Client,
-        _: Arc<AtomicBool>,
-    ) -> Response<Reply> {
+    async fn answer(self: Arc<Self>, request: Request<Incoming>, peer: Peer, _: Arc<AtomicBool>) -> Response<Reply> {
         let (head, _) = request.into_parts();
         let id = request_id(&head.headers);
-        let mut response = self.pass(&head, client).unwrap_or_else(|error| error.into_response(&id));
+        let mut response = self.pass(&head, peer).unwrap_or_else(|error| error.into_response(&id));
         decorate(response.headers_mut(), &id, None, self.clock.now());
         response
     }
@@ -93,16 +95,19 @@ mod tests {
     use hyper::Request;
     use serde_json::Value;
 
-    use super::{Client, Waiting};
+    use super::{Peer, Waiting};
     use crate::api::body::read_reply;
     use crate::api::guard::OwnNames;
     use crate::model::SystemClock;
 
-    async fn ask(method: &str, path: &str, client: Client) -> (u16, Value) {
-        let waiting =
-            Waiting { names: OwnNames::new(8088), why: "the disk is full".to_owned(), clock: Arc::new(SystemClock) };
+    async fn ask(method: &str, path: &str, peer: Peer) -> (u16, Value) {
+        let waiting = Waiting {
+            names: OwnNames::new(([127, 0, 0, 1], 8088).into(), &[]),
+            why: "the disk is full".to_owned(),
+            clock: Arc::new(SystemClock),
+        };
         let head = Request::builder().method(method).uri(path).header("host", "evil.com").body(()).unwrap();
-        let answer = waiting.pass(&head.into_parts().0, client);
+        let answer = waiting.pass(&head.into_parts().0, peer);
         let response = answer.unwrap_or_else(|error| error.into_response("r"));
         let status = response.status().as_u16();
         (status, serde_json::from_slice(&read_reply(response).await).unwrap())
@@ -110,16 +115,16 @@ mod tests {
 
     #[tokio::test]
     async fn health_tells_the_reason_and_the_rest_has_to_come_again() {
-        let (status, json) = ask("GET", "/api/v1/health", Client::Unix).await;
+        let (status, json) = ask("GET", "/api/v1/health", Peer::Unix(None)).await;
         assert_eq!((status, json["parts"]["disk"]["reason"].as_str()), (503, Some("the disk is full")));
-        assert_eq!(ask("GET", "/api/v1/health/simple", Client::Unix).await.0, 503);
+        assert_eq!(ask("GET", "/api/v1/health/simple", Peer::Unix(None)).await.0, 503);
         for (method, path) in
             [("POST", "/api/v1/bulk-upload/start"), ("GET", "/api/v1/tasks"), ("POST", "/api/v1/health")]
         {
-            let (status, json) = ask(method, path, Client::Unix).await;
+            let (status, json) = ask(method, path, Peer::Unix(None)).await;
             assert_eq!((status, json["code"].as_str()), (507, Some("no_disk")), "{method} {path}");
         }
-        let stranger = Client::Address(std::net::Ipv4Addr::LOCALHOST.into());
+        let stranger = Peer::Address(std::net::Ipv4Addr::LOCALHOST.into());
         assert_eq!(ask("GET", "/api/v1/health", stranger).await.0, 421);
     }
 }

@@ -242,7 +242,8 @@ async fn lock_folder(profiles_dir: &Path, wait: Duration) -> Result<File, HostEr
     }
 }
 
-fn raise_open_files() {
+/// As many as the hard limit allows, up to what many browsers or connections need: the usual soft limit is 1,024.
+pub fn raise_open_files() {
     let mut limit = rustix::process::getrlimit(Resource::Nofile);
     let wanted = limit.maximum.map_or(WANTED_OPEN_FILES, |maximum| maximum.min(WANTED_OPEN_FILES));
     if limit.current.is_some_and(|current| current < wanted) {

@@ -199,6 +199,17 @@ pub fn profiles(profiles: &[Value]) -> String {
 }
 
 #[must_use]
+pub fn tokens(tokens: &[Value]) -> String {
+    let rows = tokens.iter().map(|token| {
+        let scopes: Vec<&str> = token["scopes"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        let times = ["created_at", "expires_at", "last_used_at"].map(|name| time(token, name));
+        let [created, expires, used] = times;
+        vec![text(token, "id"), text(token, "name"), scopes.join(" "), text(token, "state"), created, expires, used]
+    });
+    table(&["id", "name", "scopes", "state", "created", "expires", "last used"], rows)
+}
+
+#[must_use]
 pub fn locks(locks: &[Value]) -> String {
     let rows = locks.iter().map(|lock| {
         let expires = match (time(lock, "expires_at"), lock["expired"] == true) {

@@ -21,8 +21,7 @@ use super::{Config, dolphin};
 type Environment = BTreeMap<String, String>;
 
 /// What this version has no use for.
-const NOT_USED: &[&str] =
-    &["MEMORY_LIMIT_MB", "DB_MIN_CONNECTIONS", "DB_MAX_CONNECTIONS", "HEARTBEAT_INTERVAL_SECS", "WORKER_API_TOKEN"];
+const NOT_USED: &[&str] = &["MEMORY_LIMIT_MB", "DB_MIN_CONNECTIONS", "DB_MAX_CONNECTIONS", "HEARTBEAT_INTERVAL_SECS"];
 /// What belongs to parts of the original that are not here at all.
 const IGNORED: &[&str] = &["DB_PASSWORD", "SECRET_KEY", "DATABASE_URL", "WEB_UI_PORT", "UI_API_BASE", "UI_API_TOKEN"];
 
@@ -72,13 +71,15 @@ fn value_of(key: &Key, text: &str, variable: &str) -> Result<Entry, ConfigError>
     let value = match key.rule {
         Rule::Integer(..) => Value::Integer(trimmed.parse().map_err(|_| refuse())?),
         Rule::Bool => Value::Boolean(trimmed.parse().map_err(|_| refuse())?),
-        Rule::Paths | Rule::Profiles | Rule::Words(_) => list_of(trimmed).ok_or_else(|| {
-            key.error(
-                text,
-                variable,
-                format!("allowed is {}: a TOML array, or separated by commas", key.rule.allowed()),
-            )
-        })?,
+        Rule::Paths | Rule::Profiles | Rule::Hosts | Rule::Networks | Rule::Words(_) => {
+            list_of(trimmed).ok_or_else(|| {
+                key.error(
+                    text,
+                    variable,
+                    format!("allowed is {}: a TOML array, or separated by commas", key.rule.allowed()),
+                )
+            })?
+        }
         Rule::Choice(_) | Rule::Address | Rule::Path | Rule::Url | Rule::LogFilter => Value::String(trimmed.to_owned()),
     };
     Ok(Entry { value: key.check(value, variable)?, source: variable.to_owned() })

@@ -20,11 +20,11 @@ pub struct ConfigError {
 }
 
 impl ConfigError {
-    pub(super) fn new(key: impl Into<String>, source: impl Into<String>, message: impl Into<String>) -> Self {
+    pub(crate) fn new(key: impl Into<String>, source: impl Into<String>, message: impl Into<String>) -> Self {
         Self { key: key.into(), value: None, source: source.into(), message: message.into() }
     }
 
-    pub(super) fn with_value(mut self, value: impl Into<String>) -> Self {
+    pub(crate) fn with_value(mut self, value: impl Into<String>) -> Self {
         self.value = Some(value.into());
         self
     }

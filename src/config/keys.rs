@@ -9,8 +9,8 @@ use std::path::Path;
 
 use toml::Value;
 
-use super::dolphin;
 use super::error::ConfigError;
+use super::{dolphin, network};
 
 const DAY_SECONDS: u64 = 24 * 60 * 60;
 const KIB: u64 = 1 << 10;
@@ -34,6 +34,9 @@ pub(super) enum Rule {
     Url,
     /// Profiles of Dolphin Anty.
     Profiles,
+    /// Names to answer to.
+    Hosts,
+    Networks,
     /// Any of these words.
     Words(&'static [&'static str]),
     LogFilter,
@@ -59,6 +62,8 @@ pub(super) static KEYS: &[Key] = &[
     key("server", "socket", Rule::Path),
     key("server", "max_body_bytes", Rule::Integer(KIB, GIB)),
     key("server", "max_connections", Rule::Integer(8, 65_536)),
+    key("server", "allowed_hosts", Rule::Hosts),
+    key("server", "trusted_proxies", Rule::Networks),
     key("state", "dir", Rule::Path),
     key("media", "roots", Rule::Paths),
     key("media", "max_bytes", Rule::Integer(KIB, 1024 * GIB)),
@@ -89,6 +94,7 @@ pub(super) static KEYS: &[Key] = &[
     key("dolphin", "start_stagger_ms", Rule::Integer(0, 60_000)),
     key("auth", "required", Rule::Bool),
     key("auth", "open_on_loopback", Rule::Words(OPEN_ON_LOOPBACK)),
+    Key { secret: true, ..key("auth", "token_file", Rule::Path) },
     key("limits", "window_seconds", Rule::Integer(1, DAY_SECONDS)),
     key("limits", "task_starts", Rule::Integer(0, 1_000_000)),
     key("limits", "health", Rule::Integer(0, 1_000_000)),
@@ -156,6 +162,8 @@ impl Rule {
             Self::Paths => "a list of absolute paths".to_owned(),
             Self::Url => "an http:// or https:// address as text, without a user and password in it".to_owned(),
             Self::Profiles => dolphin::ALLOWED_PROFILES.to_owned(),
+            Self::Hosts => network::ALLOWED_HOSTS.to_owned(),
+            Self::Networks => network::ALLOWED_NETWORKS.to_owned(),
             Self::Words(words) => format!("a list of any of {}", words.join(", ")),
             Self::LogFilter => {
                 "off, error, warn, info, debug, trace, or a filter such as info,cove::engine=debug".to_owned()
@@ -184,6 +192,8 @@ impl Rule {
                     dolphin::are_profiles(entries.filter_map(Value::as_str))
                 }
             }
+            Self::Hosts => list(&network::is_host),
+            Self::Networks => list(&|text| text.parse::<network::Network>().is_ok()),
             Self::Words(words) => list(&|text| words.contains(&text)),
             Self::LogFilter => text.is_some_and(is_log_filter),
         };
@@ -201,7 +211,7 @@ impl Rule {
             Self::Integer(..) => "integer",
             Self::Bool => "boolean",
             Self::Choice(_) | Self::Address | Self::Path | Self::Url | Self::LogFilter => "string",
-            Self::Paths | Self::Profiles | Self::Words(_) => "array",
+            Self::Paths | Self::Profiles | Self::Hosts | Self::Networks | Self::Words(_) => "array",
         }
     }
 }

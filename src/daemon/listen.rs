@@ -8,9 +8,13 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::net::{TcpListener, TcpSocket, UnixListener, UnixStream};
 
+use crate::api::peer::{User, service_group};
 use crate::store::ballast::Ballast;
+
+/// Connections that wait to be accepted, in a burst; the kernel takes what it allows of it.
+const BACKLOG: u32 = 4_096;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
@@ -38,7 +42,7 @@ pub(super) struct Listeners {
 
 impl Listeners {
     pub async fn bind(address: SocketAddr, socket: &Path) -> Result<Self, ListenError> {
-        let tcp = TcpListener::bind(address).await.map_err(|error| match error.kind() {
+        let tcp = bind_tcp(address).map_err(|error| match error.kind() {
             std::io::ErrorKind::AddrInUse => ListenError::PortInUse { address },
             _ => ListenError::Tcp { address, error },
         })?;
@@ -57,6 +61,14 @@ impl Listeners {
     }
 }
 
+fn bind_tcp(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // As the runtime's own bind does it: a restart need not wait for old connections.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
 async fn bind_socket(path: &Path) -> Result<UnixListener, ListenError> {
     let failed = |error| ListenError::Unix { path: path.to_owned(), error };
     if let Some(folder) = path.parent() {
@@ -69,8 +81,9 @@ async fn bind_socket(path: &Path) -> Result<UnixListener, ListenError> {
         std::fs::remove_file(path).map_err(failed)?;
     }
     let listener = UnixListener::bind(path).map_err(failed)?;
-    // Whoever may open the socket is admin.
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
+    let own = User { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw() };
+    let mode = if service_group(own).is_some() { 0o660 } else { 0o600 };
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(failed)?;
     Ok(listener)
 }
 

@@ -42,7 +42,14 @@ pub(super) async fn for_space(
     }
     let stop = CancellationToken::new();
     let (tcp, unix) = listeners.again()?;
-    let serving = api::waiting::serve(first.to_string(), clock.clone(), tcp, unix, stop.clone());
+    let serving = api::waiting::serve(
+        first.to_string(),
+        config.server.allowed_hosts.clone(),
+        clock.clone(),
+        tcp,
+        unix,
+        stop.clone(),
+    );
     let opened = async {
         let opened = look_until_it_opens(state_dir, clock.as_ref(), signals).await;
         stop.cancel();

@@ -2,7 +2,7 @@
 //! restore (fence.md rule 1). They are made by the store alone, from one sequence, and grow. Which epoch a
 //! state is in, and where in it a state without its ledger begins, stands in `store/epoch.rs`.
 //!
-//! In JSON they are opaque strings: a letter that says what it is (`t` task, `i` item, `f` fence, `h` delivery) and
+//! In JSON they are opaque strings: a letter that says what it is (`t` task, `i` item, `f` fence, `h` delivery, `k` token) and
 //! the number in decimal. In stored records they are the number.
 
 use std::fmt;
@@ -109,6 +109,11 @@ id!(
     /// A delivery of a webhook; the same in every try.
     DeliveryId,
     'h'
+);
+id!(
+    /// A token; its text is another thing.
+    TokenId,
+    'k'
 );
 
 #[cfg(test)]

@@ -286,6 +286,7 @@ fn reconcile(
     } else {
         facts.take_published(&mut tx, now)?;
     }
+    facts.take_revocations(&mut tx)?;
     if let Some(what) = &report.ledger_damage {
         tx.meta.pause = Some(Pause::LedgerDamaged { since: now, what: what.clone() });
     }

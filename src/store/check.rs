@@ -15,7 +15,7 @@ use super::tables;
 use super::{StoreError, codec, reads};
 use crate::model::{
     Counts, Delivery, DeliveryState, HeldFor, Intent, Item, ItemId, ItemState, Lock, LockKind, LockOwner, Place,
-    Profile, Task, TaskEvent, TaskId,
+    Profile, Task, TaskEvent, TaskId, Token,
 };
 
 /// Every record, one a line, table by table in key order.
@@ -44,6 +44,10 @@ pub(super) fn dump(txn: &ReadTransaction) -> Result<String, StoreError> {
     }
     for row in txn.open_table(tables::LOCKS)?.iter()? {
         line(format_args!("lock {:?}", codec::decode::<Lock>("locks", row?.1.value())?));
+    }
+    for row in txn.open_table(tables::TOKENS)?.iter()? {
+        let (hash, row) = row?;
+        line(format_args!("token {} {:?}", hex(hash.value()), codec::decode::<Token>("tokens", row.value())?));
     }
     for row in txn.open_table(tables::PROFILES)?.iter()? {
         line(format_args!("profile {:?}", codec::decode::<Profile>("profiles", row?.1.value())?));

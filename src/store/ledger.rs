@@ -61,6 +61,8 @@ pub(super) enum Line {
         idempotency: Option<String>,
         at: Timestamp,
     },
+    /// The token of this hash is good for nothing any more.
+    TokenRevoked { token: String, at: Timestamp },
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -5,12 +5,14 @@
 
 mod locks;
 mod progress;
+mod tokens;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 pub use locks::*;
 pub use progress::*;
 use serde::{Deserialize, Serialize};
+pub use tokens::*;
 
 use crate::model::{
     Delivery, DeliveryState, EvidenceFile, Failure, Fence, InputValue, Intent, Item, ItemId, ItemState, Lock, Moment,

@@ -83,6 +83,8 @@ pub(super) const LOCKS: TableDefinition<(&str, &str), Bytes> = TableDefinition::
 pub(super) const LOCK_EXPIRY: TableDefinition<(&str, u64, &str), ()> = TableDefinition::new("lock_expiry");
 /// Index: (owner's text, kind, key).
 pub(super) const LOCK_OWNERS: TableDefinition<(&str, &str, &str), ()> = TableDefinition::new("lock_owners");
+/// SHA-256 of a token's text → what is kept of it.
+pub(super) const TOKENS: TableDefinition<Hash, Bytes> = TableDefinition::new("tokens");
 pub(super) const PROFILES: TableDefinition<&str, Bytes> = TableDefinition::new("profiles");
 pub(super) const FLOWS: TableDefinition<&str, Bytes> = TableDefinition::new("flows");
 /// Content hash → recording, as it was put.
@@ -227,6 +229,7 @@ transaction! {
     locks: LOCKS<(&'static str, &'static str), Bytes>;
     lock_expiry: LOCK_EXPIRY<(&'static str, u64, &'static str), ()>;
     lock_owners: LOCK_OWNERS<(&'static str, &'static str, &'static str), ()>;
+    tokens: TOKENS<Hash, Bytes>;
     profiles: PROFILES<&'static str, Bytes>;
     flows: FLOWS<&'static str, Bytes>;
     recordings: RECORDINGS<&'static str, Bytes>;

@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, reason = "a bench fails by panicking")]
 
 mod cdp;
+mod crowd;
 mod locks;
 mod overhead;
 mod proxy;
@@ -356,6 +357,13 @@ fn main() {
         }
         if wanted("overhead") {
             overhead::measure().await;
+        }
+        if wanted("crowd") {
+            let mut daemon = Daemon::start("").await;
+            let address = daemon.base.trim_start_matches("http://").to_owned();
+            let whole = crowd::Crowd { heads: 500, bodies: 500, idle: 500, readers: 100 };
+            println!("crowd: {}", crowd::measure(&address, daemon.child.id(), whole).await.told());
+            daemon.stop();
         }
         if wanted("proxy") {
             proxy::measure().await;

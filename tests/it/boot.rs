@@ -29,14 +29,16 @@ fn a_wrong_configuration_is_refused_with_every_mistake() {
 }
 
 #[test]
-fn without_tokens_only_loopback_without_authentication_is_served() {
+fn nobody_beyond_this_machine_is_let_in_without_a_token() {
     let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("cove.toml"), "[auth]\nrequired = true\n").unwrap();
-    let (code, told) = refused(folder.path(), &[]);
-    assert!(code == Some(78) && told.contains("no tokens yet"), "{code:?} {told}");
     write_config(folder.path(), "");
     let (code, told) = refused(folder.path(), &[("COVE_SERVER__LISTEN", "0.0.0.0:0")]);
-    assert!(code == Some(78) && told.contains("server.listen"), "{code:?} {told}");
+    assert!(
+        code == Some(78) && told.contains("server.listen") && told.contains("everybody is admin"),
+        "{code:?} {told}"
+    );
+    let (code, told) = refused(folder.path(), &[("COVE_SERVER__LISTEN", "0.0.0.0:0"), ("COVE_AUTH__REQUIRED", "true")]);
+    assert!(code == Some(78) && told.contains("cove tokens create"), "{code:?} {told}");
 }
 
 #[test]

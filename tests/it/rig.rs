@@ -80,6 +80,12 @@ impl Daemon {
         Self { folder, child: None, base: String::new(), client, env: env.to_vec() }
     }
 
+    /// For the next start.
+    pub fn set_env(&mut self, name: &'static str, value: &'static str) {
+        self.env.retain(|(held, _)| *held != name);
+        self.env.push((name, value));
+    }
+
     pub fn state(&self) -> PathBuf {
         self.folder.path().join("state")
     }

@@ -13,9 +13,11 @@ use redb::ReadableTable;
 use super::super::ledger::Line;
 use super::super::tables::{IdempotencyRow, NO_TASK, Tx};
 use super::super::writer::Ran;
-use super::super::{ClockMark, Pause, ResumeRefused, StoreError, codec, locks};
+use super::super::{ClockMark, Pause, ResumeRefused, StoreError, codec, locks, tokens};
 use super::{key_hash, key_hash_from_hex};
-use crate::model::{Failure, FailureCode, Fence, HeldFor, Item, ItemId, ItemState, Resolution, Timestamp, VerifyPlan};
+use crate::model::{
+    Failure, FailureCode, Fence, HeldFor, Item, ItemId, ItemState, Resolution, Timestamp, TokenHash, VerifyPlan,
+};
 
 /// What the ledger says of one item, its last lines winning.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -49,6 +51,8 @@ pub(in crate::store) struct Facts {
     /// How often the state was opened that wrote it.
     pub opens: u64,
     pub items: BTreeMap<ItemId, Fact>,
+    /// Tokens that were revoked, and when.
+    pub revoked: BTreeMap<TokenHash, Timestamp>,
 }
 
 impl Facts {
@@ -74,6 +78,11 @@ impl Facts {
                     fact.published = Some((*fence, url.clone()));
                     fact.key.clone_from(key);
                     fact.at = *at;
+                }
+                Line::TokenRevoked { token, at } => {
+                    if let Some(hash) = key_hash_from_hex(token) {
+                        facts.revoked.entry(TokenHash(hash)).or_insert(*at);
+                    }
                 }
                 Line::Resolved { item, fence, resolution, url, key, idempotency, at } => {
                     let fact = facts.items.entry(*item).or_default();
@@ -129,6 +138,14 @@ impl Facts {
         Ok(())
     }
 
+    /// The line is durable before the commit: what it says holds after a crash in between, too (rule 18).
+    pub fn take_revocations(&self, tx: &mut Tx<'_>) -> Result<(), StoreError> {
+        for (hash, at) in &self.revoked {
+            tokens::revoke_known(tx, *hash, *at)?;
+        }
+        Ok(())
+    }
+
     /// A restored store: rules 8 and 18. Locks are dropped, the epoch is the caller's. Webhooks are not told:
     /// what the ledger knows happened before, and was told then under another id.
     pub fn take_over(&self, tx: &mut Tx<'_>, blind: bool, now: Timestamp) -> Result<(), StoreError> {
@@ -156,6 +173,10 @@ impl Facts {
         give_way(tx, now)?;
         hold_the_rest(tx, blind, now)?;
         tx.silent = false;
+        // Nobody knows which were revoked since.
+        if blind {
+            tokens::revoke_all(tx, now)?;
+        }
         locks::drop_all(tx)
     }
 }
