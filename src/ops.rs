@@ -4,6 +4,7 @@
 //! through handles that the API reads. Whatever a part does is done in small steps, so that the writer's
 //! thread is never held for long. Resources, health, maintenance and snapshots have their room here.
 
+pub mod announce;
 pub mod disk;
 pub mod retention;
 pub mod roster;

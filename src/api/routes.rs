@@ -15,8 +15,8 @@ use super::error::ApiError;
 use super::front::Call;
 use super::limit::Class;
 use super::{
-    Context, admin, claims, devtools, evidence, flows, health, intents, locks, metrics, page, profiles, sessions,
-    start, tasks, tokens, uploads, webhooks,
+    Context, admin, claims, devtools, events, evidence, flows, health, intents, locks, metrics, page, profiles,
+    sessions, start, tasks, tokens, uploads, webhooks,
 };
 use crate::model::Scope;
 
@@ -164,6 +164,7 @@ routes! {
     GET "/api/v1/status" OpenStatus Nothing Requests health::status;
     GET "/api/v1/metrics" OpenMetrics Nothing Metrics metrics::json;
     GET "/metrics" OpenMetrics Nothing Metrics metrics::prometheus;
+    GET "/api/v1/events" Read Nothing Requests events::listen;
     POST "/api/v1/pause" Admin Nothing Requests admin::pause;
     POST "/api/v1/resume" Admin MaybeJson Requests admin::resume;
     GET "/api/v1/tokens" Admin Nothing Requests tokens::list;
