@@ -11,6 +11,7 @@ mod claims;
 mod command_line;
 mod disk;
 mod doctor;
+mod events;
 mod fence;
 mod guards;
 mod http;
