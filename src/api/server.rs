@@ -264,14 +264,8 @@ struct LargeText;
 
 impl Predicate for LargeText {
     fn should_compress<B: Body>(&self, response: &Response<B>) -> bool {
-        const TEXTS: [&str; 6] = [
-            "application/json",
-            "application/problem+json",
-            "text/html",
-            "text/plain",
-            "text/css",
-            "text/javascript",
-        ];
+        const TEXTS: [&str; 6] =
+            ["application/json", "application/problem+json", "text/html", "text/plain", "text/css", "text/javascript"];
         let kind = response.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
         let kind = kind.and_then(|kind| kind.split(';').next()).unwrap_or_default();
         let long = response.body().size_hint().exact().is_some_and(|bytes| bytes >= COMPRESSED_FROM_BYTES);
