@@ -83,7 +83,8 @@ mod tests {
 
     #[test]
     fn every_move_and_every_state_is_told_once() {
-        let limits = BreakerLimits { failures: 1, open: std::time::Duration::ZERO, trials: 1 };
+        const MINUTE: std::time::Duration = std::time::Duration::from_secs(60);
+        let limits = BreakerLimits { failures: 1, open: MINUTE, trials: 1 };
         let (feed, board) = (Feed::new(1), Board::new(limits));
         let begin = feed.end();
         let (engine, _loop) = crate::engine::pair();
@@ -93,8 +94,8 @@ mod tests {
         board.failed("dolphin", now, "refused");
         announcer.look();
         announcer.look();
-        board.admit("dolphin", now).unwrap();
-        board.succeeded("dolphin", now);
+        board.admit("dolphin", now.plus(MINUTE)).unwrap();
+        board.succeeded("dolphin", now.plus(MINUTE));
         board.failed("cdp_attach", now, "gone");
         announcer.look();
         let told: Vec<_> = feed.after(begin, 100).unwrap().into_iter().map(|(_, news)| news).collect();
@@ -106,13 +107,8 @@ mod tests {
         let mut told: Vec<String> = told.iter().map(word).collect();
         assert_eq!(told.remove(0), "starting");
         told.sort();
-        let moves = [
-            "cdp_attach closed open",
-            "cdp_attach open half_open",
-            "dolphin closed open",
-            "dolphin half_open closed",
-            "dolphin open half_open",
-        ];
+        let moves =
+            ["cdp_attach closed open", "dolphin closed open", "dolphin half_open closed", "dolphin open half_open"];
         assert_eq!(told, moves);
     }
 }
