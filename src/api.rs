@@ -27,6 +27,7 @@ mod keyring;
 pub mod limit;
 mod locks;
 mod metrics;
+pub mod openapi;
 mod page;
 pub mod peer;
 mod profiles;
