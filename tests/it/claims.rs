@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::rig::{Daemon, run};
+use super::rig::{Daemon, PATIENCE, run};
 use super::studio::{SECRET, studio};
 
 /// State and attempts, the two that most tests ask for.
@@ -236,7 +236,11 @@ async fn rule_23_an_armed_lease_that_ends_is_unknown_at_once_and_its_worker_may_
     assert!(unknown["error"]["message"].as_str().unwrap().starts_with("worker_lost: w1 let"), "{unknown}");
     // The other lease began a moment later, and ends a moment later.
     let began = Instant::now();
-    while daemon.get("/api/v1/locks").await.body["locks"].as_array().unwrap().iter().any(|lock| lock["expired"] == false)
+    while daemon.get("/api/v1/locks").await.body["locks"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .any(|lock| lock["expired"] == false)
     {
         assert!(began.elapsed() < PATIENCE, "its lease does not end");
         tokio::time::sleep(Duration::from_millis(20)).await;
