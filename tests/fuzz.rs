@@ -97,7 +97,9 @@ fn fuzz(name: &str, seeds: &[Vec<u8>], target: fn(&[u8])) {
             std::panic::resume_unwind(panic);
         }
     };
-    seeds.iter().for_each(|seed| try_one(seed));
+    for seed in seeds {
+        try_one(seed);
+    }
     while began.elapsed() < Duration::from_secs(seconds) {
         try_one(&mutate(&mut random, seeds));
     }
