@@ -114,7 +114,7 @@ async fn what_is_no_file_with_bytes_is_refused() {
 }
 
 #[tokio::test]
-async fn fence_rule_3_a_changed_file_is_seen() {
+async fn rule_3_a_changed_file_is_seen() {
     let place = place();
     let name = place.file("a.mp4", b"abc");
     let file = place.store.resolve(&name).await.unwrap();
