@@ -17,6 +17,8 @@ mod outbox;
 mod overdue;
 #[path = "store/tokens.rs"]
 mod tokens;
+#[path = "store/unknown.rs"]
+mod unknown;
 #[path = "store/verify.rs"]
 mod verify;
 
