@@ -28,7 +28,7 @@ target=$(cd "$target" && pwd)
 # One path for a target that is kept: cargo knows what it built by where it lay.
 tree=$target/tree
 export CARGO_TARGET_DIR=$target/build
-# Nobody steps through these: half the time of a build.
+# Nobody steps through these.
 export CARGO_PROFILE_DEV_DEBUG=0
 
 tidy() {
@@ -95,8 +95,8 @@ try_rule() {
     >"$log" 2>&1 || true
   grep -qE "^test result: .* 0 measured" "$log" || return 1
   # A test's own output may begin on the line of its name; the list at the end is whole.
-  mapfile -t names < <(awk '/^failures:$/ { names = ""; next } /^test result:/ { exit }
-    /^    / { names = names $1 "\n" } END { printf "%s", names }' "$log")
+  mapfile -t names < <(awk '/^failures:$/ { listed = 1; names = ""; next } /^test result:/ { exit }
+    listed && /^    [^ ]/ { names = names $1 "\n" } END { printf "%s", names }' "$log")
   failed=$(sed -nE 's/^test result: .* ([0-9]+) failed;.*/\1/p' "$log")
 }
 
