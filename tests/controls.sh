@@ -102,9 +102,9 @@ try_rule() {
 
 mapfile -t patches < <(chosen "$@")
 [ ${#patches[@]} -gt 0 ] || give_up "no patches"
-git worktree prune
-[ ! -e "$tree" ] || git worktree remove --force "$tree"
-git worktree add --quiet --detach "$tree" HEAD
+# What a run that was killed left behind; `--force` where git still counts it and its folder is gone.
+[ ! -e "$tree" ] || git worktree remove --force "$tree" || rm -rf "$tree"
+git worktree add --quiet --force --detach "$tree" HEAD
 
 declare -A wanted
 for patch in "${patches[@]}"; do
