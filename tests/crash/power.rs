@@ -24,7 +24,7 @@ fn place(number: u64, of: u64, history: &History, dice: &mut fastrand::Rng) -> u
 }
 
 #[tokio::test]
-async fn a_power_cut_loses_nothing_that_had_its_answer() {
+async fn rule_5_and_7_a_power_cut_loses_nothing_that_had_its_answer_and_no_order_of_store_and_ledger() {
     let seed = seed();
     let cuts = number("CUTS", 1_000);
     // Of their own: how the writer grouped its commits, and so where a cut can be, is not the seed's to say.
