@@ -58,11 +58,11 @@ fn tested(text: &str) -> BTreeSet<u32> {
     for line in text.lines().map(str::trim_start) {
         if line.starts_with("#[test]") || line.starts_with("#[tokio::test") {
             is_test = true;
-        } else if let Some((_, name)) = line.split_once("fn ").filter(|_| !line.starts_with("//")) {
-            if std::mem::take(&mut is_test) {
-                let end = name.find(|c: char| !(c.is_alphanumeric() || c == '_')).unwrap_or(name.len());
-                rules.extend(rules_in(&name[..end]));
-            }
+        } else if let Some((_, name)) = line.split_once("fn ").filter(|_| !line.starts_with("//"))
+            && std::mem::take(&mut is_test)
+        {
+            let end = name.find(|c: char| !(c.is_alphanumeric() || c == '_')).unwrap_or(name.len());
+            rules.extend(rules_in(&name[..end]));
         }
     }
     rules
