@@ -5,7 +5,7 @@
 # is named again at the end. Knobs, all from the environment:
 #
 #   ONLY="power kill"    these rounds alone: sim power faults damage kill syscalls ext4 locks fence
-#                        frozen fleet mishaps soak crowd api
+#                        frozen fleet mishaps soak crowd controls api fuzz
 #   SEED=n               the same seed for all of them; without it each draws and prints its own
 #   SIM_ROUNDS=1000      random histories of the engine over a real store
 #   POWER_CUTS=20000     simulated power cuts with torn sectors
@@ -20,6 +20,7 @@
 #   FROZEN_ROUNDS=20     browsers that stand still for longer than the attempt may take
 #   FLEET_ROUNDS=100     kill -9 of the daemon under FLEET=8 browsers: no orphans, nothing twice
 #   CROWD=500            bad connections of each kind beside an honest client
+#   CONTROLS="07 12b"    these negative controls of the fence alone; without it all of tests/controls
 #   SOAK_ITEMS=200       uploads through SOAK_PROFILES=8 profiles of a simulated Dolphin that fails in every way
 #   API_EXAMPLES=25      what schemathesis makes of each kind of request; 25 are some 10,000
 #   TMPDIR=/dev/shm      where the states lie; on a real disk a kill meets more syncs, in memory more work
@@ -76,6 +77,25 @@ rounds() {
   printf '    %s\n' "$took"
 }
 
+# controls [RULE]...: each rule of the fence is switched off, and its tests have to notice.
+controls() {
+  local log began took
+  wanted controls || return 0
+  say "controls: ${*:-all}"
+  log="$logs/controls.log"
+  began=$SECONDS
+  if tests/controls.sh "$@" >"$log" 2>&1; then
+    took="passed in $((SECONDS - began)) s"
+  else
+    took="FAILED after $((SECONDS - began)) s, see $log"
+    failed+=(controls)
+  fi
+  # The table of what was switched off and who noticed.
+  { sed -n '/^==> controls$/,$p' "$log" || true; } | sed '1d; s/^/    /'
+  summary+=("controls: $took")
+  printf '    %s\n' "$took"
+}
+
 say "building"
 cargo test --locked --no-run
 
@@ -93,6 +113,8 @@ rounds fleet ROUNDS="${FLEET_ROUNDS:-100}" FLEET="${FLEET:-8}" -- fence fleet::
 rounds mishaps -- fence mishaps::
 rounds crowd CROWD="${CROWD:-500}" -- it guards::h1
 rounds soak ITEMS="${SOAK_ITEMS:-200}" PROFILES="${SOAK_PROFILES:-8}" -- dolphin_daemon soak::
+read -r -a chosen <<<"${CONTROLS:-}"
+controls "${chosen[@]}"
 
 if wanted api; then
   say "api"
