@@ -20,7 +20,8 @@
 #   FROZEN_ROUNDS=20     browsers that stand still for longer than the attempt may take
 #   FLEET_ROUNDS=100     kill -9 of the daemon under FLEET=8 browsers: no orphans, nothing twice
 #   CROWD=500            bad connections of each kind beside an honest client
-#   SOAK_ITEMS=200       uploads through SOAK_PROFILES=8 profiles of a simulated Dolphin that fails in every way
+#   SOAK_ITEMS=200       uploads through SOAK_PROFILES=8 profiles of a simulated Dolphin that fails in every way, with
+#                        a daemon of a release build that takes SOAK_MEMORY_MB=60 at the most
 #   TMPDIR=/dev/shm      where the states lie; on a real disk a kill meets more syncs, in memory more work
 set -euo pipefail
 
@@ -43,12 +44,16 @@ wanted() {
   [ -z "${ONLY:-}" ] || case " $ONLY " in *" $1 "*) true ;; *) false ;; esac
 }
 
-# rounds NAME [KNOB=VALUE]... -- TEST-BINARY FILTER...: runs the tests, keeps their output, tells what they tried.
+# rounds NAME [--release] [KNOB=VALUE]... -- TEST-BINARY FILTER...: runs the tests, keeps their output, tells what they
+# tried. With --release against the daemon as it is shipped: what it weighs in a debug build is nobody's figure.
 rounds() {
-  local name=$1 knobs=() log began took tests
+  local name=$1 knobs=() build=() log began took tests
   shift
   while [ "$1" != -- ]; do
-    knobs+=("$1")
+    case $1 in
+      --*) build+=("$1") ;;
+      *) knobs+=("$1") ;;
+    esac
     shift
   done
   shift
@@ -60,8 +65,9 @@ rounds() {
   fi
   say "$name: ${knobs[*]} $*"
   log="$logs/$name.$#.$RANDOM.log"
+  cargo test --locked "${build[@]}" --no-run --test "$binary"
   began=$SECONDS
-  if env "${knobs[@]}" cargo test --locked --test "$binary" -- --nocapture --test-threads 1 "$@" >"$log" 2>&1; then
+  if env "${knobs[@]}" cargo test --locked "${build[@]}" --test "$binary" -- --nocapture --test-threads 1 "$@" >"$log" 2>&1; then
     took="passed in $((SECONDS - began)) s"
   else
     took="FAILED after $((SECONDS - began)) s, see $log"
@@ -75,8 +81,10 @@ rounds() {
   printf '    %s\n' "$took"
 }
 
-say "building"
-cargo test --locked --no-run
+if [ -z "${ONLY:-}" ]; then
+  say "building"
+  cargo test --locked --no-run
+fi
 
 rounds sim ROUNDS="${SIM_ROUNDS:-1000}" -- sim nothing_twice_and_nothing_lost negative_control
 rounds power CUTS="${POWER_CUTS:-20000}" DOUBLE="${DOUBLE_CUTS:-2000}" -- crash power::
@@ -91,7 +99,8 @@ rounds frozen ROUNDS="${FROZEN_ROUNDS:-20}" -- fence rounds::a_browser_frozen
 rounds fleet ROUNDS="${FLEET_ROUNDS:-100}" FLEET="${FLEET:-8}" -- fence fleet::
 rounds mishaps -- fence mishaps::
 rounds crowd CROWD="${CROWD:-500}" -- it guards::h1
-rounds soak ITEMS="${SOAK_ITEMS:-200}" PROFILES="${SOAK_PROFILES:-8}" -- dolphin_daemon soak::
+rounds soak --release ITEMS="${SOAK_ITEMS:-200}" PROFILES="${SOAK_PROFILES:-8}" \
+  MOST_MEMORY_MB="${SOAK_MEMORY_MB:-60}" -- dolphin_daemon soak::
 
 say "summary"
 printf '    %s\n' "${summary[@]}"

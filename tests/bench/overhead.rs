@@ -63,6 +63,11 @@ impl Watch {
         *seen = Seen { started: Some(Instant::now()), took, bare, ..Seen::default() };
     }
 
+    fn is_the_bare_clients_turn(&self) -> bool {
+        let seen = self.0.lock().unwrap();
+        seen.bare.len() <= seen.took.len()
+    }
+
     fn asked(&self, questions: usize) {
         let mut seen = self.0.lock().unwrap();
         if questions > 0 && seen.asked == 0 {
@@ -207,11 +212,10 @@ async fn between(listener: UnixListener, host: PathBuf, watch: Watch) {
         let watch = watch.clone();
         tokio::task::spawn_local(async move {
             let mut lines = BufReader::new(answers).lines();
-            let mut bare_next = true;
             while let Ok(Some(line)) = lines.next_line().await {
                 let mut answer: Value = serde_json::from_str(&line).unwrap();
                 let port = answer["ok"]["port"].as_u64().and_then(|port| u16::try_from(port).ok());
-                let is_bare = port.is_some() && std::mem::replace(&mut bare_next, !bare_next);
+                let is_bare = port.is_some() && watch.is_the_bare_clients_turn();
                 if let (Some(port), true) = (port, is_bare) {
                     let path = answer["ok"]["ws_path"].as_str().unwrap().to_owned();
                     let took = tokio::task::spawn_blocking(move || least(port, &path)).await.unwrap();
@@ -296,6 +300,9 @@ fn tell(took: &[Took], bare: &[Bare]) {
     of("  and what the browser makes it wait", all, "");
     let attached = bare.iter().map(|bare| bare.attached).collect();
     of("  a bare client: attached           ", attached, "(the tabs, the attachment; nothing switched on)");
-    let answered = bare.iter().map(|bare| bare.answered).collect();
-    of("  a bare client: the page's answer  ", answered, "(no client has a step done before)");
+    let answered: Vec<_> = bare.iter().map(|bare| bare.answered).collect();
+    of("  a bare client: the page's answer  ", answered.clone(), "(no client has a step done before)");
+    let median = |mut times: Vec<Duration>| percentile(&mut times, 50);
+    let beyond = median(took.iter().map(|took| took.all).collect()) - median(answered);
+    println!("  cove beyond the bare client        {beyond:8.1} ms   between the medians");
 }
