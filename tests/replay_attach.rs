@@ -11,7 +11,10 @@ mod rig;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use async_tungstenite::tokio::connect_async;
+use async_tungstenite::tungstenite::Message;
 use far::{Asked, Far};
+use futures_util::StreamExt;
 use rig::{Case, Rig};
 use serde_json::json;
 
@@ -46,6 +49,27 @@ fn assert_nothing_is_asked_twice(rounds: &[Vec<Asked>]) {
     for asked in rounds.iter().flatten() {
         assert!(seen.insert((&asked.session, &asked.method)), "{} twice: {:?}", asked.method, shown(rounds));
     }
+}
+
+/// The control: what waits for its answer is counted, and what does not is not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_relay_counts_what_waits_for_an_answer() {
+    let mut rig = Rig::new().await;
+    let far = Far::put_before(rig.session()).await;
+    let (mut socket, _) = connect_async(rig.session().ws_url()).await.unwrap();
+    let ask = |id: u32| Message::text(json!({"id": id, "method": "Browser.getVersion", "params": {}}).to_string());
+    for id in 0..3 {
+        socket.send(ask(id)).await.unwrap();
+        socket.next().await.unwrap().unwrap();
+    }
+    for id in 3..7 {
+        socket.send(ask(id)).await.unwrap();
+    }
+    for _ in 3..7 {
+        socket.next().await.unwrap().unwrap();
+    }
+    let counts: Vec<usize> = far.rounds().iter().map(Vec::len).collect();
+    assert_eq!(counts, [1, 1, 1, 4]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
