@@ -3,8 +3,8 @@
 //!
 //! The steps call it. The connection (`wire.rs`) ends with the attachment; when it ends first, the browser is gone
 //! and every call says so at once. JavaScript dialogs are answered, so that a page cannot hang a step. An attachment
-//! costs four round trips, however much it asks for: whoever listens does so before anything is asked, and what does
-//! not need an answer of the other is asked together. Nothing is sent twice here.
+//! costs three round trips after the upgrade, however much it asks for: whoever listens does so first, and what does
+//! not need the answer of another is asked together with it. Nothing is sent twice here.
 
 mod origins;
 mod watch;

@@ -119,6 +119,22 @@ async fn a_browser_that_cannot_be_attached_to_is_stopped_and_tried_again() {
     .await;
 }
 
+/// The port answers as it should, and the WebSocket behind it in one of these ways.
+fn bad_socket(kind: &str) -> Row {
+    row("start", "cdp_socket", 1, &["attach_failed", "browser_lost"], 2).with(json!({"kind": kind}))
+}
+
+#[tokio::test]
+async fn a_socket_that_refuses_or_breaks_is_a_failed_attachment_and_tried_again() {
+    let kinds = ["refused_403", "wrong_accept", "closes", "resets", "no_utf8", "masked", "huge_length", "close_1011"];
+    go_through(&kinds.map(bad_socket)).await;
+}
+
+#[tokio::test]
+async fn a_socket_that_says_nothing_of_use_is_given_up_in_its_time() {
+    go_through(&["silent", "no_frames", "half_frame", "no_json", "strange_json"].map(bad_socket)).await;
+}
+
 #[tokio::test]
 async fn a_stop_that_goes_wrong_keeps_the_lock_until_the_browser_is_dead() {
     go_through(&[
