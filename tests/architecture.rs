@@ -23,10 +23,11 @@ const RANKS: [(&str, u8); 12] = [
 ];
 
 /// A crate, and the only places that may name it: a module is its file and the folder beside it.
-const CRATES: [(&str, &[&str]); 8] = [
+const CRATES: [(&str, &[&str]); 9] = [
     ("redb", &["store"]),
     ("bincode", &["store/codec"]),
     ("chromiumoxide", &["browser"]),
+    ("async_tungstenite", &["browser/cdp"]),
     ("hyper", &["api", "cli/practice"]),
     ("hyper_util", &["api", "cli/practice"]),
     ("http_body_util", &["api", "cli/practice"]),

@@ -118,6 +118,9 @@ fn state(profile: &Profile, view: &View, outside: Option<&Lock>) -> ProfileState
         ProfileState::InUseByOperator
     } else if view.running.contains_key(&profile.id) || outside.is_some() {
         ProfileState::Running
+    } else if view.in_use.contains_key(&profile.id) {
+        // Its window was open where the provider is, when it was to be started.
+        ProfileState::InUseByOperator
     } else if profile.parked.is_some() {
         ProfileState::NeedsHuman
     } else {
