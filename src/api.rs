@@ -34,6 +34,7 @@ mod relay;
 pub mod routes;
 mod server;
 mod sessions;
+mod snapshots;
 mod start;
 mod tasks;
 pub mod tokens;
@@ -61,12 +62,14 @@ use crate::config::Config;
 use crate::engine::{EngineHandle, MAX_VISITS};
 use crate::model::flow::{Flow, Problem};
 use crate::model::{Clock, Token, TokenHash};
+use crate::ops::backup::Backups;
 use crate::ops::roster::RosterHandle;
 use crate::store::Store;
 use crate::store::media::MediaStore;
 use cache::Cache;
 use error::{ApiError, Code};
 use keyring::Keyring;
+pub use snapshots::snapshot_json;
 use tunnels::Tunnels;
 use usage::Usage;
 
@@ -85,6 +88,8 @@ pub struct Context {
     pub clock: Arc<dyn Clock>,
     pub media: MediaStore,
     roster: RosterHandle,
+    /// None where no daemon stands behind this: tests of handlers.
+    backups: Option<Backups>,
     keyring: Keyring,
     flows: Cache<String, Arc<Flow>>,
     usage: Usage,
@@ -124,6 +129,7 @@ impl Context {
             clock,
             media,
             roster,
+            backups: None,
             keyring: Keyring::default(),
             flows,
             usage,
@@ -138,6 +144,17 @@ impl Context {
     pub fn with_roster(mut self, roster: RosterHandle) -> Self {
         self.roster = roster;
         self
+    }
+
+    /// Makes snapshots through these.
+    #[must_use]
+    pub fn with_backups(mut self, backups: Backups) -> Self {
+        self.backups = Some(backups);
+        self
+    }
+
+    fn backups(&self) -> Result<&Backups, ApiError> {
+        self.backups.as_ref().ok_or_else(|| ApiError::new(Code::NotReady, "Snapshots are not ready."))
     }
 
     /// Knows these tokens.

@@ -1,8 +1,8 @@
 //! `cove serve`: composes the rooms, spawns the long-lived tasks, and drains them.
 //!
 //! The only place that spawns tasks which live as long as the process: the engine's loop, the sender of
-//! webhooks, the disk guard and the API. The end of any of them ends the daemon; retention and the list of
-//! the provider's profiles run beside them and are only aborted. The order of a stop: nothing new starts,
+//! webhooks, the disk guard and the API. The end of any of them ends the daemon; retention, snapshots and the list
+//! of the provider's profiles run beside them. The order of a stop: nothing new starts,
 //! what is not armed is handed back, what is armed is waited for up to the drain limit, the sender ends at
 //! once (what it did not deliver stays in the outbox), the API closes its connections, the browser host
 //! ends, the last commits return. A second signal exits at once; the fence holds all the same, since
@@ -28,11 +28,13 @@ use crate::browser::Provider;
 use crate::config::{Config, ConfigError};
 use crate::engine::{self, EngineError, EngineHandle, Limits, Shared};
 use crate::model::{Clock, SystemClock, Token, TokenHash};
+use crate::ops::backup::{self, Backups};
 use crate::ops::disk;
 use crate::ops::retention::{self, Keeper};
 use crate::ops::roster::{self, Roster, RosterHandle};
 use crate::ops::webhooks;
 use crate::store::ballast::is_full;
+use crate::store::snapshot::SnapshotReason;
 use crate::store::{BootReport, OpenError, Store, StoreError, WriterThread};
 use listen::{ListenFile, Listeners};
 
@@ -111,7 +113,7 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     crate::browser::host::raise_open_files();
     let mut signals = Signals::new().map_err(ServeError::Signal)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let ((store, writer, report), listeners) = match wait::open(&state_dir, clock.as_ref()) {
+    let ((store, writer, report), listeners) = match wait::open(&config, &state_dir, clock.as_ref()) {
         Ok(opened) => (opened, Listeners::bind(config.server.listen, &config.socket_path()).await?),
         Err(error) if error.is_full() => {
             match wait::for_space(&config, &state_dir, &clock, &mut signals, error).await? {
@@ -158,6 +160,9 @@ struct Running {
     api: JoinHandle<()>,
     /// What keeps the house clean; nobody waits for it.
     keeping: JoinHandle<()>,
+    /// Gives up what it is making when the API stops, and ends.
+    backing_up: JoinHandle<()>,
+    backups: Backups,
     /// Ends by itself where profiles are made in cove.
     listing: JoinHandle<()>,
     stop_api: CancellationToken,
@@ -189,7 +194,9 @@ impl Running {
             clock.clone(),
         );
         let handle = RosterHandle::default();
-        let context = Arc::new(context.map_err(ServeError::Media)?.with_roster(handle.clone()).with_tokens(known));
+        let context = context.map_err(ServeError::Media)?.with_roster(handle.clone()).with_tokens(known);
+        let (backups, worker) = backup::pair(store.clone(), engine_handle.clone(), clock.clone(), config.clone());
+        let context = Arc::new(context.with_backups(backups.clone()));
         let roster = Roster { store: store.clone(), provider: provider.clone(), clock: clock.clone(), handle };
         let keeper = Keeper {
             store: store.clone(),
@@ -221,6 +228,8 @@ impl Running {
             disk: tokio::spawn(disk.run()),
             api: tokio::spawn(api::serve(context, tcp, Some(unix), stop_api.clone())),
             keeping: tokio::spawn(retention::run(keeper, stop_api.clone())),
+            backing_up: tokio::spawn(backup::run(worker, stop_api.clone())),
+            backups,
             listing: tokio::spawn(roster::run(roster, stop_api.clone())),
             stop_api,
             provider,
@@ -237,10 +246,11 @@ impl Running {
         writer: WriterThread,
         stopping: Option<&'static str>,
     ) -> Result<(), ServeError> {
+        let backups = self.backups.clone();
         let stop = async {
             match stopping {
                 Some(name) => name,
-                None => signals.next().await,
+                None => signals.stop(&backups).await,
             }
         };
         let mut result = tokio::select! {
@@ -264,6 +274,9 @@ impl Running {
         if !self.api.is_finished() && tokio::time::timeout(CLOSE_WITHIN, &mut self.api).await.is_err() {
             tracing::warn!("connections were still open after {} s", CLOSE_WITHIN.as_secs());
             self.api.abort();
+        }
+        if tokio::time::timeout(CLOSE_WITHIN, &mut self.backing_up).await.is_err() {
+            self.backing_up.abort();
         }
         self.engine.abort();
         self.keeping.abort();
@@ -326,11 +339,31 @@ fn breaker_limits(config: &Config) -> BreakerLimits {
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    /// Makes a snapshot. Heard from the start on: unheard, it would end the process.
+    user1: Signal,
 }
 
 impl Signals {
     fn new() -> std::io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            user1: signal(SignalKind::user_defined1())?,
+        })
+    }
+
+    /// Waits for the word to stop; meanwhile SIGUSR1 makes a snapshot.
+    async fn stop(&mut self, backups: &Backups) -> &'static str {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return "SIGTERM",
+                _ = self.interrupt.recv() => return "SIGINT",
+                _ = self.user1.recv() => match backups.make_aside(SnapshotReason::Signal) {
+                    Ok(()) => tracing::info!("SIGUSR1: a snapshot is made"),
+                    Err(error) => tracing::warn!(%error, "SIGUSR1: no snapshot is made"),
+                },
+            }
+        }
     }
 
     async fn next(&mut self) -> &'static str {

@@ -37,9 +37,10 @@ impl<K: Key + 'static, V: Value + 'static> Index<K, V> {
     }
 
     /// It should have this row, with a value that fits.
-    pub fn expect_fitting<'k>(
+    #[expect(clippy::needless_pass_by_value, reason = "each caller makes the key for this call")]
+    pub fn expect_fitting(
         &mut self,
-        key: K::SelfType<'k>,
+        key: K::SelfType<'_>,
         fits: impl FnOnce(V::SelfType<'_>) -> bool,
         found: &mut Found,
     ) -> Result<(), StoreError> {
