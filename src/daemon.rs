@@ -286,7 +286,7 @@ impl Running {
         self.provider.shutdown().await;
         listen::remove_socket(&self.socket);
         // The last handles of the store go with the tasks; the writer then closes the file.
-        drop(self);
+        drop((self, backups));
         let joined = tokio::task::spawn_blocking(|| writer.join());
         if tokio::time::timeout(CLOSE_WITHIN, joined).await.is_err() {
             tracing::warn!("the state file was not closed within {} s", CLOSE_WITHIN.as_secs());

@@ -76,10 +76,8 @@ pub async fn list(context: Arc<Context>, call: Call) -> Result<Response<Reply>, 
     let (cursor, limit) = (query.cursor(Listing::Snapshots, &mut walk), query.limit(&mut walk));
     walk.finish()?;
     let backups = context.backups()?.clone();
-    // Before the look at the folder: one that is whole by then is listed, whatever this says.
-    let making = backups.view().making;
-    let all = off_runtime(move || backups.list()).await?;
-    let all = all.map_err(|error| ApiError::internal(Code::SnapshotFailed, error))?;
+    let listed = off_runtime(move || backups.list()).await?;
+    let (all, making) = listed.map_err(|error| ApiError::internal(Code::SnapshotFailed, error))?;
     let (shown, next) = page(&all, cursor, limit);
     let shown: Vec<_> = shown.iter().map(snapshot_json).collect();
     let next_cursor = Listing::Snapshots.cursor(next);

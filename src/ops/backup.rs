@@ -57,6 +57,7 @@ enum Job {
     Verify { name: String, done: Done },
 }
 
+type Answer = Box<dyn FnOnce() + Send>;
 type Done = oneshot::Sender<Result<Snapshot, BackupRefused>>;
 
 struct Inner {
@@ -133,9 +134,13 @@ impl Backups {
         self.0.jobs.try_send((job, permit)).map_err(|_| BackupRefused::Stopping)
     }
 
-    /// Newest first. Blocks.
-    pub fn list(&self) -> io::Result<Vec<Snapshot>> {
-        self.0.folder.list()
+    /// Newest first, and the one that is being made, which is not among them. Blocks.
+    pub fn list(&self) -> io::Result<(Vec<Snapshot>, Option<String>)> {
+        // Before the look at the folder: one that is whole by then may be listed, one that failed is gone.
+        let making = self.known().making.clone();
+        let mut all = self.0.folder.list()?;
+        all.retain(|snapshot| making.as_ref() != Some(&snapshot.name));
+        Ok((all, making))
     }
 
     /// Blocks. None: there is no snapshot of this name.
@@ -191,25 +196,31 @@ impl Backups {
         }
     }
 
-    async fn carry_out(&self, job: Job) {
-        match job {
+    /// The answer is given by the caller, when the next one may ask.
+    async fn carry_out(&self, job: Job) -> Answer {
+        let answer: Answer = match job {
             Job::Make { reason, begun, done } => {
                 let made = self.carry_out_make(reason, begun).await;
                 self.note_made(reason, &made);
-                if let Some(done) = done {
-                    drop(done.send(made.map_err(BackupRefused::from)));
-                }
+                Box::new(move || {
+                    if let Some(done) = done {
+                        drop(done.send(made.map_err(BackupRefused::from)));
+                    }
+                })
             }
             Job::Verify { name, done } => {
                 let verified = self.0.folder.clone().verify(name.clone(), self.0.clock.clone()).await;
                 self.note_verified(&name, &verified);
-                let answer = verified.map_err(BackupRefused::from);
-                drop(done.send(answer.and_then(|found| found.ok_or(BackupRefused::Unknown))));
+                let found = verified.map_err(BackupRefused::from);
+                let found = found.and_then(|found| found.ok_or(BackupRefused::Unknown));
+                // Whoever asked may have gone away.
+                Box::new(move || drop(done.send(found)))
             }
-        }
+        };
         if let Err(error) = self.tidy().await {
             tracing::warn!(%error, "the folder of the snapshots cannot be looked through");
         }
+        answer
     }
 
     async fn carry_out_make(
@@ -239,7 +250,6 @@ impl Backups {
 
     fn note_made(&self, reason: SnapshotReason, made: &Result<Snapshot, SnapshotError>) {
         let mut known = self.known();
-        known.making = None;
         match made {
             Ok(snapshot) => {
                 tracing::info!(name = snapshot.name, bytes = snapshot.bytes, ?reason, "a snapshot was made");
@@ -294,8 +304,8 @@ pub async fn run(worker: Worker, stop: CancellationToken) {
             },
         };
         let mut work = std::pin::pin!(backups.carry_out(job));
-        tokio::select! {
-            () = &mut work => {}
+        let answer = tokio::select! {
+            answer = &mut work => answer,
             () = stop.cancelled() => {
                 backups.0.cancel.store(true, Ordering::Relaxed);
                 if tokio::time::timeout(END_WITHIN, work).await.is_err() {
@@ -303,7 +313,10 @@ pub async fn run(worker: Worker, stop: CancellationToken) {
                 }
                 return;
             }
-        }
+        };
+        // Before anybody sees that this is done: who comes then is not told that it is under way.
         drop(permit);
+        backups.known().making = None;
+        answer();
     }
 }
