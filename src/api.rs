@@ -6,7 +6,7 @@
 //! guards before anything looks at it (`front`), every route stands in one table (`routes`), every error
 //! in another (`error`), and every body, page, cache and wait has a bound.
 //!
-//! Deliberately not here: server sent events. Nothing here decides what runs.
+//! Deliberately not here: nothing here decides what runs.
 
 mod admin;
 mod body;
@@ -15,6 +15,7 @@ mod claims;
 mod connection;
 mod devtools;
 pub mod error;
+mod events;
 mod evidence;
 mod flows;
 mod form;
@@ -26,6 +27,7 @@ mod keyring;
 pub mod limit;
 mod locks;
 mod metrics;
+pub mod openapi;
 mod page;
 pub mod peer;
 mod profiles;
@@ -68,6 +70,7 @@ use crate::store::Store;
 use crate::store::media::MediaStore;
 use cache::Cache;
 use error::{ApiError, Code};
+use events::Listeners;
 use keyring::Keyring;
 pub use snapshots::snapshot_json;
 use tunnels::Tunnels;
@@ -95,6 +98,7 @@ pub struct Context {
     usage: Usage,
     tunnels: Tunnels,
     session_tunnels: Tunnels,
+    listeners: Listeners,
     started: Instant,
 }
 
@@ -118,6 +122,7 @@ impl Context {
         let tunnels = Tunnels::new(devtools::MAX_TUNNELS);
         let of_sessions = config.engine.sessions.saturating_mul(MAX_VISITS);
         let session_tunnels = Tunnels::new(usize::try_from(of_sessions).unwrap_or(usize::MAX));
+        let listeners = Listeners::new(config.server.max_connections);
         let roster = RosterHandle::default();
         Ok(Self {
             config,
@@ -135,6 +140,7 @@ impl Context {
             usage,
             tunnels,
             session_tunnels,
+            listeners,
             started,
         })
     }
@@ -207,6 +213,7 @@ pub async fn serve(context: Arc<Context>, tcp: TcpListener, unix: Option<UnixLis
     let front = Arc::new(front::Front::new(Arc::clone(&context), address));
     let close_tunnels = async {
         stop.cancelled().await;
+        context.listeners.close();
         tokio::join!(context.tunnels.close(), context.session_tunnels.close());
     };
     let serving = server::run(front, tcp, unix, max_connections, stop.clone());

@@ -252,7 +252,7 @@ impl Default for Server {
             listen: SocketAddr::from(([127, 0, 0, 1], 8088)),
             socket: None,
             max_body_bytes: 16 * 1024 * 1024,
-            max_connections: 1_024,
+            max_connections: 1_280,
             allowed_hosts: Vec::new(),
             trusted_proxies: Vec::new(),
         }

@@ -1,8 +1,8 @@
 //! `cove serve`: composes the rooms, spawns the long-lived tasks, and drains them.
 //!
 //! The only place that spawns tasks which live as long as the process: the engine's loop, the sender of
-//! webhooks, the disk guard and the API. The end of any of them ends the daemon; retention, snapshots and the list
-//! of the provider's profiles run beside them. The order of a stop: nothing new starts,
+//! webhooks, the disk guard and the API. The end of any of them ends the daemon; retention, snapshots, the list of
+//! the provider's profiles and the announcer run beside them. The order of a stop: nothing new starts,
 //! what is not armed is handed back, what is armed is waited for up to the drain limit, the sender ends at
 //! once (what it did not deliver stays in the outbox), the API closes its connections, the browser host
 //! ends, the last commits return. A second signal exits at once; the fence holds all the same, since
@@ -28,6 +28,7 @@ use crate::browser::Provider;
 use crate::config::{Config, ConfigError};
 use crate::engine::{self, EngineError, EngineHandle, Limits, Shared};
 use crate::model::{Clock, SystemClock, Token, TokenHash};
+use crate::ops::announce::{self, Announcer};
 use crate::ops::backup::{self, Backups};
 use crate::ops::disk;
 use crate::ops::retention::{self, Keeper};
@@ -165,6 +166,8 @@ struct Running {
     backups: Backups,
     /// Ends by itself where profiles are made in cove.
     listing: JoinHandle<()>,
+    /// Tells the feed; nobody waits for it.
+    announcing: JoinHandle<()>,
     stop_api: CancellationToken,
     provider: Arc<dyn Provider>,
     socket: PathBuf,
@@ -205,6 +208,7 @@ impl Running {
             state_dir: state_dir.to_owned(),
             retention: config.retention.clone(),
         };
+        let announcer = Announcer::new(store.feed().clone(), engine_handle.clone(), breakers.clone(), clock.clone());
         let shared = Arc::new(Shared {
             store,
             provider: provider.clone(),
@@ -231,6 +235,7 @@ impl Running {
             backing_up: tokio::spawn(backup::run(worker, stop_api.clone())),
             backups,
             listing: tokio::spawn(roster::run(roster, stop_api.clone())),
+            announcing: tokio::spawn(announce::run(announcer, stop_api.clone())),
             stop_api,
             provider,
             socket,
@@ -281,6 +286,7 @@ impl Running {
         self.engine.abort();
         self.keeping.abort();
         self.listing.abort();
+        self.announcing.abort();
         self.webhooks.abort();
         self.disk.abort();
         self.provider.shutdown().await;

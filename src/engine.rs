@@ -76,6 +76,20 @@ pub struct View {
     pub turned_at: Timestamp,
 }
 
+impl View {
+    /// In one word.
+    #[must_use]
+    pub const fn state(&self) -> &'static str {
+        match &self.pause {
+            _ if self.draining => "draining",
+            _ if !self.ready => "starting",
+            Some(Pause::Operator { .. }) => "paused",
+            Some(Pause::Restored { .. } | Pause::LedgerDamaged { .. }) => "restored",
+            None => "running",
+        }
+    }
+}
+
 /// The loop turns at least this often, so that a stuck one can be seen.
 pub const HEARTBEAT: Duration = Duration::from_secs(5);
 

@@ -4,6 +4,7 @@
 //! through handles that the API reads. Whatever a part does is done in small steps, so that the writer's
 //! thread is never held for long. Resources, health and maintenance have their room here.
 
+pub mod announce;
 pub mod backup;
 pub mod disk;
 pub mod retention;

@@ -10,6 +10,7 @@ mod boot;
 mod check;
 mod codec;
 mod epoch;
+pub mod feed;
 mod files;
 mod flows;
 mod inspect;
@@ -39,6 +40,7 @@ use redb::{Database, ReadTransaction, ReadableDatabase, StorageBackend};
 use tokio::sync::{Semaphore, watch};
 
 pub use boot::{BootReport, LEDGER_FILE, OpenError, SCHEMA_VERSION, STATE_FILE};
+pub use feed::{Feed, News};
 pub use files::LedgerFile;
 pub use inspect::{Inspected, inspect};
 pub use requests::*;
@@ -80,6 +82,7 @@ impl StoreError {
 pub struct Store {
     db: Arc<Database>,
     writer: WriterHandle,
+    feed: Feed,
     readers: Arc<Semaphore>,
 }
 
@@ -129,13 +132,20 @@ impl Store {
 
     fn start((db, ledger, report): (Database, Ledger, BootReport)) -> (Self, WriterThread, BootReport) {
         let db = Arc::new(db);
-        let (writer, thread) = writer::start(db.clone(), ledger);
-        (Self { db, writer, readers: Arc::new(Semaphore::new(READERS)) }, WriterThread(thread), report)
+        let feed = Feed::new(fastrand::u32(..));
+        let (writer, thread) = writer::start(db.clone(), ledger, feed.clone());
+        (Self { db, writer, feed, readers: Arc::new(Semaphore::new(READERS)) }, WriterThread(thread), report)
     }
 
     /// Turns to the reason when the disk failed: nothing is acknowledged any more and the daemon stops.
     pub fn failed(&self) -> watch::Receiver<Option<StoreError>> {
         self.writer.failed()
+    }
+
+    /// What happened since the store was opened.
+    #[must_use]
+    pub const fn feed(&self) -> &Feed {
+        &self.feed
     }
 
     async fn read<T: Send + 'static>(

@@ -108,6 +108,7 @@ codes! {
     BadGateway "browser_unreachable" 502 "The browser did not answer";
     Draining "draining" 503 "The daemon stops";
     NotReady "not_ready" 503 "The daemon is not ready";
+    TooManyListeners "too_many_listeners" 503 "No more listeners fit";
     SessionsFull "sessions_full" 503 "All sessions are lent";
     ProviderDown "provider_down" 503 "No browser can be started now";
     Restored "restored" 503 "The state was restored and a human has not resumed yet";

@@ -208,13 +208,6 @@ fn pause_json(pause: &Pause) -> Value {
 pub async fn status(context: Arc<Context>, _: Call) -> Result<Response<Reply>, ApiError> {
     let findings = look(&context).await;
     let view = &findings.view;
-    let state = match &view.pause {
-        _ if view.draining => "draining",
-        _ if !view.ready => "starting",
-        Some(Pause::Operator { .. }) => "paused",
-        Some(Pause::Restored { .. } | Pause::LedgerDamaged { .. }) => "restored",
-        None => "running",
-    };
     let kind = match context.config.browser.provider {
         ProviderKind::Chromium => "chromium",
         ProviderKind::Dolphin => "dolphin",
@@ -227,7 +220,7 @@ pub async fn status(context: Arc<Context>, _: Call) -> Result<Response<Reply>, A
         "pid": std::process::id(),
         "uid": rustix::process::geteuid().as_raw(),
         "uptime_seconds": context.started.elapsed().as_secs(),
-        "state": state,
+        "state": view.state(),
         "pause": view.pause.as_ref().map(pause_json),
         "slots": {"total": view.slots, "busy": view.busy},
         "queue": findings.store.as_ref().ok().map(|stats| queue_json(stats, waits.as_ref())),

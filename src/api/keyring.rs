@@ -120,6 +120,11 @@ impl Keyring {
         }
     }
 
+    /// Whether this token can still be used.
+    pub fn is_active(&self, hash: &TokenHash, now: Timestamp) -> bool {
+        self.read().get(hash).is_some_and(|key| key.token.state(now) == TokenState::Active)
+    }
+
     /// Newest first, each with its last use.
     pub fn list(&self) -> Vec<Token> {
         let told = |key: &Key| Token { last_used_at: key.last_used(), ..key.token.clone() };

@@ -15,8 +15,8 @@ use super::error::ApiError;
 use super::front::Call;
 use super::limit::Class;
 use super::{
-    Context, admin, claims, devtools, evidence, flows, health, intents, locks, metrics, page, profiles, sessions,
-    snapshots, start, tasks, tokens, uploads, webhooks,
+    Context, admin, claims, devtools, events, evidence, flows, health, intents, locks, metrics, openapi, page,
+    profiles, sessions, snapshots, start, tasks, tokens, uploads, webhooks,
 };
 use crate::model::Scope;
 
@@ -109,6 +109,9 @@ macro_rules! routes {
 
 routes! {
     GET "/" Anyone Nothing Requests page::home;
+    GET "/api/v1/openapi.json" Read Nothing Requests openapi::show;
+    GET "/api/v1/docs" Anyone Nothing Unlimited page::docs;
+    GET "/api/v1/docs/{file}" Anyone Nothing Unlimited page::docs_file;
     GET "/devtools/{token}/" PathSecret Nothing Unlimited devtools::enter;
     GET "/devtools/{token}/{*rest}" PathSecret Nothing Unlimited devtools::pass;
     HEAD "/api/v1/bulk-upload/start" Read Nothing TaskStarts start::limits;
@@ -168,6 +171,7 @@ routes! {
     POST "/api/v1/snapshots" Admin Nothing Requests snapshots::create;
     GET "/api/v1/snapshots/{name}" Admin Nothing Requests snapshots::download;
     POST "/api/v1/snapshots/{name}/verify" Admin Nothing Requests snapshots::verify;
+    GET "/api/v1/events" Read Nothing Requests events::listen;
     POST "/api/v1/pause" Admin Nothing Requests admin::pause;
     POST "/api/v1/resume" Admin MaybeJson Requests admin::resume;
     GET "/api/v1/tokens" Admin Nothing Requests tokens::list;
@@ -264,7 +268,10 @@ mod tests {
     #[test]
     fn only_these_are_reached_without_a_token() {
         let of = |access| ROUTES.iter().filter(move |route| route.access == access).map(|route| route.path);
-        assert_eq!(of(Access::Anyone).collect::<Vec<_>>(), ["/", "/api/v1/health/simple"]);
+        assert_eq!(
+            of(Access::Anyone).collect::<Vec<_>>(),
+            ["/", "/api/v1/docs", "/api/v1/docs/{file}", "/api/v1/health/simple"]
+        );
         assert!(of(Access::PathSecret).all(|path| path.contains("{token}")));
         for route in ROUTES.iter().filter(|route| route.access.open_word().is_some()) {
             assert_eq!(route.method, Method::GET, "{}", route.path);

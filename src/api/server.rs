@@ -17,14 +17,18 @@ use std::time::Duration;
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper::{Request, Response};
+use hyper::{Request, Response, header};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
+use tower::Layer;
+use tower_http::CompressionLevel;
+use tower_http::compression::CompressionLayer;
+use tower_http::compression::predicate::Predicate;
 
 use super::body::Reply;
 use super::connection::Guarded;
@@ -38,6 +42,8 @@ const FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
 const MAX_HEAD_BYTES: usize = 32 * 1024;
 const MAX_BUFFER_BYTES: usize = 64 * 1024;
 const MAX_HEADERS: usize = 64;
+/// Shorter answers fit one packet anyway.
+const COMPRESSED_FROM_BYTES: u64 = 1_400;
 /// What a connection has to send its first request before it may make room for others.
 const FIRST_CHANCE: Duration = Duration::from_millis(100);
 /// Between looks for one that may.
@@ -216,14 +222,17 @@ where
     let consumed = Arc::new(AtomicBool::new(true));
     let io = TokioIo::new(Guarded::new(io, Arc::clone(&consumed)));
     let cut = entry.cut.clone();
-    let service = service_fn(|request| {
-        let (app, consumed, entry) = (Arc::clone(&app), Arc::clone(&consumed), Arc::clone(&entry));
+    let counted = Arc::clone(&entry);
+    let answer = tower::service_fn(move |request| {
+        let (app, consumed, entry) = (Arc::clone(&app), Arc::clone(&consumed), Arc::clone(&counted));
         async move {
             let busy = Busy::begin(entry);
             let response = app.answer(request, peer, consumed).await;
             Ok::<_, Infallible>(response.map(|inner| Watched { inner, _busy: busy }))
         }
     });
+    let compressed = CompressionLayer::new().quality(CompressionLevel::Fastest).compress_when(LargeText);
+    let service = TowerToHyperService::new(compressed.layer(answer));
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_headers(MAX_HEADERS);
     http.max_header_size(MAX_HEAD_BYTES).max_buf_size(MAX_BUFFER_BYTES);
@@ -247,6 +256,21 @@ where
         tracing::debug!("a connection ended: {error}");
     }
     id
+}
+
+/// What is worth compressing: text of some length. Events are not: each has to go out at once.
+#[derive(Clone, Copy)]
+struct LargeText;
+
+impl Predicate for LargeText {
+    fn should_compress<B: Body>(&self, response: &Response<B>) -> bool {
+        const TEXTS: [&str; 6] =
+            ["application/json", "application/problem+json", "text/html", "text/plain", "text/css", "text/javascript"];
+        let kind = response.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+        let kind = kind.and_then(|kind| kind.split(';').next()).unwrap_or_default();
+        let long = response.body().size_hint().exact().is_some_and(|bytes| bytes >= COMPRESSED_FROM_BYTES);
+        long && TEXTS.contains(&kind)
+    }
 }
 
 /// Marks its connection busy from the head to the last byte handed over.

@@ -27,7 +27,7 @@ use crate::model::lock::MAX_LOCK_TTL;
 use crate::model::{Fence, Lock, LockKind, LockOwner, ProfileId};
 use crate::store::SessionName;
 
-const TTL_SECONDS: std::ops::RangeInclusive<i64> = 5..=MAX_LOCK_TTL.as_secs().cast_signed();
+pub const TTL_SECONDS: std::ops::RangeInclusive<i64> = 5..=MAX_LOCK_TTL.as_secs().cast_signed();
 /// The owner of a session whose program does not say who it is.
 const UNNAMED: &str = "unnamed";
 const FULL_RETRY_AFTER_SECONDS: &str = "5";

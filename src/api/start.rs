@@ -7,7 +7,7 @@
 //! after the commit.
 
 mod files;
-mod request;
+pub mod request;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -22,7 +22,7 @@ use crate::model::{Scope, Scopes, Timestamp, Token, TokenId, TokenText};
 use crate::store::{CreateTokenError, NewToken};
 
 /// Ten years.
-const MAX_EXPIRES_IN_SECONDS: i64 = 10 * 366 * 24 * 60 * 60;
+pub const MAX_EXPIRES_IN_SECONDS: i64 = 10 * 366 * 24 * 60 * 60;
 
 pub fn token_json(token: &Token, now: Timestamp) -> Value {
     let scopes: Vec<&str> = token.scopes.iter().map(Scope::name).collect();

@@ -11,7 +11,7 @@ use super::evidence;
 use crate::model::{
     Delivery, DeliveryState, InputValue, Item, ItemState, Resolution, TaskState, Timestamp, WaitReason,
 };
-use crate::store::{EventRow, TaskRow};
+use crate::store::{EventRow, News, TaskRow};
 
 /// Shown in place of a secret.
 const MASK: &str = "***";
@@ -120,6 +120,23 @@ pub fn event(row: &EventRow) -> Value {
         json["item"] = json!(item);
     }
     json
+}
+
+/// One of the news of the feed: the name of its kind, and what it says.
+pub fn news(news: &News) -> (&'static str, Value) {
+    match news {
+        News::Line { task, row } => {
+            let mut json = json!({"task_id": task});
+            if let (Value::Object(all), Value::Object(line)) = (&mut json, event(row)) {
+                all.extend(line);
+            }
+            ("task", json)
+        }
+        News::Engine { at, state } => ("engine", json!({"at": at, "state": state})),
+        News::Breaker { at, name, from, to, last_error } => {
+            ("breaker", json!({"at": at, "name": name, "from": from, "to": to, "last_error": last_error}))
+        }
+    }
 }
 
 /// A delivery of a webhook; `wait` says why one that waits is not tried now.

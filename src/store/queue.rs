@@ -19,7 +19,7 @@ use sha2::{Digest, Sha256};
 
 pub(super) use super::media::hex;
 use super::tables::{self, Tx};
-use super::{StoreError, codec};
+use super::{EventRow, News, StoreError, codec};
 use crate::model::id::SEQUENCE_BITS;
 use crate::model::{
     HeldFor, HookEvent, Intent, Item, ItemId, ItemState, Place, Profile, Task, TaskEvent, TaskId, Timestamp,
@@ -102,6 +102,7 @@ impl Tx<'_> {
         let event = TaskEvent { at, item, kind: kind.to_owned(), detail: detail.to_owned() };
         let number = self.next_number();
         self.events.insert((task.raw(), number), codec::encode(&event)?.as_slice())?;
+        self.told.push(News::Line { task, row: EventRow { number, event } });
         Ok(())
     }
 

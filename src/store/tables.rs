@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::ledger::Line;
-use super::{StoreError, codec};
+use super::{News, StoreError, codec};
 use crate::model::id::SEQUENCE_BITS;
 use crate::model::{BootId, BootTime, Fence, ItemId, ItemState, Moment, TaskId, Timestamp};
 
@@ -171,6 +171,8 @@ macro_rules! transaction {
             pub silent: bool,
             /// The sender of webhooks has something to look at after the commit.
             pub wakes_sender: bool,
+            /// Lines of logs, for the feed.
+            pub told: Vec<News>,
             /// Counts writes, so that a refused operation can be shown to have left nothing behind.
             pub writes: u64,
             /// The latest time that an operation has decided by.
@@ -194,6 +196,7 @@ macro_rules! transaction {
                     ledger_anew: None,
                     silent: false,
                     wakes_sender: false,
+                    told: Vec::new(),
                     writes: 0,
                     latest: BootTime::default(),
                 })
@@ -261,6 +264,7 @@ pub(super) struct Closed {
     pub ledger_after: Vec<Line>,
     pub ledger_anew: Option<Timestamp>,
     pub wakes_sender: bool,
+    pub told: Vec<News>,
     pub writes: u64,
     pub latest: BootTime,
 }
@@ -294,8 +298,8 @@ impl Tx<'_> {
 
     /// Closes the tables, so that the transaction can end; what is left is what the end needs.
     pub fn close(self) -> Closed {
-        let Self { meta, ledger_before, ledger_after, ledger_anew, wakes_sender, writes, latest, .. } = self;
-        Closed { meta, ledger_before, ledger_after, ledger_anew, wakes_sender, writes, latest }
+        let Self { meta, ledger_before, ledger_after, ledger_anew, wakes_sender, told, writes, latest, .. } = self;
+        Closed { meta, ledger_before, ledger_after, ledger_anew, wakes_sender, told, writes, latest }
     }
 
     /// Writes what changed of `meta`; called once, right before the commit.

@@ -14,6 +14,7 @@ use redb::Database;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use super::StoreError;
+use super::feed::Feed;
 use super::ledger::{Ledger, Line, Position};
 use super::tables::{Closed, Tx};
 use crate::model::BootTime;
@@ -167,7 +168,7 @@ impl WriterHandle {
 }
 
 /// Starts the thread. It ends, and closes the file, when the last handle is gone.
-pub(super) fn start(db: Arc<Database>, ledger: Ledger) -> (WriterHandle, std::thread::JoinHandle<()>) {
+pub(super) fn start(db: Arc<Database>, ledger: Ledger, feed: Feed) -> (WriterHandle, std::thread::JoinHandle<()>) {
     let (queue, inbox) = mpsc::channel(QUEUE);
     let (failing, failed) = watch::channel(None);
     let stats = Arc::new(Mutex::new(WriterStats::default()));
@@ -176,7 +177,7 @@ pub(super) fn start(db: Arc<Database>, ledger: Ledger) -> (WriterHandle, std::th
     let position = Arc::new(Mutex::new(ledger.position()));
     let (stats_too, outbox_too, position_too) = (stats.clone(), outbox.clone(), position.clone());
     let mut writer =
-        Writer { db, ledger, position: position_too, latest, stats: stats_too, failing, outbox: outbox_too };
+        Writer { db, ledger, position: position_too, latest, stats: stats_too, failing, outbox: outbox_too, feed };
     let thread = std::thread::Builder::new()
         .name("cove-store-writer".to_owned())
         .spawn(move || writer.run(inbox))
@@ -229,6 +230,7 @@ struct Writer {
     stats: Arc<Mutex<WriterStats>>,
     failing: watch::Sender<Option<StoreError>>,
     outbox: Arc<Notify>,
+    feed: Feed,
 }
 
 impl Writer {
@@ -285,7 +287,7 @@ impl Writer {
                 return Ok(Some(number));
             }
         }
-        let Closed { meta, ledger_before, ledger_after, ledger_anew, wakes_sender, writes, latest } = tx.close();
+        let Closed { meta, ledger_before, ledger_after, ledger_anew, wakes_sender, told, writes, latest } = tx.close();
         self.latest = latest;
         if writes == 0 && ledger_before.is_empty() && ledger_after.is_empty() {
             txn.abort()?;
@@ -304,6 +306,7 @@ impl Writer {
         if wakes_sender {
             self.outbox.notify_one();
         }
+        self.feed.tell(told);
         Ok(None)
     }
 }

@@ -234,6 +234,17 @@ async fn rule_23_an_armed_lease_that_ends_is_unknown_at_once_and_its_worker_may_
     assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
     assert_eq!(unknown["error"]["code"], "lost_after_commit", "{unknown}");
     assert!(unknown["error"]["message"].as_str().unwrap().starts_with("worker_lost: w1 let"), "{unknown}");
+    // The other lease began a moment later, and ends a moment later.
+    let began = Instant::now();
+    while daemon.get("/api/v1/locks").await.body["locks"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .any(|lock| lock["expired"] == false)
+    {
+        assert!(began.elapsed() < PATIENCE, "its lease does not end");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     // The other is still its worker's, who may no more click.
     for (verb, body) in [("refresh", json!({})), ("arm", json!({"media_sha256": idle.media()}))] {
         let refused = daemon.say(idle, verb, body).await;

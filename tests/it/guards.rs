@@ -41,7 +41,7 @@ fn address(daemon: &Daemon) -> String {
 
 /// `CROWD=500` is all of row H1: 1,600 connections. Its times are printed, by a release build as
 /// `cargo bench --bench figures -- crowd`: on a machine that is busy with other tests they say little, and
-/// the bounds here are those of being let go.
+/// the bounds here only tell being let go from being kept.
 #[tokio::test(flavor = "multi_thread")]
 async fn h1_a_crowd_is_let_go_and_an_honest_client_is_answered() {
     let each = std::env::var("CROWD").map_or(60, |each| each.parse().unwrap());
@@ -49,7 +49,7 @@ async fn h1_a_crowd_is_let_go_and_an_honest_client_is_answered() {
     let crowd = crowd::Crowd { heads: each, bodies: each, idle: each, readers: each.div_ceil(5).max(20) };
     let figures = crowd::measure(&address(&daemon), daemon.pid(), crowd).await;
     println!("crowd: {}", figures.told());
-    let within = |seconds: u64| Duration::from_secs(seconds) + Duration::from_millis(900);
+    let within = |seconds: u64| Duration::from_secs(seconds + 10);
     assert!(figures.heads_gone <= within(10) && figures.idle_gone <= within(10), "{}", figures.told());
     assert!(figures.bodies_gone <= within(30) && figures.readers_gone <= within(30), "{}", figures.told());
     assert!(figures.memory_most_kib < figures.memory_before_kib + 64 * 1024, "{}", figures.told());

@@ -315,10 +315,18 @@ pub fn processes_with(text: &str) -> Vec<u32> {
 }
 
 pub async fn answer(request: reqwest::RequestBuilder) -> Answer {
-    let response = request.send().await.unwrap();
+    let (client, request) = request.build_split();
+    let request = request.unwrap();
+    let (method, path) = (request.method().clone(), request.url().path().to_owned());
+    let response = client.execute(request).await.unwrap();
     let (status, headers) = (response.status().as_u16(), response.headers().clone());
-    let bytes = response.bytes().await.unwrap();
+    // A stream of events has no end of its own.
+    let endless = headers.get("content-type").is_some_and(|kind| kind == "text/event-stream");
+    let bytes = if endless { Vec::new().into() } else { response.bytes().await.unwrap() };
     let body = serde_json::from_slice(&bytes).unwrap_or_default();
+    if method != "HEAD" && !endless {
+        super::description::check(&method, &path, status, &headers, &body);
+    }
     Answer { status, headers, body }
 }
 

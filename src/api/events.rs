@@ -1,0 +1,223 @@
+//! `GET /api/v1/events`: what happens, as server-sent events.
+//!
+//! Each listener holds its place in the store's [feed](crate::store::feed) and nothing else: a slow one costs no
+//! memory, and one that fell behind the feed is told `resync` once and goes on from its end. Invariants: at most
+//! [`MAX_LISTENERS`], and never so many that no connection is left for questions; a listener whose token may no
+//! longer read is told nothing more; all end with the server. `Last-Event-ID` of another run, or one that
+//! nobody gave out, is behind: the lists say what was missed.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::stream;
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::Frame;
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use hyper::{Response, StatusCode};
+use serde_json::{Value, json};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::{Instant, sleep, timeout_at};
+use tokio_util::sync::CancellationToken;
+
+use super::body::Reply;
+use super::error::{ApiError, Code};
+use super::form::Walk;
+use super::front::Call;
+use super::keyring::bearer;
+use super::query::Query;
+use super::{Context, wire};
+use crate::model::{TaskId, TokenHash};
+use crate::store::feed::FeedPlace;
+use crate::store::{Feed, News};
+
+/// Listeners at a time.
+pub const MAX_LISTENERS: usize = 1_000;
+/// Of the connections, how many in five may be listeners.
+const FIFTHS: usize = 4;
+/// Without news a comment is sent so often: a proxy keeps the connection, and one that is gone is noticed.
+const HEARTBEAT: Duration = Duration::from_secs(15);
+/// What happens so close together is told together: many listeners do not wake for each of many commits.
+const GATHER: Duration = Duration::from_millis(25);
+/// News looked at in one go.
+const BATCH: usize = 256;
+/// How long a client waits before it connects again, as it is told.
+const RETRY_MS: u32 = 2_000;
+
+/// Room for listeners, and their common end.
+pub struct Listeners {
+    room: Arc<Semaphore>,
+    most: usize,
+    closing: CancellationToken,
+}
+
+impl Listeners {
+    pub fn new(max_connections: u32) -> Self {
+        let connections = usize::try_from(max_connections).unwrap_or(usize::MAX);
+        let most = MAX_LISTENERS.min(connections / 5 * FIFTHS).max(1);
+        Self { room: Arc::new(Semaphore::new(most)), most, closing: CancellationToken::new() }
+    }
+
+    fn enter(&self) -> Result<OwnedSemaphorePermit, ApiError> {
+        Arc::clone(&self.room).try_acquire_owned().map_err(|_| {
+            let detail = format!("{} programs listen already, which is the most.", self.most);
+            let soon = HeaderValue::from_static("10");
+            ApiError::new(Code::TooManyListeners, detail).with_header(header::RETRY_AFTER, soon)
+        })
+    }
+
+    /// Ends all of them.
+    pub fn close(&self) {
+        self.closing.cancel();
+    }
+}
+
+/// One of them.
+struct Listener {
+    context: Arc<Context>,
+    /// None: it came without a token, and none can be revoked.
+    token: Option<TokenHash>,
+    /// Told is what this task's log says, and no more.
+    task: Option<TaskId>,
+    /// None: it has missed something.
+    place: Option<FeedPlace>,
+    greeted: bool,
+    growth: watch::Receiver<u64>,
+    _room: OwnedSemaphorePermit,
+}
+
+pub async fn listen(context: Arc<Context>, call: Call) -> Result<Response<Reply>, ApiError> {
+    let mut walk = Walk::default();
+    let query = Query::read(&call.head.uri, &["task"], &mut walk);
+    let task = query.parsed("task", &mut walk, "the id of a task", |text| text.parse().ok());
+    if let Some(id) = task
+        && context.store.task_alone(id).await?.is_none()
+    {
+        walk.wrong(Code::InvalidField, "task", "There is no task with this id.");
+    }
+    walk.finish()?;
+    let room = context.listeners.enter()?;
+    let headers = &call.head.headers;
+    let token = call.caller.token.and_then(|_| bearer(headers)?.ok()).map(TokenHash::of);
+    let (place, growth) = (first_place(headers, context.store.feed()), context.store.feed().growth());
+    let listener = Listener { context, token, task, place, greeted: false, growth, _room: room };
+    let frames = stream::unfold(listener, |mut listener| async move {
+        let text = listener.next().await?;
+        Some((Ok::<_, io::Error>(Frame::data(Bytes::from(text))), listener))
+    });
+    let mut response = Response::new(StreamBody::new(frames).boxed_unsync());
+    *response.status_mut() = StatusCode::OK;
+    let fixed = [
+        (header::CONTENT_TYPE, "text/event-stream"),
+        // A proxy in front passes on what is there.
+        (HeaderName::from_static("x-accel-buffering"), "no"),
+    ];
+    for (name, value) in fixed {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    Ok(response)
+}
+
+/// Where to begin: behind what the client has seen, or now.
+fn first_place(headers: &HeaderMap, feed: &Feed) -> Option<FeedPlace> {
+    let Some(seen) = headers.get("last-event-id").filter(|seen| !seen.is_empty()) else { return Some(feed.end()) };
+    seen.to_str().ok()?.parse().ok()
+}
+
+impl Listener {
+    /// What is sent next; None: it ends.
+    async fn next(&mut self) -> Option<String> {
+        if !std::mem::replace(&mut self.greeted, true) {
+            return Some(format!("retry: {RETRY_MS}\n\n"));
+        }
+        let closing = self.context.listeners.closing.clone();
+        let heartbeat = Instant::now() + HEARTBEAT;
+        loop {
+            let may = self.token.is_none_or(|hash| self.context.keyring.is_active(&hash, self.context.clock.now()));
+            if closing.is_cancelled() || !may {
+                return None;
+            }
+            self.growth.borrow_and_update();
+            let news = self.news();
+            if !news.is_empty() {
+                return Some(news);
+            }
+            tokio::select! {
+                () = closing.cancelled() => return None,
+                grown = timeout_at(heartbeat, self.growth.changed()) => match grown {
+                    Ok(Ok(())) => sleep(GATHER).await,
+                    Ok(Err(_)) => return None,
+                    Err(_) => return Some(": heartbeat\n\n".to_owned()),
+                }
+            }
+        }
+    }
+
+    /// What was told since, as far as it is for this one.
+    fn news(&mut self) -> String {
+        let feed = self.context.store.feed();
+        let mut text = String::new();
+        while text.is_empty() {
+            let Some(Ok(news)) = self.place.map(|place| feed.after(place, BATCH)) else {
+                let end = feed.end();
+                self.place = Some(end);
+                let detail = "Events were missed: read the lists anew. What follows is complete again.";
+                return event(end, "resync", &json!({"detail": detail}));
+            };
+            let Some((last, _)) = news.last() else { break };
+            self.place = Some(*last);
+            for (place, news) in &news {
+                if self.wants(news) {
+                    let (kind, json) = wire::news(news);
+                    text += &event(*place, kind, &json);
+                }
+            }
+        }
+        text
+    }
+
+    fn wants(&self, news: &News) -> bool {
+        match (self.task, news) {
+            (None, _) => true,
+            (Some(wanted), News::Line { task, .. }) => *task == wanted,
+            (Some(_), News::Engine { .. } | News::Breaker { .. }) => false,
+        }
+    }
+}
+
+/// JSON has no line breaks of its own.
+fn event(place: FeedPlace, kind: &str, data: &Value) -> String {
+    format!("id: {place}\nevent: {kind}\ndata: {data}\n\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_begins_now_or_where_it_was_or_has_missed_something() {
+        let feed = Feed::new(3);
+        let mut headers = HeaderMap::new();
+        assert_eq!(first_place(&headers, &feed), Some(feed.end()));
+        headers.insert("last-event-id", HeaderValue::from_static(""));
+        assert_eq!(first_place(&headers, &feed), Some(feed.end()));
+        headers.insert("last-event-id", HeaderValue::from_static("00000003-0"));
+        assert_eq!(first_place(&headers, &feed), Some(feed.end()));
+        for forged in ["7", "x-1", "00000003-", "\u{fe}"] {
+            headers.insert("last-event-id", HeaderValue::from_bytes(forged.as_bytes()).unwrap());
+            assert_eq!(first_place(&headers, &feed), None, "{forged}");
+        }
+    }
+
+    #[test]
+    fn listeners_leave_room_for_questions() {
+        assert_eq!(Listeners::new(1_280).most, MAX_LISTENERS);
+        assert_eq!(Listeners::new(65_536).most, MAX_LISTENERS);
+        let few = Listeners::new(8);
+        let inside: Vec<_> = (0..4).map(|_| few.enter().unwrap()).collect();
+        assert_eq!(few.enter().unwrap_err().code(), Code::TooManyListeners);
+        drop(inside);
+        assert!(few.enter().is_ok());
+    }
+}

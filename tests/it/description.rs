@@ -1,0 +1,126 @@
+//! The daemon's answers, held against its own description: every answer that any test of this binary gets.
+//!
+//! Stricter than the description itself: a member that it does not name is wrong here, so that it stays complete.
+
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock, Mutex};
+
+use cove::api::openapi::document;
+use cove::api::routes::{Found, Router};
+use jsonschema::Validator;
+use reqwest::Method;
+use reqwest::header::HeaderMap;
+use serde_json::{Value, json};
+
+static DOCUMENT: LazyLock<Value> = LazyLock::new(document);
+static ROUTER: LazyLock<Router> = LazyLock::new(Router::new);
+/// By the JSON pointer of the schema.
+static VALIDATORS: LazyLock<Mutex<HashMap<String, Arc<Validator>>>> = LazyLock::new(Mutex::default);
+
+/// No member beyond those that are named.
+fn close(schema: &mut Value) {
+    match schema {
+        Value::Object(members) => {
+            if members.contains_key("properties") && !members.contains_key("additionalProperties") {
+                members.insert("additionalProperties".to_owned(), json!(false));
+            }
+            members.values_mut().for_each(close);
+        }
+        Value::Array(all) => all.iter_mut().for_each(close),
+        _ => {}
+    }
+}
+
+fn validator(schema: &Value) -> Arc<Validator> {
+    let name = schema.to_string();
+    let mut known = VALIDATORS.lock().unwrap();
+    let made = || {
+        let mut whole = schema.clone();
+        whole["components"] = DOCUMENT["components"].clone();
+        close(&mut whole["components"]["schemas"]);
+        Arc::new(jsonschema::options().should_validate_formats(true).build(&whole).unwrap())
+    };
+    Arc::clone(known.entry(name).or_insert_with(made))
+}
+
+/// What is wrong with an answer, by the description.
+fn wrong(method: &str, route: &str, status: u16, headers: &HeaderMap, body: &Value) -> Option<String> {
+    let operation = &DOCUMENT["paths"][route.replace("{*rest}", "{rest}")][method.to_lowercase()];
+    let Some(response) = operation["responses"].get(status.to_string()) else {
+        return Some("the status is not described".to_owned());
+    };
+    let missing = response["headers"].as_object().into_iter().flat_map(|named| named.keys());
+    let optional = ["Idempotent-Replay", "Retry-After", "WWW-Authenticate"];
+    // Limits that are switched off are not shown.
+    let missing: Vec<_> = missing
+        .filter(|name| !name.starts_with("X-RateLimit") && !optional.contains(&name.as_str()))
+        .filter(|name| !headers.contains_key(name.as_str()))
+        .collect();
+    if !missing.is_empty() {
+        return Some(format!("headers are missing: {missing:?}"));
+    }
+    let kind = headers.get("content-type").map(|kind| kind.to_str().unwrap());
+    let Some(contents) = response["content"].as_object() else {
+        return kind.map(|kind| format!("content that is not described: {kind}"));
+    };
+    let Some(kind) = kind else { return Some("the content is missing".to_owned()) };
+    let Some(content) = contents.get(kind).or_else(|| contents.get("*/*")) else {
+        return Some(format!("{kind} is not described"));
+    };
+    if !kind.ends_with("json") {
+        return None;
+    }
+    let validator = validator(&content["schema"]);
+    let errors: Vec<_> =
+        validator.iter_errors(body).map(|error| format!("{}: {error}", error.instance_path())).collect();
+    (!errors.is_empty()).then(|| errors.join("; "))
+}
+
+/// Asserts that an answer is as the description says.
+pub fn check(method: &Method, path: &str, status: u16, headers: &HeaderMap, body: &Value) {
+    let Found::Route(route, _) = ROUTER.find(&method.as_str().parse().unwrap(), path) else { return };
+    if let Some(wrong) = wrong(route.method.as_str(), route.path, status, headers, body) {
+        panic!("{method} {path} answered {status}, which is not as described: {wrong}\n{body:#}");
+    }
+}
+
+#[test]
+fn an_answer_that_is_not_as_described_is_noticed() {
+    let headers = |kind: &str| {
+        let mut headers = HeaderMap::new();
+        headers.insert("x-request-id", "r1".parse().unwrap());
+        headers.insert("content-type", kind.parse().unwrap());
+        headers
+    };
+    let (json_kind, simple) = (headers("application/json"), "/api/v1/health/simple");
+    let good = json!({"ok": true, "status": "healthy"});
+    assert_eq!(wrong("GET", simple, 200, &json_kind, &good), None);
+    assert!(wrong("GET", simple, 201, &json_kind, &good).is_some(), "status");
+    assert!(wrong("GET", simple, 200, &headers("text/html"), &good).is_some(), "content type");
+    assert!(wrong("GET", simple, 200, &HeaderMap::new(), &good).is_some(), "headers");
+    for bad in [
+        json!({"ok": true}),
+        json!({"ok": 1, "status": "healthy"}),
+        json!({"ok": true, "status": "healthy", "more": 1}),
+    ] {
+        assert!(wrong("GET", simple, 200, &json_kind, &bad).is_some(), "{bad}");
+    }
+}
+
+/// Examples are read by people and by programs: each has to fit its own schema.
+#[test]
+fn every_example_fits_its_schema() {
+    let schemas = DOCUMENT["components"]["schemas"].as_object().unwrap();
+    let mut seen = 0;
+    for (name, schema) in schemas {
+        for example in schema["examples"].as_array().into_iter().flatten() {
+            let mut whole = schema.clone();
+            whole["components"] = DOCUMENT["components"].clone();
+            let validator = jsonschema::options().should_validate_formats(true).build(&whole).unwrap();
+            let errors: Vec<_> = validator.iter_errors(example).map(|error| error.to_string()).collect();
+            assert!(errors.is_empty(), "{name}: {errors:?}");
+            seen += 1;
+        }
+    }
+    assert!(seen > 15, "{seen}");
+}
