@@ -146,39 +146,53 @@ need_python() {
   say "$(python3 --version)"
 }
 
-# Where the Python with Playwright is that runs packaging/examples/worker.py. The current folder is the
-# repository.
+# Where the Python is that has what a list of requirements pins, the first of them in its name. The current folder
+# is the repository.
+python_with() {
+  local name version
+  name=$(sed -n '1s/==.*//p' "$1")
+  version=$(sed -n '1s/.*==//p' "$1")
+  printf '%s\n' "${CARGO_TARGET_DIR:-$PWD/target}/$name-$version/bin/python3"
+}
+
+# Runs packaging/examples/worker.py.
 playwright_python() {
-  local version
-  version=$(sed -n 's/^playwright==//p' packaging/examples/requirements.txt)
-  printf '%s\n' "${CARGO_TARGET_DIR:-$PWD/target}/playwright-$version/bin/python3"
+  python_with packaging/examples/requirements.txt
 }
 
-has_playwright() {
-  "$(playwright_python)" -c 'import playwright.sync_api' 2>/dev/null
+schemathesis_python() {
+  python_with tests/schemathesis/requirements.txt
 }
 
-# Makes that Python, with Playwright from PyPI and without its browsers: the worker uses the system's own.
-# Calls at the same time wait for each other.
-need_playwright() {
-  local python folder
-  python=$(playwright_python)
+# need_python_with REQUIREMENTS MODULE: makes that Python, from PyPI. Calls at the same time wait for each other.
+need_python_with() {
+  local python folder requirements=$1 module=$2
+  python=$(python_with "$requirements")
   folder=${python%/bin/python3}
   mkdir -p "${folder%/*}"
   exec 9>"$folder.lock"
   flock 9
-  if ! has_playwright; then
-    say "installing Playwright for Python into $folder"
+  if ! "$python" -c "import $module" 2>/dev/null; then
+    say "installing what $requirements pins into $folder"
     if ! python3 -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
       install_packages "python3 python3-venv" "python3 python3-pip"
     fi
     python3 -m venv --clear "$folder" || give_up "python3 cannot make a virtual environment in $folder"
-    "$python" -m pip install -q --disable-pip-version-check -r packaging/examples/requirements.txt ||
-      give_up "Playwright cannot be installed from PyPI (pip told why above)"
-    has_playwright || give_up "Playwright was installed into $folder and cannot be imported"
+    "$python" -m pip install -q --disable-pip-version-check -r "$requirements" ||
+      give_up "$requirements cannot be installed from PyPI (pip told why above)"
+    "$python" -c "import $module" || give_up "$requirements was installed into $folder and $module cannot be imported"
   fi
   exec 9>&-
-  say "Playwright: $python"
+  say "$module: $python"
+}
+
+# Playwright without its browsers: the worker uses the system's own.
+need_playwright() {
+  need_python_with packaging/examples/requirements.txt playwright.sync_api
+}
+
+need_schemathesis() {
+  need_python_with tests/schemathesis/requirements.txt schemathesis
 }
 
 # The clients for Node that tests connect to lent sessions lie there, under the hash of what is pinned.

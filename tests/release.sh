@@ -5,7 +5,7 @@
 # is named again at the end. Knobs, all from the environment:
 #
 #   ONLY="power kill"    these rounds alone: sim power faults damage kill syscalls ext4 locks fence
-#                        frozen fleet mishaps soak crowd snapshots
+#                        frozen fleet mishaps soak crowd api snapshots
 #   SEED=n               the same seed for all of them; without it each draws and prints its own
 #   SIM_ROUNDS=1000      random histories of the engine over a real store
 #   POWER_CUTS=20000     simulated power cuts with torn sectors
@@ -22,6 +22,7 @@
 #   SNAPSHOTS=100        snapshots under full load, each put back and compared; with 5000 flipped bits and 1000 cuts
 #   CROWD=500            bad connections of each kind beside an honest client
 #   SOAK_ITEMS=200       uploads through SOAK_PROFILES=8 profiles of a simulated Dolphin that fails in every way
+#   API_EXAMPLES=25      what schemathesis makes of each kind of request; 25 are some 10,000
 #   TMPDIR=/dev/shm      where the states lie; on a real disk a kill meets more syncs, in memory more work
 set -euo pipefail
 
@@ -95,6 +96,19 @@ rounds snapshots SNAPSHOTS="${SNAPSHOTS:-100}" FLIPS=5000 CUTS=1000 -- snapshots
 rounds snapshots -- it snapshots::
 rounds crowd CROWD="${CROWD:-500}" -- it guards::h1
 rounds soak ITEMS="${SOAK_ITEMS:-200}" PROFILES="${SOAK_PROFILES:-8}" -- dolphin_daemon soak::
+
+if wanted api; then
+  say "api"
+  need_schemathesis
+  began=$SECONDS
+  if "$(schemathesis_python)" tests/schemathesis/run.py "${CARGO_TARGET_DIR:-target}/debug/cove" "${API_EXAMPLES:-25}" ${SEED:+"$SEED"} >"$logs/api.log" 2>&1; then
+    summary+=("api: passed in $((SECONDS - began)) s")
+  else
+    summary+=("api: FAILED after $((SECONDS - began)) s, see $logs/api.log")
+    failed+=(api)
+  fi
+  { grep -E '^schemathesis: |generated' "$logs/api.log" || true; } | sed 's/^/    /'
+fi
 
 say "summary"
 printf '    %s\n' "${summary[@]}"

@@ -14,6 +14,7 @@ need_cargo
 need_python
 need_playwright
 need_node
+need_schemathesis
 
 say "formatter"
 cargo fmt --check
@@ -33,6 +34,9 @@ fi
 
 say "the Dolphin simulator's own tests"
 python3 -m unittest discover -s tests/dolphin
+
+say "schemathesis over the description of the API"
+"$(schemathesis_python)" tests/schemathesis/run.py "${CARGO_TARGET_DIR:-target}/debug/cove" 3
 
 if cargo deny --version >/dev/null 2>&1; then
   say "licenses and sources of dependencies"

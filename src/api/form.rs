@@ -110,7 +110,7 @@ impl Walk {
         range: &RangeInclusive<i64>,
     ) -> Option<i64> {
         let value = optional(fields, name)?;
-        let number = value.as_i64().filter(|number| range.contains(number));
+        let number = whole_number(value).filter(|number| range.contains(number));
         if number.is_none() {
             let (least, most) = (range.start(), range.end());
             self.wrong(
@@ -173,6 +173,13 @@ impl Walk {
     }
 }
 
+/// JSON has one kind of number: 5.0 is 5.
+fn whole_number(value: &Value) -> Option<i64> {
+    #[expect(clippy::cast_possible_truncation, reason = "whole, and small enough to be exact")]
+    let whole = |number: f64| (number.fract() == 0.0 && number.abs() < 2_f64.powi(53)).then_some(number as i64);
+    value.as_i64().or_else(|| value.as_f64().and_then(whole))
+}
+
 /// A field that may be absent or null.
 pub fn optional<'a>(fields: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
     fields.get(name).filter(|value| !value.is_null())
@@ -220,10 +227,13 @@ mod tests {
         assert!(walk.parsed::<crate::model::Timestamp>(fields, "", "when").is_some());
         assert_eq!(walk.boolean(fields, "", "on"), Some(true));
         assert!(walk.finish().is_ok());
-        let mut fraction = Walk::default();
-        let body = json!({"count": 1.5});
-        assert_eq!(fraction.integer(body.as_object().unwrap(), "", "count", &(0..=3)), None);
-        assert!(!fraction.is_clean());
+        for (number, taken) in [(json!(2.0), Some(2)), (json!(1.5), None), (json!(1e300), None), (json!(-0.0), Some(0))]
+        {
+            let mut walk = Walk::default();
+            let body = json!({"count": number});
+            assert_eq!(walk.integer(body.as_object().unwrap(), "", "count", &(0..=3)), taken, "{body}");
+            assert_eq!(walk.is_clean(), taken.is_some());
+        }
     }
 
     #[test]

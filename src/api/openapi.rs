@@ -139,12 +139,11 @@ fn describe(route: &Route, operation: &Operation) -> Value {
 
 /// The plural noun of the path.
 fn tag(path: &str) -> &str {
-    match path.strip_prefix("/api/v1/").unwrap_or(path).split('/').next().unwrap_or_default() {
+    match path.strip_prefix("/api/v1").unwrap_or(path).trim_start_matches('/').split('/').next().unwrap_or_default() {
         "bulk-upload" => "tasks",
         "" | "devtools" | "docs" | "openapi.json" => "page",
         "pause" | "resume" | "health" | "status" | "events" => "daemon",
-        first if path.starts_with("/api/") => first,
-        _ => "metrics",
+        first => first,
     }
 }
 
@@ -184,17 +183,24 @@ fn parameters(route: &Route, operation: &Operation) -> Vec<Value> {
     all
 }
 
+/// One that is empty counts as absent.
 fn query_schema(route: &Route, name: &str) -> Value {
+    let one_of = |words: &[&str]| {
+        let words = [&[""], words].concat();
+        json!({"type": "string", "enum": words})
+    };
     match name {
         "limit" => json!({"type": "integer", "minimum": 1, "maximum": MAX_LIMIT}),
-        "state" if route.path == "/api/v1/tasks" => {
-            json!({"type": "string", "enum": TaskState::ALL.map(TaskState::name)})
-        }
-        "state" => json!({"type": "string", "enum": ItemState::ALL.map(ItemState::name)}),
+        "state" if route.path == "/api/v1/tasks" => one_of(&TaskState::ALL.map(TaskState::name)),
+        "state" => one_of(&ItemState::ALL.map(ItemState::name)),
         "attempt" => json!({"type": "integer", "minimum": 0, "maximum": u32::MAX}),
-        "fence" => json!({"type": "string", "pattern": "^f[0-9]{1,15}$"}),
-        "kind" => json!({"type": "string", "pattern": "^[a-z0-9_.-]{1,64}$"}),
-        "task" => json!({"type": "string", "pattern": "^t[0-9]{1,15}$"}),
+        "fence" => json!({"type": "string", "pattern": "^(f[0-9]{1,15})?$"}),
+        "kind" => json!({"type": "string", "pattern": "^[a-z0-9_.-]{0,64}$"}),
+        "task" => json!({"type": "string", "pattern": "^(t[0-9]{1,15})?$"}),
+        "cursor" => {
+            let help = "The `next_cursor` of an answer to this path.";
+            json!({"type": "string", "pattern": "^[A-Za-z0-9_-]*$", "description": help})
+        }
         _ => json!({"type": "string"}),
     }
 }
@@ -260,7 +266,7 @@ fn responses(route: &Route, operation: &Operation) -> Value {
         if !content.is_null() {
             response["content"] = content;
         }
-        if let Some(links) = links(operation.id) {
+        if let Some(links) = links(operation.id).filter(|_| matches!(holds, Holds::Json(_))) {
             response["links"] = links;
         }
         // A status that is an error and an answer (health) is described by both.
@@ -295,8 +301,9 @@ fn links(id: &str) -> Option<Value> {
                 "retryTask",
             ],
         )),
+        "claimItem" => Some(of("claim_id", &["refreshClaim", "armClaim", "completeClaim", "failClaim"])),
         "createSession" => Some(of("session_id", &["getSession", "refreshSession", "deleteSession"])),
-        "createProfile" => Some(of("id", &["getProfile", "unparkProfile"])),
+        "createProfile" => Some(of("id", &["getProfile", "openProfile", "closeProfile", "unparkProfile"])),
         "createToken" => Some(of("id", &["revokeToken"])),
         "putFlow" => Some(json!({
             "getFlow": {"operationId": "getFlow", "parameters": {"name": "$response.body#/name"}},

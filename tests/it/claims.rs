@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::rig::{Daemon, run};
+use super::rig::{Daemon, PATIENCE, run};
 use super::studio::{SECRET, studio};
 
 /// State and attempts, the two that most tests ask for.

@@ -105,7 +105,7 @@ operations! {
     DELETE "/api/v1/flows/{name}" deleteFlow "Forget a flow that nothing uses." [] None; [204 NOTHING] [NotFound FlowInUse];
     POST "/api/v1/flows/{name}/run" rehearseFlow "Replay every step before the commit point." [] Some("Rehearsal"); [202 json("Started")]
         [NotFound UnknownProfile AmbiguousProfile InvalidInput DuplicateKey InvalidMedia MediaOutsideRoots MediaNotFound MediaEmpty MediaTooLarge MediaUnreadable FlowInvalid FlowChanged IdempotencyConflict KeyTaken MediaFailed];
-    POST "/api/v1/flows/{name}/check" checkFlow "The problems of the recording in the body, or of the stored one." [] Some("Recording"); [200 json("FlowChecked")] [NotFound];
+    POST "/api/v1/flows/{name}/check" checkFlow "The problems of the recording in the body, or of the stored one." [] Some("AnyJson"); [200 json("FlowChecked")] [NotFound];
     GET "/api/v1/health/simple" healthSimple "Whether the daemon answers." [] None; [200 json("Simple")] [];
     GET "/api/v1/health" health "Each part, and why it is not well." [] None; [200 json("Health"), 503 json("Health")] [];
     GET "/api/v1/status" status "What runs, what waits, what is used." [] None; [200 json("Status")] [];

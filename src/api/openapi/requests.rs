@@ -136,7 +136,7 @@ fn claims() -> Vec<(&'static str, Value)> {
     let claim = body(
         &["kinds", "owner"],
         members,
-        json!({"kinds": ["studio"], "owner": "worker-1", "ttl_seconds": 300, "wait_seconds": 20}),
+        json!({"kinds": ["studio"], "owner": "worker-1", "ttl_seconds": 300, "wait_seconds": 0}),
     );
     let refresh = json!({"fence": fence(), "ttl_seconds": ttl()});
     let sha = json!({"type": "string", "pattern": "^(sha256:)?[0-9a-fA-F]{64}$"});
@@ -189,6 +189,9 @@ pub fn all() -> Vec<(&'static str, Value)> {
         "url": optional(json!({"type": "string", "maxLength": 2_048, "pattern": "^https?://"})),
         "note": optional(json!({"type": "string", "maxLength": 2_000})),
     });
+    let mut resolve = body(&["outcome"], resolve, json!({"outcome": "published", "url": "https://example.org/p/1"}));
+    resolve["if"] = json!({"properties": {"outcome": {"const": Resolution::Published.name()}}});
+    resolve["else"] = json!({"properties": {"url": {"type": "null"}}});
     let recording = json!({
         "type": "object", "required": ["title", "steps"], "description": "A recording of the browser's Recorder, with cove's custom steps.",
         "properties": {"title": {"type": "string"}, "steps": {"type": "array", "items": {"type": "object"}}},
@@ -197,7 +200,7 @@ pub fn all() -> Vec<(&'static str, Value)> {
     let mut all = vec![
         ("Start", order(true)),
         ("Rehearsal", order(false)),
-        ("Resolve", body(&["outcome"], resolve, json!({"outcome": "published", "url": "https://example.org/p/1"}))),
+        ("Resolve", resolve),
         ("NewProfile", body(&["name"], json!({"name": name(MAX_PROFILE_NAME_BYTES)}), json!({"name": "anna"}))),
         ("OpenProfile", flag("headless")),
         (
@@ -209,6 +212,10 @@ pub fn all() -> Vec<(&'static str, Value)> {
             body(&[], json!({"ttl_seconds": optional(whole(&SESSION_TTL))}), json!({"ttl_seconds": 600})),
         ),
         ("Recording", recording),
+        (
+            "AnyJson",
+            json!({"description": "Any JSON: what is wrong with it as a recording is the answer.", "examples": [{"title": "look", "steps": []}]}),
+        ),
         ("Resume", flag("accept_duplicates")),
         ("NewToken", body(&["name", "scopes"], token, json!({"name": "nightly", "scopes": ["read", "submit"]}))),
     ];

@@ -21,7 +21,7 @@ async function show() {
   SwaggerUIBundle({
     spec: await answer.json(),
     dom_id: "#docs",
-    docExpansion: "none",
+    docExpansion: "list",
     defaultModelsExpandDepth: 0,
     validatorUrl: null,
     requestInterceptor: (request) => {
