@@ -37,6 +37,7 @@ mod relay;
 pub mod routes;
 mod server;
 mod sessions;
+mod snapshots;
 mod start;
 mod tasks;
 pub mod tokens;
@@ -64,6 +65,7 @@ use crate::config::Config;
 use crate::engine::{EngineHandle, MAX_VISITS};
 use crate::model::flow::{Flow, Problem};
 use crate::model::{Clock, Token, TokenHash};
+use crate::ops::backup::Backups;
 use crate::ops::roster::RosterHandle;
 use crate::store::Store;
 use crate::store::media::MediaStore;
@@ -71,6 +73,7 @@ use cache::Cache;
 use error::{ApiError, Code};
 use events::Listeners;
 use keyring::Keyring;
+pub use snapshots::snapshot_json;
 use tunnels::Tunnels;
 use usage::Usage;
 
@@ -89,6 +92,8 @@ pub struct Context {
     pub clock: Arc<dyn Clock>,
     pub media: MediaStore,
     roster: RosterHandle,
+    /// None where no daemon stands behind this: tests of handlers.
+    backups: Option<Backups>,
     keyring: Keyring,
     flows: Cache<String, Arc<Flow>>,
     usage: Usage,
@@ -130,6 +135,7 @@ impl Context {
             clock,
             media,
             roster,
+            backups: None,
             keyring: Keyring::default(),
             flows,
             usage,
@@ -145,6 +151,17 @@ impl Context {
     pub fn with_roster(mut self, roster: RosterHandle) -> Self {
         self.roster = roster;
         self
+    }
+
+    /// Makes snapshots through these.
+    #[must_use]
+    pub fn with_backups(mut self, backups: Backups) -> Self {
+        self.backups = Some(backups);
+        self
+    }
+
+    fn backups(&self) -> Result<&Backups, ApiError> {
+        self.backups.as_ref().ok_or_else(|| ApiError::new(Code::NotReady, "Snapshots are not ready."))
     }
 
     /// Knows these tokens.

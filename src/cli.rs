@@ -14,6 +14,7 @@ mod open;
 pub mod practice;
 pub mod remote;
 mod render;
+mod snapshots;
 mod submit;
 mod tokens;
 mod words;
@@ -104,6 +105,9 @@ enum Command {
     /// Flows: recordings of Chrome DevTools Recorder
     #[command(subcommand)]
     Flows(words::FlowsCommand),
+    /// Snapshots: backups of the whole state, each one file
+    #[command(subcommand)]
+    Snapshots(snapshots::SnapshotsCommand),
     /// What the daemon does now
     Status {
         /// Print JSON
@@ -176,6 +180,7 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
         Command::PracticeSite(args) => practice::run(args).await,
         Command::Doctor(args) => doctor::run(&global, args).await,
         Command::Tokens(command) => tokens::run(&global, command).await,
+        Command::Snapshots(command) => snapshots::run(&global, command).await,
         Command::Config(command) => Ok(local::config(&command, global.config)),
         Command::Flows(words::FlowsCommand::Check { file, json }) => local::check_flow(&file, json),
         command => {
@@ -209,6 +214,7 @@ async fn online(client: &Client, global: &Global, command: Command) -> anyhow::R
         | Command::PracticeSite(_)
         | Command::Doctor(_)
         | Command::Tokens(_)
+        | Command::Snapshots(_)
         | Command::Config(_) => unreachable!("carried out without a daemon"),
     }
 }
@@ -335,6 +341,10 @@ mod tests {
             "cove tokens create ci --scope read --scope submit --expires-days 90 --json",
             "cove tokens list --json",
             "cove tokens revoke k7",
+            "cove snapshots create --no-wait --json",
+            "cove snapshots list --json",
+            "cove snapshots verify cove-20261130T142200Z-3-17.snapshot --json",
+            "cove snapshots restore /srv/backup/x.snapshot",
             "cove doctor --json",
             "cove doctor --profile anna --config /etc/cove.toml",
             "cove --url http://127.0.0.1:8088 status",

@@ -38,6 +38,7 @@ pub struct Config {
     pub media: Media,
     pub engine: Engine,
     pub retention: Retention,
+    pub snapshots: Snapshots,
     pub resources: Resources,
     pub browser: Browser,
     pub dolphin: Dolphin,
@@ -110,6 +111,19 @@ pub struct Engine {
 pub struct Retention {
     pub task_days: u64,
     pub tasks: u64,
+}
+
+/// Where snapshots lie, how long, and what is in them beside the state.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Snapshots {
+    /// None: see [`Config::snapshots_dir`].
+    #[serde(with = "empty_is_none")]
+    pub dir: Option<PathBuf>,
+    pub keep_days: u64,
+    pub keep_count: u64,
+    pub include_media: bool,
+    pub include_evidence: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -274,6 +288,12 @@ impl Default for Retention {
     }
 }
 
+impl Default for Snapshots {
+    fn default() -> Self {
+        Self { dir: None, keep_days: 7, keep_count: 30, include_media: false, include_evidence: false }
+    }
+}
+
 impl Default for Resources {
     fn default() -> Self {
         Self { disk_reserve_mb: 256 }
@@ -338,6 +358,12 @@ impl Config {
         self.state.dir.clone().unwrap_or_else(|| PathBuf::from(places::ROOT_STATE_DIR))
     }
 
+    /// Where the snapshots lie: in the state directory, unless another place is named.
+    #[must_use]
+    pub fn snapshots_dir(&self) -> PathBuf {
+        self.snapshots.dir.clone().unwrap_or_else(|| self.state_dir().join(places::SNAPSHOTS_NAME))
+    }
+
     /// The unix socket. A loaded configuration always names it; a default one is in the state directory.
     #[must_use]
     pub fn socket_path(&self) -> PathBuf {
@@ -348,6 +374,18 @@ impl Config {
     #[must_use]
     pub fn to_toml(&self) -> String {
         toml::to_string(self).expect("sections of numbers, texts and lists of texts are always TOML; paths are UTF-8")
+    }
+
+    /// The same without what somebody may have written a secret into.
+    #[must_use]
+    pub fn to_toml_without_secrets(&self) -> String {
+        let mut table: toml::Table = toml::from_str(&self.to_toml()).expect("what was written can be read");
+        for key in keys::KEYS.iter().filter(|key| key.secret) {
+            if let Some(section) = table.get_mut(key.section).and_then(toml::Value::as_table_mut) {
+                section.remove(key.name);
+            }
+        }
+        toml::to_string(&table).expect("a table that was read can be written")
     }
 
     /// Whether nobody beyond this machine can connect.

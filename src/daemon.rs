@@ -1,8 +1,8 @@
 //! `cove serve`: composes the rooms, spawns the long-lived tasks, and drains them.
 //!
 //! The only place that spawns tasks which live as long as the process: the engine's loop, the sender of
-//! webhooks, the disk guard and the API. The end of any of them ends the daemon; retention, the list of
-//! the provider's profiles and the announcer run beside them and are only aborted. The order of a stop: nothing new starts,
+//! webhooks, the disk guard and the API. The end of any of them ends the daemon; retention, snapshots, the list of
+//! the provider's profiles and the announcer run beside them. The order of a stop: nothing new starts,
 //! what is not armed is handed back, what is armed is waited for up to the drain limit, the sender ends at
 //! once (what it did not deliver stays in the outbox), the API closes its connections, the browser host
 //! ends, the last commits return. A second signal exits at once; the fence holds all the same, since
@@ -29,11 +29,13 @@ use crate::config::{Config, ConfigError};
 use crate::engine::{self, EngineError, EngineHandle, Limits, Shared};
 use crate::model::{Clock, SystemClock, Token, TokenHash};
 use crate::ops::announce::{self, Announcer};
+use crate::ops::backup::{self, Backups};
 use crate::ops::disk;
 use crate::ops::retention::{self, Keeper};
 use crate::ops::roster::{self, Roster, RosterHandle};
 use crate::ops::webhooks;
 use crate::store::ballast::is_full;
+use crate::store::snapshot::SnapshotReason;
 use crate::store::{BootReport, OpenError, Store, StoreError, WriterThread};
 use listen::{ListenFile, Listeners};
 
@@ -112,7 +114,7 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     crate::browser::host::raise_open_files();
     let mut signals = Signals::new().map_err(ServeError::Signal)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let ((store, writer, report), listeners) = match wait::open(&state_dir, clock.as_ref()) {
+    let ((store, writer, report), listeners) = match wait::open(&config, &state_dir, clock.as_ref()) {
         Ok(opened) => (opened, Listeners::bind(config.server.listen, &config.socket_path()).await?),
         Err(error) if error.is_full() => {
             match wait::for_space(&config, &state_dir, &clock, &mut signals, error).await? {
@@ -159,6 +161,9 @@ struct Running {
     api: JoinHandle<()>,
     /// What keeps the house clean; nobody waits for it.
     keeping: JoinHandle<()>,
+    /// Gives up what it is making when the API stops, and ends.
+    backing_up: JoinHandle<()>,
+    backups: Backups,
     /// Ends by itself where profiles are made in cove.
     listing: JoinHandle<()>,
     /// Tells the feed; nobody waits for it.
@@ -192,7 +197,9 @@ impl Running {
             clock.clone(),
         );
         let handle = RosterHandle::default();
-        let context = Arc::new(context.map_err(ServeError::Media)?.with_roster(handle.clone()).with_tokens(known));
+        let context = context.map_err(ServeError::Media)?.with_roster(handle.clone()).with_tokens(known);
+        let (backups, worker) = backup::pair(store.clone(), engine_handle.clone(), clock.clone(), config.clone());
+        let context = Arc::new(context.with_backups(backups.clone()));
         let roster = Roster { store: store.clone(), provider: provider.clone(), clock: clock.clone(), handle };
         let keeper = Keeper {
             store: store.clone(),
@@ -225,6 +232,8 @@ impl Running {
             disk: tokio::spawn(disk.run()),
             api: tokio::spawn(api::serve(context, tcp, Some(unix), stop_api.clone())),
             keeping: tokio::spawn(retention::run(keeper, stop_api.clone())),
+            backing_up: tokio::spawn(backup::run(worker, stop_api.clone())),
+            backups,
             listing: tokio::spawn(roster::run(roster, stop_api.clone())),
             announcing: tokio::spawn(announce::run(announcer, stop_api.clone())),
             stop_api,
@@ -242,10 +251,11 @@ impl Running {
         writer: WriterThread,
         stopping: Option<&'static str>,
     ) -> Result<(), ServeError> {
+        let backups = self.backups.clone();
         let stop = async {
             match stopping {
                 Some(name) => name,
-                None => signals.next().await,
+                None => signals.stop(&backups).await,
             }
         };
         let mut result = tokio::select! {
@@ -270,6 +280,9 @@ impl Running {
             tracing::warn!("connections were still open after {} s", CLOSE_WITHIN.as_secs());
             self.api.abort();
         }
+        if tokio::time::timeout(CLOSE_WITHIN, &mut self.backing_up).await.is_err() {
+            self.backing_up.abort();
+        }
         self.engine.abort();
         self.keeping.abort();
         self.listing.abort();
@@ -279,7 +292,7 @@ impl Running {
         self.provider.shutdown().await;
         listen::remove_socket(&self.socket);
         // The last handles of the store go with the tasks; the writer then closes the file.
-        drop(self);
+        drop((self, backups));
         let joined = tokio::task::spawn_blocking(|| writer.join());
         if tokio::time::timeout(CLOSE_WITHIN, joined).await.is_err() {
             tracing::warn!("the state file was not closed within {} s", CLOSE_WITHIN.as_secs());
@@ -332,11 +345,31 @@ fn breaker_limits(config: &Config) -> BreakerLimits {
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    /// Makes a snapshot. Heard from the start on: unheard, it would end the process.
+    user1: Signal,
 }
 
 impl Signals {
     fn new() -> std::io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            user1: signal(SignalKind::user_defined1())?,
+        })
+    }
+
+    /// Waits for the word to stop; meanwhile SIGUSR1 makes a snapshot.
+    async fn stop(&mut self, backups: &Backups) -> &'static str {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return "SIGTERM",
+                _ = self.interrupt.recv() => return "SIGINT",
+                _ = self.user1.recv() => match backups.make_aside(SnapshotReason::Signal) {
+                    Ok(()) => tracing::info!("SIGUSR1: a snapshot is made"),
+                    Err(error) => tracing::warn!(%error, "SIGUSR1: no snapshot is made"),
+                },
+            }
+        }
     }
 
     async fn next(&mut self) -> &'static str {

@@ -25,6 +25,7 @@ mod queue;
 pub mod readers;
 mod reads;
 mod requests;
+pub mod snapshot;
 mod tables;
 mod tokens;
 mod trial;
@@ -99,9 +100,19 @@ impl WriterThread {
 }
 
 impl Store {
-    /// Opens (or makes) the state file in `folder` and compares it with its ledger. Blocks.
+    /// Opens (or makes) the state file in `folder` and compares it with its ledger. What has to be kept before
+    /// that goes into the folder's own snapshots. Blocks.
     pub fn open(folder: &Path, now: Moment) -> Result<(Self, WriterThread, BootReport), OpenError> {
-        boot::open(folder, now).map(Self::start)
+        Self::open_keeping(folder, &folder.join(snapshot::SNAPSHOTS_FOLDER), now)
+    }
+
+    /// The same with another folder for the snapshot that is made before a migration. Blocks.
+    pub fn open_keeping(
+        folder: &Path,
+        snapshots: &Path,
+        now: Moment,
+    ) -> Result<(Self, WriterThread, BootReport), OpenError> {
+        boot::open(folder, &snapshot::SnapshotFolder::new(snapshots.to_owned()), now).map(Self::start)
     }
 
     /// The same over the storage of a state that was made before: the seam for tests that put a simulated
@@ -112,7 +123,7 @@ impl Store {
         ledger: impl LedgerFile,
         now: Moment,
     ) -> Result<(Self, WriterThread, BootReport), OpenError> {
-        boot::open_over(|| Ok(state()), || Ok(ledger), Path::new(""), now).map(Self::start)
+        boot::open_over(|| Ok(state()), |_| Ok(()), || Ok(ledger), Path::new(""), now).map(Self::start)
     }
 
     /// Makes an empty state over empty storage, as [`Self::open`] does before it gives the file its name.

@@ -5,7 +5,7 @@
 # is named again at the end. Knobs, all from the environment:
 #
 #   ONLY="power kill"    these rounds alone: sim power faults damage kill syscalls ext4 locks fence
-#                        frozen fleet mishaps soak crowd controls api fuzz
+#                        frozen fleet mishaps soak crowd snapshots controls api fuzz
 #   SEED=n               the same seed for all of them; without it each draws and prints its own
 #   SIM_ROUNDS=1000      random histories of the engine over a real store
 #   POWER_CUTS=20000     simulated power cuts with torn sectors
@@ -19,6 +19,7 @@
 #   FENCE_ROUNDS=300     kill -9 of daemon, browser, both, or their connection around the click (real browsers)
 #   FROZEN_ROUNDS=20     browsers that stand still for longer than the attempt may take
 #   FLEET_ROUNDS=100     kill -9 of the daemon under FLEET=8 browsers: no orphans, nothing twice
+#   SNAPSHOTS=100        snapshots under full load, each put back and compared; with 5000 flipped bits and 1000 cuts
 #   CROWD=500            bad connections of each kind beside an honest client
 #   CONTROLS="07 12b"    these negative controls of the fence alone; without it all of tests/controls
 #   SOAK_ITEMS=200       uploads through SOAK_PROFILES=8 profiles of a simulated Dolphin that fails in every way, with
@@ -39,7 +40,7 @@ need_cargo
 need_python
 
 logs=$(mktemp -d)
-told='(SEED=[0-9]+$|seeds [0-9].*|skipped: .*|soak: .*|crowd: .*|[0-9]+ (kills|power cuts|double power cuts|failures|flips|cuts|of [0-9]+ places).*)'
+told='(SEED=[0-9]+$|seeds [0-9].*|skipped: .*|soak: .*|crowd: .*|[0-9]+ (snapshots|kills|power cuts|double power cuts|failures|flips|cuts|of [0-9]+ places).*)'
 summary=()
 failed=()
 
@@ -132,6 +133,8 @@ rounds fence ROUNDS="${FENCE_ROUNDS:-300}" -- fence rounds::whatever rounds::neg
 rounds frozen ROUNDS="${FROZEN_ROUNDS:-20}" -- fence rounds::a_browser_frozen
 rounds fleet ROUNDS="${FLEET_ROUNDS:-100}" FLEET="${FLEET:-8}" -- fence fleet::
 rounds mishaps -- fence mishaps::
+rounds snapshots SNAPSHOTS="${SNAPSHOTS:-100}" FLIPS=5000 CUTS=1000 -- snapshots d8_ flipped_anywhere cut_or
+rounds snapshots -- it snapshots::
 rounds crowd CROWD="${CROWD:-500}" -- it guards::h1
 rounds soak --release ITEMS="${SOAK_ITEMS:-200}" PROFILES="${SOAK_PROFILES:-8}" \
   MOST_MEMORY_MB="${SOAK_MEMORY_MB:-60}" -- dolphin_daemon soak::

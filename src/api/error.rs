@@ -100,6 +100,8 @@ codes! {
     StaleFence "stale_fence" 409 "The lock has another fence or another owner";
     AlreadyArmed "already_armed" 409 "The item is armed already";
     NotHeld "not_held" 409 "Nobody holds this lock";
+    SnapshotRunning "snapshot_running" 409 "A snapshot is being made or verified";
+    SnapshotDamaged "snapshot_damaged" 409 "The snapshot is not good";
     SessionEnded "session_ended" 409 "The session is over";
     // The daemon.
     Internal "internal" 500 "A defect of cove";
@@ -113,6 +115,7 @@ codes! {
     StoreFailed "store_failed" 503 "The state file failed";
     NoDisk "no_disk" 507 "No space is left";
     MediaFailed "media_failed" 507 "The file could not be stored";
+    SnapshotFailed "snapshot_failed" 507 "The folder of the snapshots cannot be used";
 }
 
 /// One wrong field.

@@ -14,6 +14,7 @@ use tokio::time::timeout;
 use super::body::{self, Reply};
 use super::error::ApiError;
 use super::front::Call;
+use super::snapshots::snapshot_json;
 use super::waits::Waits;
 use super::{Context, usage};
 use crate::breaker::BreakerState;
@@ -21,6 +22,7 @@ use crate::breaker::board::{BreakerView, Transition};
 use crate::config::ProviderKind;
 use crate::engine::{START_BREAKERS, View};
 use crate::model::{ItemState, Timestamp};
+use crate::ops::backup::{BackupView, Backups};
 use crate::store::{Pause, StoreStats};
 
 /// For each part that has to be asked.
@@ -42,6 +44,7 @@ struct Findings {
     breakers: Vec<BreakerView>,
     /// Why the provider's profiles are not known.
     no_list: Option<String>,
+    backups: BackupView,
 }
 
 async fn look(context: &Context) -> Findings {
@@ -57,7 +60,8 @@ async fn look(context: &Context) -> Findings {
     };
     let free_mb = timeout(PART_DEADLINE, usage::disk_free_mb(context.state_dir.clone())).await.ok().flatten();
     let breakers = context.breakers.view(context.clock.now());
-    Findings { store, free_mb, view: context.engine.view(), breakers, no_list: context.roster.trouble() }
+    let backups = context.backups.as_ref().map(Backups::view).unwrap_or_default();
+    Findings { store, free_mb, view: context.engine.view(), breakers, no_list: context.roster.trouble(), backups }
 }
 
 impl Findings {
@@ -122,7 +126,8 @@ fn judge(findings: &Findings, now: Timestamp) -> (&'static str, Value) {
         1 => breaker_told(first),
         count => format!("{}; and {} more", breaker_told(first), count - 1),
     });
-    let degraded = [("provider", findings.provider_trouble()), ("breakers", breakers)];
+    let snapshots = findings.backups.trouble.clone();
+    let degraded = [("provider", findings.provider_trouble()), ("breakers", breakers), ("snapshots", snapshots)];
     let status = match (unhealthy, degraded.iter().any(|(_, reason)| reason.is_some())) {
         (true, _) => "unhealthy",
         (false, true) => "degraded",
@@ -132,6 +137,8 @@ fn judge(findings: &Findings, now: Timestamp) -> (&'static str, Value) {
         let status = if reason.is_some() { "degraded" } else { "healthy" };
         parts.insert(name.to_owned(), json!({"status": status, "reason": reason}));
     }
+    parts["snapshots"]["last_created_at"] = json!(findings.backups.last.as_ref().map(|last| last.created_at));
+    parts["snapshots"]["last_verified_at"] = json!(findings.backups.last_verified_at);
     (status, Value::Object(parts))
 }
 
@@ -220,7 +227,7 @@ pub async fn status(context: Arc<Context>, _: Call) -> Result<Response<Reply>, A
         "resource_usage": resources,
         "breakers": breakers_json(&findings.breakers),
         "provider": {"kind": kind, "status": if up { "up" } else { "down" }, "reason": findings.provider_trouble()},
-        "last_snapshot": null,
+        "last_snapshot": findings.backups.last.as_ref().map(snapshot_json),
     });
     Ok(body::json(StatusCode::OK, &json))
 }
@@ -241,6 +248,7 @@ mod tests {
             view: Arc::new(view),
             breakers: Vec::new(),
             no_list: None,
+            backups: BackupView::default(),
         }
     }
 

@@ -20,6 +20,7 @@ use super::waits::Waits;
 use crate::breaker::board::Board;
 use crate::breaker::{BreakerState, KINDS};
 use crate::model::{ItemState, Timestamp, WaitReason};
+use crate::ops::backup::{BackupView, Backups};
 use crate::store::StoreStats;
 
 const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -90,6 +91,7 @@ async fn gather(context: &Context) -> Result<(Vec<Series>, StoreStats), ApiError
     }
     series.extend(until(&waits));
     series.extend(breakers(&context.breakers, now));
+    series.extend(snapshots(&context.backups.as_ref().map(Backups::view).unwrap_or_default()));
     Ok((series, stats))
 }
 
@@ -130,6 +132,24 @@ fn breakers(board: &Board, now: Timestamp) -> Vec<Series> {
     }
     states.append(&mut transitions);
     states
+}
+
+/// The times only where there is one: zero would be one.
+fn snapshots(backups: &BackupView) -> Vec<Series> {
+    const LAST_MADE: &str = "When the newest snapshot was made, in seconds since 1970.";
+    const LAST_GOOD: &str = "When a snapshot was last found good, in seconds since 1970.";
+    let totals = [("success", backups.made), ("failure", backups.failed)].map(|(result, total)| Series {
+        name: "snapshots_total",
+        help: "Snapshots since the start, by result.",
+        kind: Kind::Counter,
+        labels: vec![("result", result)],
+        value: count(total),
+    });
+    let seconds = |at: Timestamp| Duration::from_millis(at.as_millis()).as_secs_f64();
+    let last = backups.last.as_ref().map(|last| last.created_at);
+    let last = last.map(|at| gauge("snapshot_last_success_timestamp_seconds", LAST_MADE, seconds(at)));
+    let good = backups.last_verified_at.map(|at| gauge("backup_last_verified_timestamp", LAST_GOOD, seconds(at)));
+    totals.into_iter().chain(last).chain(good).collect()
 }
 
 fn flag(set: bool) -> f64 {

@@ -23,6 +23,7 @@ pub enum Listing {
     Items,
     Events,
     Deliveries,
+    Snapshots,
 }
 
 impl Listing {
@@ -32,6 +33,7 @@ impl Listing {
             Self::Items => 'i',
             Self::Events => 'e',
             Self::Deliveries => 'h',
+            Self::Snapshots => 's',
         }
     }
 

@@ -16,7 +16,7 @@ use super::front::Call;
 use super::limit::Class;
 use super::{
     Context, admin, claims, devtools, events, evidence, flows, health, intents, locks, metrics, openapi, page,
-    profiles, sessions, start, tasks, tokens, uploads, webhooks,
+    profiles, sessions, snapshots, start, tasks, tokens, uploads, webhooks,
 };
 use crate::model::Scope;
 
@@ -167,6 +167,10 @@ routes! {
     GET "/api/v1/status" OpenStatus Nothing Requests health::status;
     GET "/api/v1/metrics" OpenMetrics Nothing Metrics metrics::json;
     GET "/metrics" OpenMetrics Nothing Metrics metrics::prometheus;
+    GET "/api/v1/snapshots" Read Nothing Requests snapshots::list;
+    POST "/api/v1/snapshots" Admin Nothing Requests snapshots::create;
+    GET "/api/v1/snapshots/{name}" Admin Nothing Requests snapshots::download;
+    POST "/api/v1/snapshots/{name}/verify" Admin Nothing Requests snapshots::verify;
     GET "/api/v1/events" Read Nothing Requests events::listen;
     POST "/api/v1/pause" Admin Nothing Requests admin::pause;
     POST "/api/v1/resume" Admin MaybeJson Requests admin::resume;

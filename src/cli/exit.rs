@@ -20,9 +20,14 @@ pub const CANCELED: u8 = 12;
 pub const NEEDS_HUMAN: u8 = 13;
 /// `doctor`: at least one check is an error.
 pub const UNSOUND: u8 = 20;
+/// `snapshots verify`, `snapshots restore`: the snapshot is damaged, or is none.
+pub const DAMAGED: u8 = 21;
+/// `snapshots restore`: a daemon holds the state file.
+pub const HELD: u8 = 22;
 /// The disk failed under the state file (sysexits `EX_IOERR`).
 pub const DISK: u8 = 74;
-/// The configuration or the state file is wrong; a restart does not mend it (sysexits `EX_CONFIG`).
+/// The configuration, the state file or a snapshot is wrong, or newer than this cove; a restart does not mend it
+/// (sysexits `EX_CONFIG`).
 pub const CONFIG: u8 = 78;
 
 /// Shown at the end of `cove --help`.
@@ -37,5 +42,7 @@ pub const HELP: &str = "Exit codes:
   12  run, tasks watch: canceled
   13  run, tasks watch: an item waits for a human
   20  doctor: at least one check is an error
+  21  snapshots verify, restore: the snapshot is damaged
+  22  snapshots restore: a daemon holds the state file
   74  serve: the disk failed under the state file
   78  the configuration or the state file is wrong";

@@ -82,6 +82,20 @@ pub fn items(items: &[Value]) -> String {
     table(&["id", "profile", "state", "attempts", "why, or where"], rows)
 }
 
+#[must_use]
+pub fn snapshots(rows: &[Value]) -> String {
+    let rows = rows.iter().map(|row| {
+        let damage = text(row, "damage");
+        let verified = match (row["verified"] == true, damage.is_empty()) {
+            (true, _) => time(row, "verified_at"),
+            (false, true) => "no".to_owned(),
+            (false, false) => damage,
+        };
+        vec![text(row, "name"), text(row, "bytes"), time(row, "created_at"), verified]
+    });
+    table(&["name", "bytes", "created", "verified"], rows)
+}
+
 /// One item, all of it that a person wants.
 #[must_use]
 pub fn item(item: &Value) -> String {

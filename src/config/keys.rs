@@ -79,6 +79,11 @@ pub(super) static KEYS: &[Key] = &[
     key("engine", "sessions", Rule::Integer(0, 256)),
     key("retention", "task_days", Rule::Integer(1, 3_650)),
     key("retention", "tasks", Rule::Integer(0, 100_000_000)),
+    key("snapshots", "dir", Rule::Path),
+    key("snapshots", "keep_days", Rule::Integer(1, 3_650)),
+    key("snapshots", "keep_count", Rule::Integer(1, 10_000)),
+    key("snapshots", "include_media", Rule::Bool),
+    key("snapshots", "include_evidence", Rule::Bool),
     key("resources", "disk_reserve_mb", Rule::Integer(LEAST_RESERVE_MB, 1024 * 1024)),
     key("browser", "provider", Rule::Choice(&["chromium", "dolphin"])),
     key("browser", "chromium", Rule::Path),
@@ -274,7 +279,7 @@ mod tests {
                 assert_eq!(error.value, Some(bad.to_string()));
             }
         }
-        assert_eq!(ranges, 28);
+        assert_eq!(ranges, 30);
     }
 
     #[test]

@@ -11,6 +11,7 @@ pub(super) const SYSTEM_FILE: &str = "/etc/cove/cove.toml";
 pub(super) const ROOT_STATE_DIR: &str = "/var/lib/cove";
 const ROOT_SOCKET: &str = "/run/cove/cove.sock";
 pub(super) const SOCKET_NAME: &str = "cove.sock";
+pub(super) const SNAPSHOTS_NAME: &str = "snapshots";
 
 /// The process' environment as far as it decides about places.
 #[derive(Clone, Copy)]

@@ -21,9 +21,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 pub(super) type Opened = (Store, WriterThread, BootReport);
 
-pub(super) fn open(state_dir: &Path, clock: &dyn Clock) -> Result<Opened, ServeError> {
+pub(super) fn open(config: &Config, state_dir: &Path, clock: &dyn Clock) -> Result<Opened, ServeError> {
     make_private_dir(state_dir)?;
-    Ok(Store::open(state_dir, clock.moment())?)
+    Ok(Store::open_keeping(state_dir, &config.snapshots_dir(), clock.moment())?)
 }
 
 /// Tries until there is space. None: a signal came first.
@@ -51,7 +51,7 @@ pub(super) async fn for_space(
         stop.clone(),
     );
     let opened = async {
-        let opened = look_until_it_opens(state_dir, clock.as_ref(), signals).await;
+        let opened = look_until_it_opens(config, state_dir, clock.as_ref(), signals).await;
         stop.cancel();
         opened
     };
@@ -69,6 +69,7 @@ pub(super) async fn for_space(
 }
 
 async fn look_until_it_opens(
+    config: &Config,
     state_dir: &Path,
     clock: &dyn Clock,
     signals: &mut Signals,
@@ -81,7 +82,7 @@ async fn look_until_it_opens(
             }
             () = tokio::time::sleep(LOOK_EVERY) => {}
         }
-        match open(state_dir, clock) {
+        match open(config, state_dir, clock) {
             Err(error) if error.is_full() => {}
             other => return other.map(Some),
         }

@@ -11,10 +11,11 @@ use redb::{Builder, Database, DatabaseError, ReadableDatabase, StorageBackend, S
 
 use super::ballast::{Ballast, is_full};
 use super::epoch::{blind_sequence, next_epoch};
-use super::files::{LedgerFile, LedgerOnDisk, StateOnDisk, sync_folder_of};
+use super::files::{LedgerFile, LedgerOnDisk, StateOnDisk, lock, sync_folder_of};
 use super::ledger::{Ledger, Line};
 use super::migrate::MIGRATIONS;
 use super::queue::recover::Facts;
+use super::snapshot::{self, SnapshotError, SnapshotFolder, before_migration, take_origin};
 use super::tables::{Closed, META, META_KEY, Meta, SCHEMA, Tx, create_all};
 use super::trial::Trial;
 use super::{Pause, StoreError, codec, locks};
@@ -35,15 +36,17 @@ pub enum OpenError {
     #[error("{}: another process holds the state file; stop it first, or give this one its own [state] dir", .0.display())]
     Held(PathBuf),
     #[error(
-        "{}: this is not a state file of cove, or it is damaged ({why}). It was left as it is: put a good copy back, or move it away to start empty",
+        "{}: this is not a state file of cove, or it is damaged ({why}). It was left as it is: put a snapshot back with `cove snapshots restore`, or move it away to start empty",
         path.display()
     )]
     NotAStateFile { path: PathBuf, why: String },
     #[error(
-        "{}: its schema is {found}, newer than {SCHEMA_VERSION}, which this version of cove knows. Install the newer cove again, or put back a copy that was made before the upgrade",
+        "{}: its schema is {found}, newer than {SCHEMA_VERSION}, which this version of cove knows. Install the newer cove again, or put back with `cove snapshots restore` a snapshot from before the upgrade",
         path.display()
     )]
     NewerSchema { path: PathBuf, found: u32 },
+    #[error("{}: it has to be brought to a newer schema, and no snapshot could be made of it before: {error}", path.display())]
+    NotKept { path: PathBuf, error: SnapshotError },
     #[error("{}: {error}", path.display())]
     Io { path: PathBuf, error: std::io::Error },
     #[error(transparent)]
@@ -57,7 +60,7 @@ impl OpenError {
         match self {
             Self::Io { error, .. } => is_full(error),
             Self::Store(error) => matches!(error, StoreError::Full(_)),
-            Self::Held(_) | Self::NotAStateFile { .. } | Self::NewerSchema { .. } => false,
+            Self::Held(_) | Self::NotAStateFile { .. } | Self::NewerSchema { .. } | Self::NotKept { .. } => false,
         }
     }
 }
@@ -77,7 +80,11 @@ pub struct BootReport {
     pub leases_rebased: u64,
 }
 
-pub(super) fn open(folder: &Path, now: Moment) -> Result<(Database, Ledger, BootReport), OpenError> {
+pub(super) fn open(
+    folder: &Path,
+    snapshots: &SnapshotFolder,
+    now: Moment,
+) -> Result<(Database, Ledger, BootReport), OpenError> {
     let path = folder.join(STATE_FILE);
     let io = |error| OpenError::Io { path: path.clone(), error };
     let ballast = Ballast::of(folder);
@@ -91,21 +98,36 @@ pub(super) fn open(folder: &Path, now: Moment) -> Result<(Database, Ledger, Boot
         let file = LedgerOnDisk::open(&ledger_path, ballast.clone());
         file.map_err(|error| StoreError::from_io(&ledger_path, &error))
     };
-    let (db, ledger, report) = open_over(state, ledger, folder, now)?;
+    let keep = |schema| {
+        // Nobody else may write into it while it is copied.
+        let file = std::fs::File::options().read(true).write(true).open(&path).map_err(io)?;
+        let held = lock(file).map_err(|error| refusal(&path, error))?;
+        let _held = held.ok_or_else(|| OpenError::Held(path.clone()))?;
+        match before_migration(folder, snapshots, schema, now.wall) {
+            Ok(Some(kept)) => tracing::info!(snapshot = kept.name, schema, "the state file is kept as it was"),
+            Ok(None) => {}
+            Err(SnapshotError::Full(what)) => return Err(StoreError::Full(what).into()),
+            Err(error) => return Err(OpenError::NotKept { path: path.clone(), error }),
+        }
+        Ok(())
+    };
+    let (db, ledger, report) = open_over(state, keep, ledger, folder, now)?;
     Ok((db, ledger, BootReport { created, ..report }))
 }
 
-/// The same over any storage; `folder` is for messages. The ledger is asked for when the state is open: a
+/// The same over any storage; `folder` is for messages. `keep` is called with the schema of a file that is to be
+/// migrated, before anything is written into it. The ledger is asked for when the state is open: a
 /// refusal makes no file. A damaged file may make redb panic: that is a refusal like any other.
 pub(super) fn open_over<B: StorageBackend, L: LedgerFile>(
     state: impl Fn() -> Result<B, DatabaseError>,
+    keep: impl FnOnce(u32) -> Result<(), OpenError>,
     ledger: impl FnOnce() -> Result<L, StoreError>,
     folder: &Path,
     now: Moment,
 ) -> Result<(Database, Ledger, BootReport), OpenError> {
     let path = folder.join(STATE_FILE);
     let opened = catch_unwind(AssertUnwindSafe(|| {
-        let db = open_database(state, &path)?;
+        let db = open_database(state, keep, &path)?;
         migrate(&db)?;
         let opened = Ledger::open(Box::new(ledger()?), &folder.join(LEDGER_FILE))?;
         let mut report = BootReport {
@@ -115,7 +137,7 @@ pub(super) fn open_over<B: StorageBackend, L: LedgerFile>(
         };
         let mut ledger = opened.ledger;
         let facts = Facts::of(&opened.lines);
-        reconcile(&db, &mut ledger, &facts, now, &mut report)?;
+        reconcile(&db, &mut ledger, (&opened.lines, &facts), now, &mut report)?;
         Ok((db, ledger, report))
     }));
     opened.unwrap_or_else(|panic| {
@@ -145,7 +167,7 @@ pub(super) fn create_over(state: impl StorageBackend) -> Result<(), OpenError> {
     db.close().map_err(|error| refusal(Path::new(STATE_FILE), error))
 }
 
-fn builder() -> Builder {
+pub(super) fn builder() -> Builder {
     let mut builder = Builder::new();
     builder.set_cache_size(CACHE_BYTES);
     builder
@@ -178,11 +200,16 @@ fn initialise(db: &Database) -> Result<(), StoreError> {
 /// a size every page of it is verified.
 fn open_database<B: StorageBackend>(
     state: impl Fn() -> Result<B, DatabaseError>,
+    keep: impl FnOnce(u32) -> Result<(), OpenError>,
     path: &Path,
 ) -> Result<Database, OpenError> {
-    let (_, found) = open_trial(state(), path)?;
+    let (trial, found) = open_trial(state(), path)?;
+    drop(trial);
     if found > SCHEMA_VERSION {
         return Err(OpenError::NewerSchema { path: path.to_owned(), found });
+    }
+    if found < SCHEMA_VERSION {
+        keep(found)?;
     }
     let refusal = |error| refusal(path, error);
     builder().create_with_backend(state().map_err(refusal)?).map_err(refusal)
@@ -236,7 +263,7 @@ fn migrate(db: &Database) -> Result<(), OpenError> {
     Ok(())
 }
 
-fn read_schema(db: &Database) -> Result<u32, String> {
+pub(super) fn read_schema(db: &Database) -> Result<u32, String> {
     let txn = db.begin_read().map_err(|error| error.to_string())?;
     let table = txn.open_table(SCHEMA).map_err(|_| "a redb file of another program".to_owned())?;
     let row = table.get(SCHEMA_KEY).map_err(|error| error.to_string())?;
@@ -247,13 +274,14 @@ fn read_schema(db: &Database) -> Result<u32, String> {
 fn reconcile(
     db: &Database,
     ledger: &mut Ledger,
-    facts: &Facts,
+    (lines, facts): (&[Line], &Facts),
     moment: Moment,
     report: &mut BootReport,
 ) -> Result<(), StoreError> {
     let now = moment.wall;
     let mut txn = db.begin_write()?;
     txn.set_quick_repair(true);
+    let origin = take_origin(&txn)?;
     let mut tx = Tx::open(&txn)?;
     let was = tx.meta.clone();
     let fresh = was.epoch == 0;
@@ -262,9 +290,11 @@ fn reconcile(
     let lost_ledger = !fresh && facts.epoch == 0 && !damaged;
     // A first start that was cut off leaves an epoch line and nothing else: that is not a restore.
     let nothing_yet = fresh && facts.items.is_empty();
-    report.restored = lost_ledger || (!nothing_yet && facts.are_ahead_of(&tx)?);
+    report.restored = origin.is_some() || lost_ledger || (!nothing_yet && facts.are_ahead_of(&tx)?);
+    let machine = snapshot::machine();
+    let tells_nothing = origin.is_some_and(|origin| origin.is_blind(lines, was.epoch, machine.as_deref()));
     // A fresh state has nothing to do that may have been done since.
-    let blind = report.restored && !fresh && facts.begin_after(was.epoch);
+    let blind = report.restored && !fresh && (tells_nothing || facts.begin_after(was.epoch));
     tx.meta.opens = was.opens.max(facts.opens) + 1;
     let known_damage = damaged && matches!(was.pause, Some(Pause::LedgerDamaged { .. }));
     let begins_epoch = report.restored || fresh || (damaged && !known_damage);

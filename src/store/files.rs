@@ -13,7 +13,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use redb::backends::FileBackend;
-use redb::{BackendError, DatabaseError, StorageBackend};
+use redb::{BackendError, DatabaseError, StorageBackend, StorageError};
 
 use super::ballast::Ballast;
 
@@ -178,6 +178,14 @@ impl StorageBackend for StateOnDisk {
     }
 
     forward_locks!(file);
+}
+
+/// Holds a state file as an open database holds it, for as long as the answer lives. None: somebody has it.
+pub(super) fn lock(file: File) -> Result<Option<FileBackend>, DatabaseError> {
+    let backend = FileBackend::new(file)?;
+    let locked = backend.try_lock_range(Bound::Unbounded, Bound::Unbounded);
+    let locked = locked.map_err(|error| DatabaseError::Storage(StorageError::Io(io::Error::other(error))))?;
+    Ok(locked.then_some(backend))
 }
 
 /// Makes a new name in a folder durable.

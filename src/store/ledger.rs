@@ -83,10 +83,17 @@ pub(super) struct Opened {
     pub damage: Option<LedgerDamage>,
 }
 
+/// How far a ledger has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Position {
+    pub bytes: u64,
+    pub facts: u64,
+}
+
 pub(super) struct Ledger {
     file: Box<dyn LedgerFile>,
-    /// Where the next line begins.
-    end: u64,
+    /// Where the next line begins, and how many facts stand before it.
+    position: Position,
     /// For messages.
     path: PathBuf,
     /// Set by the first failure: nothing may be acknowledged after it.
@@ -111,9 +118,13 @@ impl Ledger {
             let at = whole_bytes - last_line.len() as u64;
             file.write(at, &last_line).and_then(|()| file.sync()).map_err(failed)?;
         }
-        let (end, path) = (whole_bytes + bytes_from_damage, path.to_owned());
-        let ledger = Self { file, end, path, failed: false, damaged, unterminated };
+        let position = Position { bytes: whole_bytes + bytes_from_damage, facts: lines.len() as u64 };
+        let ledger = Self { file, position, path: path.to_owned(), failed: false, damaged, unterminated };
         Ok(Opened { ledger, lines, cut_bytes: torn_bytes, damage })
+    }
+
+    pub const fn position(&self) -> Position {
+        self.position
     }
 
     /// Appends all facts and returns when they are durable: one line, one write and one fdatasync, as long
@@ -126,6 +137,7 @@ impl Ledger {
             let bytes: usize = together.iter().map(String::len).sum();
             if left.peek().is_none() || bytes as u64 > MAX_LINE_BYTES / 2 {
                 self.append_line(&line_text(&together))?;
+                self.position.facts += together.len() as u64;
                 together.clear();
             }
         }
@@ -138,20 +150,20 @@ impl Ledger {
         if !self.damaged {
             return Ok(());
         }
-        let begun = self.copy_whole_lines(epoch).and_then(|(successor, end)| {
+        let begun = self.copy_whole_lines(epoch).and_then(|(successor, position)| {
             self.file.give_way(&format!("damaged-{}", now.as_millis()))?;
-            Ok((successor, end))
+            Ok((successor, position))
         });
         self.failed = begun.is_err();
-        let (successor, end) = begun.map_err(|error| StoreError::from_io(&self.path, &error))?;
-        (self.file, self.end, self.damaged, self.unterminated) = (successor, end, false, false);
+        let (successor, position) = begun.map_err(|error| StoreError::from_io(&self.path, &error))?;
+        (self.file, self.position, self.damaged, self.unterminated) = (successor, position, false, false);
         Ok(())
     }
 
-    fn copy_whole_lines(&mut self, epoch: &Line) -> io::Result<(Box<dyn LedgerFile>, u64)> {
+    fn copy_whole_lines(&mut self, epoch: &Line) -> io::Result<(Box<dyn LedgerFile>, Position)> {
         let mut successor = self.file.begin_successor()?;
         let mut reader = self.file.read()?;
-        let (mut end, mut copied) = (0, Vec::new());
+        let (mut at, mut copied) = (Position { bytes: 0, facts: 1 }, Vec::new());
         let last = line_text(&[serde_json::to_string(epoch).map_err(io::Error::other)?]);
         loop {
             let bytes = next_line(&mut reader)?;
@@ -159,6 +171,7 @@ impl Ledger {
                 let kept = lines.iter().filter(|line| !matches!(line, Line::Epoch { .. }));
                 let kept: Vec<_> =
                     kept.map(serde_json::to_string).collect::<Result<_, _>>().map_err(io::Error::other)?;
+                at.facts += kept.len() as u64;
                 if !kept.is_empty() {
                     copied.extend_from_slice(line_text(&kept).as_bytes());
                 }
@@ -167,13 +180,13 @@ impl Ledger {
                 copied.extend_from_slice(last.as_bytes());
             }
             if bytes.is_empty() || copied.len() as u64 > MAX_LINE_BYTES {
-                successor.write(end, &copied)?;
-                end += copied.len() as u64;
+                successor.write(at.bytes, &copied)?;
+                at.bytes += copied.len() as u64;
                 copied.clear();
             }
             if bytes.is_empty() {
                 successor.sync()?;
-                return Ok((successor, end));
+                return Ok((successor, at));
             }
         }
     }
@@ -183,9 +196,9 @@ impl Ledger {
             return Err(StoreError::Failed(format!("{}: an earlier write failed", self.path.display())));
         }
         let text = if std::mem::take(&mut self.unterminated) { format!("\n{text}") } else { text.to_owned() };
-        let written = self.file.write(self.end, text.as_bytes()).and_then(|()| self.file.sync());
+        let written = self.file.write(self.position.bytes, text.as_bytes()).and_then(|()| self.file.sync());
         self.failed = written.is_err();
-        self.end += text.len() as u64;
+        self.position.bytes += text.len() as u64;
         written.map_err(|error| StoreError::from_io(&self.path, &error))
     }
 }
@@ -248,6 +261,12 @@ pub(super) fn read(reader: &mut impl BufRead) -> io::Result<Found> {
             }
         }
     }
+}
+
+/// How far the ledger has come that can be read here; nothing of it is mended.
+pub(super) fn position_of(reader: &mut impl BufRead) -> io::Result<Position> {
+    let found = read(reader)?;
+    Ok(Position { bytes: found.whole_bytes + found.bytes_from_damage, facts: found.lines.len() as u64 })
 }
 
 /// Empty at the end of the file. A line that is longer than any comes in pieces, none of which is a line.

@@ -2,10 +2,11 @@
 //!
 //! Called by the store's operations alone. Keys grow (ids and event numbers come from one sequence), so
 //! that a million rows stay cheap; the exceptions are hashes. An index holds nothing that its primary
-//! table does not say: `check.rs` rebuilds each and compares. Which operation may write what is not
+//! table does not say: `check.rs` looks at each. One list at the end of this file says which tables there
+//! are; whoever goes through all of them does so by [`each_table`]. Which operation may write what is not
 //! decided here.
 
-use redb::{ReadableTable, Table, TableDefinition, WriteTransaction};
+use redb::{Key, ReadableTable, Table, TableDefinition, Value, WriteTransaction};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -127,6 +128,16 @@ pub(super) struct CatchUp {
 
 pub(super) const META_KEY: &str = "state";
 
+/// Something that is done with every table.
+pub(super) trait ForEachTable {
+    type Error;
+
+    fn visit<K: Key + 'static, V: Value + 'static>(
+        &mut self,
+        table: TableDefinition<'static, K, V>,
+    ) -> Result<(), Self::Error>;
+}
+
 /// The task of an Idempotency-Key that only the ledger knows. No task has this number.
 pub(super) const NO_TASK: TaskId = TaskId::new(0);
 
@@ -197,6 +208,14 @@ macro_rules! transaction {
             txn.open_table(SCHEMA)?;
             txn.open_table(META)?;
             $(txn.open_table($table)?;)+
+            Ok(())
+        }
+
+        /// Every table of the file, `schema` and `meta` first.
+        pub(super) fn each_table<F: ForEachTable>(visitor: &mut F) -> Result<(), F::Error> {
+            visitor.visit(SCHEMA)?;
+            visitor.visit(META)?;
+            $(visitor.visit($table)?;)+
             Ok(())
         }
     };

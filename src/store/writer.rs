@@ -15,7 +15,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use super::StoreError;
 use super::feed::Feed;
-use super::ledger::{Ledger, Line};
+use super::ledger::{Ledger, Line, Position};
 use super::tables::{Closed, Tx};
 use crate::model::BootTime;
 
@@ -113,6 +113,8 @@ pub(super) struct WriterHandle {
     failed: watch::Receiver<Option<StoreError>>,
     /// Rung after a commit that leaves the sender of webhooks something to do.
     outbox: Arc<Notify>,
+    /// Where the ledger ended after the last commit.
+    ledger: Arc<Mutex<Position>>,
 }
 
 impl WriterHandle {
@@ -146,6 +148,11 @@ impl WriterHandle {
         self.failed.clone()
     }
 
+    /// Everything of the ledger up to here is durable; more may be on its way.
+    pub fn ledger_position(&self) -> Position {
+        *self.ledger.lock().expect("the writer does not panic while it holds the position")
+    }
+
     pub fn outbox(&self) -> &Notify {
         &self.outbox
     }
@@ -167,12 +174,15 @@ pub(super) fn start(db: Arc<Database>, ledger: Ledger, feed: Feed) -> (WriterHan
     let stats = Arc::new(Mutex::new(WriterStats::default()));
     let outbox = Arc::new(Notify::new());
     let latest = BootTime::default();
-    let mut writer = Writer { db, ledger, latest, stats: stats.clone(), failing, outbox: outbox.clone(), feed };
+    let position = Arc::new(Mutex::new(ledger.position()));
+    let (stats_too, outbox_too, position_too) = (stats.clone(), outbox.clone(), position.clone());
+    let mut writer =
+        Writer { db, ledger, position: position_too, latest, stats: stats_too, failing, outbox: outbox_too, feed };
     let thread = std::thread::Builder::new()
         .name("cove-store-writer".to_owned())
         .spawn(move || writer.run(inbox))
         .expect("a thread can be started at boot");
-    (WriterHandle { queue, stats, failed, outbox }, thread)
+    (WriterHandle { queue, stats, failed, outbox, ledger: position }, thread)
 }
 
 fn fill(batch: &mut Vec<Box<dyn Operation>>, inbox: &mut mpsc::Receiver<Box<dyn Operation>>) {
@@ -213,6 +223,8 @@ impl Expected {
 struct Writer {
     db: Arc<Database>,
     ledger: Ledger,
+    /// Told after each commit.
+    position: Arc<Mutex<Position>>,
     /// Carried from one transaction to the next: see [`Tx::in_order`].
     latest: BootTime,
     stats: Arc<Mutex<WriterStats>>,
@@ -290,6 +302,7 @@ impl Writer {
         self.ledger.append(&ledger_before)?;
         txn.commit()?;
         self.ledger.append(&ledger_after)?;
+        *self.position.lock().expect("readers of the position do not panic") = self.ledger.position();
         if wakes_sender {
             self.outbox.notify_one();
         }

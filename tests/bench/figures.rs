@@ -2,7 +2,7 @@
 //! some of them by name: `cargo bench --bench figures -- locks`.
 //!
 //! Binary size, start to ready, idle memory, submit to the provider's start call, locks a second, memory
-//! with four sessions, a lent session beside the browser's own port. Nothing is asserted: a figure is for a person to read, and the machine may be busy.
+//! with four sessions, a lent session beside the browser's own port, a snapshot of a large store. Nothing is asserted: a figure is for a person to read, and the machine may be busy.
 
 #![allow(clippy::unwrap_used, reason = "a bench fails by panicking")]
 
@@ -13,6 +13,7 @@ mod locks;
 mod overhead;
 mod proxy;
 mod queue;
+mod snapshot;
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -352,6 +353,9 @@ fn main() {
         }
         if wanted("claims") {
             claims().await;
+        }
+        if wanted("snapshot") {
+            snapshot::measure().await;
         }
         if wanted("locks") {
             lock_pairs().await;

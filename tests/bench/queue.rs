@@ -67,6 +67,10 @@ impl Queue {
     }
 }
 
+pub fn one_item() -> NewTask {
+    task(1)
+}
+
 fn task(items: usize) -> NewTask {
     let item = |number: usize| NewItem {
         profile: ProfileId::new(&format!("p{}", number % PROFILES)).unwrap(),

@@ -27,6 +27,7 @@ mod refusals;
 mod refusals_queue;
 mod rig;
 mod sessions;
+mod snapshots;
 mod studio;
 mod tokens;
 mod waits;

@@ -286,6 +286,27 @@ fn flows_media_tokens() -> Vec<(&'static str, Value)> {
     ]
 }
 
+fn snapshots() -> Vec<(&'static str, Value)> {
+    let maybe_flag = || json!({"type": ["boolean", "null"]});
+    let reasons = ["asked", "signal", "schedule", "migration"];
+    let snapshot = object([
+        ("name", text()),
+        ("bytes", count()),
+        ("created_at", time()),
+        ("verified", flag()),
+        ("verified_at", maybe_time()),
+        ("sha256", json!({"type": ["string", "null"], "pattern": "^[0-9a-f]{64}$"})),
+        ("damage", maybe_text()),
+        ("reason", maybe(words(reasons))),
+        ("schema", json!({"type": ["integer", "null"], "minimum": 1})),
+        ("media", maybe_flag()),
+        ("evidence", maybe_flag()),
+    ]);
+    let mut page = page("snapshots", "Snapshot");
+    page["properties"]["making"] = maybe_text();
+    vec![("Snapshot", snapshot), ("Snapshots", page), ("SnapshotBegun", object([("name", text())]))]
+}
+
 fn breaker() -> Value {
     let moved = object([("at", time()), ("from", words(BreakerState::NAMES)), ("to", words(BreakerState::NAMES))]);
     object([
@@ -332,7 +353,7 @@ fn status() -> Value {
         ("resource_usage", usage),
         ("breakers", list(breaker())),
         ("provider", provider),
-        ("last_snapshot", json!({"type": ["object", "null"], "additionalProperties": true})),
+        ("last_snapshot", maybe(of("Snapshot"))),
     ])
 }
 
@@ -352,6 +373,7 @@ fn health_and_status() -> Vec<(&'static str, Value)> {
         ("disk", part(&[("free_mb", free())])),
         ("provider", part(&[])),
         ("breakers", part(&[])),
+        ("snapshots", part(&[("last_created_at", maybe_time()), ("last_verified_at", maybe_time())])),
     ]);
     let health = object([
         ("ok", flag()),
@@ -402,6 +424,8 @@ fn problem() -> Value {
         ("?state", text()),
         ("?held_by", text()),
         ("?expires_at", maybe_time()),
+        ("?verified", flag()),
+        ("?name", text()),
     ]);
     problem["examples"] = json!([{
         "type": "urn:cove:error:unknown_flow", "title": Code::UnknownFlow.title(), "status": 422,
@@ -421,6 +445,7 @@ pub fn all() -> Vec<(&'static str, Value)> {
     all.extend(profiles_and_locks());
     all.extend(sessions_and_claims());
     all.extend(flows_media_tokens());
+    all.extend(snapshots());
     all.extend(health_and_status());
     all
 }

@@ -173,9 +173,13 @@ pub fn state_file(folder: &Path, found: &Result<Option<Inspected>, OpenError>, h
         Err(OpenError::NewerSchema { .. }) => Line::error(
             NAME,
             found_text(found),
-            "install the newer cove again, or put back a copy that was made before the upgrade",
+            "install the newer cove again, or put back with `cove snapshots restore` a snapshot from before the upgrade",
         ),
-        Err(_) => Line::error(NAME, found_text(found), "put a good copy back: `cove snapshots restore`"),
+        Err(_) => Line::error(
+            NAME,
+            found_text(found),
+            "put a good one back: `cove snapshots list`, then `cove snapshots restore NAME`",
+        ),
     }
 }
 
