@@ -86,7 +86,7 @@ async fn a_snapshot_is_made_listed_fetched_and_verified() {
     let fetched = daemon.client.get(format!("{}/api/v1/snapshots/{name}", daemon.base)).send().await.unwrap();
     assert_eq!((fetched.status().as_u16(), fetched.content_length()), (200, first["bytes"].as_u64()));
     let bytes = fetched.bytes().await.unwrap();
-    let sum = format!("{:x}", Sha256::digest(&bytes));
+    let sum = cove::store::media::hex(&Sha256::digest(&bytes));
     assert_eq!(first["sha256"], sum.as_str());
 
     let verified = daemon.request("POST", &format!("/api/v1/snapshots/{name}/verify"), None).await;
