@@ -73,6 +73,7 @@ use cache::Cache;
 use error::{ApiError, Code};
 use events::Listeners;
 use keyring::Keyring;
+use limit::LiveLimits;
 pub use snapshots::snapshot_json;
 use tunnels::Tunnels;
 use usage::Usage;
@@ -100,6 +101,7 @@ pub struct Context {
     tunnels: Tunnels,
     session_tunnels: Tunnels,
     listeners: Listeners,
+    limits: LiveLimits,
     started: Instant,
 }
 
@@ -124,6 +126,7 @@ impl Context {
         let of_sessions = config.engine.sessions.saturating_mul(MAX_VISITS);
         let session_tunnels = Tunnels::new(usize::try_from(of_sessions).unwrap_or(usize::MAX));
         let listeners = Listeners::new(config.server.max_connections);
+        let limits = LiveLimits::new(config.limits.clone());
         let roster = RosterHandle::default();
         Ok(Self {
             config,
@@ -142,6 +145,7 @@ impl Context {
             tunnels,
             session_tunnels,
             listeners,
+            limits,
             started,
         })
     }
@@ -162,6 +166,12 @@ impl Context {
 
     fn backups(&self) -> Result<&Backups, ApiError> {
         self.backups.as_ref().ok_or_else(|| ApiError::new(Code::NotReady, "Snapshots are not ready."))
+    }
+
+    /// The rate limits, to be set anew.
+    #[must_use]
+    pub fn limits(&self) -> LiveLimits {
+        self.limits.clone()
     }
 
     /// Knows these tokens.

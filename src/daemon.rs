@@ -10,6 +10,7 @@
 
 mod listen;
 mod provider;
+mod reload;
 mod tokens;
 mod wait;
 
@@ -21,11 +22,12 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::api::limit::LiveLimits;
 use crate::api::{self, Context};
 use crate::breaker::BreakerLimits;
 use crate::breaker::board::Board;
 use crate::browser::Provider;
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, Sources};
 use crate::engine::{self, EngineError, EngineHandle, Limits, Shared};
 use crate::model::{Clock, SystemClock, Token, TokenHash};
 use crate::ops::announce::{self, Announcer};
@@ -38,6 +40,7 @@ use crate::store::ballast::is_full;
 use crate::store::snapshot::SnapshotReason;
 use crate::store::{BootReport, OpenError, Store, StoreError, WriterThread};
 use listen::{ListenFile, Listeners};
+use reload::Reloader;
 
 /// A configuration or a state file that a restart cannot mend (sysexits `EX_CONFIG`).
 const EXIT_CONFIG: u8 = 78;
@@ -107,8 +110,8 @@ impl ServeError {
     }
 }
 
-/// Runs until SIGTERM or SIGINT.
-pub async fn serve(config: Config) -> Result<(), ServeError> {
+/// Runs until SIGTERM or SIGINT. `sources` is where the settings came from, for SIGHUP.
+pub async fn serve(config: Config, sources: Sources) -> Result<(), ServeError> {
     let config = Arc::new(config);
     let state_dir = config.state_dir();
     crate::browser::host::raise_open_files();
@@ -143,7 +146,8 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
         }
         name = signals.next() => Some(name),
     };
-    let result = running.run(&config, &mut signals, writer, stopping).await;
+    let mut reloader = Reloader::new(sources, config.as_ref().clone(), running.limits.clone());
+    let result = running.run(&config, &mut signals, &mut reloader, writer, stopping).await;
     if let Some(file) = listen_file {
         file.remove();
     }
@@ -164,6 +168,7 @@ struct Running {
     /// Gives up what it is making when the API stops, and ends.
     backing_up: JoinHandle<()>,
     backups: Backups,
+    limits: LiveLimits,
     /// Ends by itself where profiles are made in cove.
     listing: JoinHandle<()>,
     /// Tells the feed; nobody waits for it.
@@ -230,6 +235,7 @@ impl Running {
             webhooks: tokio::spawn(webhooks::run(sender, stop_webhooks.clone())),
             stop_webhooks,
             disk: tokio::spawn(disk.run()),
+            limits: context.limits(),
             api: tokio::spawn(api::serve(context, tcp, Some(unix), stop_api.clone())),
             keeping: tokio::spawn(retention::run(keeper, stop_api.clone())),
             backing_up: tokio::spawn(backup::run(worker, stop_api.clone())),
@@ -248,6 +254,7 @@ impl Running {
         mut self,
         config: &Config,
         signals: &mut Signals,
+        reloader: &mut Reloader,
         writer: WriterThread,
         stopping: Option<&'static str>,
     ) -> Result<(), ServeError> {
@@ -255,7 +262,7 @@ impl Running {
         let stop = async {
             match stopping {
                 Some(name) => name,
-                None => signals.stop(&backups).await,
+                None => signals.stop(&backups, reloader).await,
             }
         };
         let mut result = tokio::select! {
@@ -347,6 +354,8 @@ struct Signals {
     interrupt: Signal,
     /// Makes a snapshot. Heard from the start on: unheard, it would end the process.
     user1: Signal,
+    /// Reads the settings again.
+    hangup: Signal,
 }
 
 impl Signals {
@@ -355,15 +364,17 @@ impl Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             user1: signal(SignalKind::user_defined1())?,
+            hangup: signal(SignalKind::hangup())?,
         })
     }
 
-    /// Waits for the word to stop; meanwhile SIGUSR1 makes a snapshot.
-    async fn stop(&mut self, backups: &Backups) -> &'static str {
+    /// Waits for the word to stop; meanwhile SIGUSR1 makes a snapshot and SIGHUP reads the settings again.
+    async fn stop(&mut self, backups: &Backups, reloader: &mut Reloader) -> &'static str {
         loop {
             tokio::select! {
                 _ = self.terminate.recv() => return "SIGTERM",
                 _ = self.interrupt.recv() => return "SIGINT",
+                _ = self.hangup.recv() => reloader.reload(),
                 _ = self.user1.recv() => match backups.make_aside(SnapshotReason::Signal) {
                     Ok(()) => tracing::info!("SIGUSR1: a snapshot is made"),
                     Err(error) => tracing::warn!(%error, "SIGUSR1: no snapshot is made"),
