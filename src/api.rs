@@ -32,6 +32,7 @@ mod page;
 pub mod peer;
 mod profiles;
 mod query;
+pub mod readers;
 mod relay;
 pub mod routes;
 mod server;

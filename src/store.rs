@@ -22,6 +22,7 @@ mod moves;
 mod outbox;
 mod profiles;
 mod queue;
+pub mod readers;
 mod reads;
 mod requests;
 pub mod snapshot;

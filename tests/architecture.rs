@@ -23,12 +23,13 @@ const RANKS: [(&str, u8); 12] = [
 ];
 
 /// A crate, and the only places that may name it: a module is its file and the folder beside it.
-const CRATES: [(&str, &[&str]); 10] = [
+const CRATES: [(&str, &[&str]); 11] = [
     ("redb", &["store"]),
     ("bincode", &["store/codec"]),
     ("zstd", &["store/snapshot/container"]),
     ("tar", &["store/snapshot/container"]),
     ("chromiumoxide", &["browser"]),
+    ("async_tungstenite", &["browser/cdp"]),
     ("hyper", &["api", "cli/practice"]),
     ("hyper_util", &["api", "cli/practice"]),
     ("http_body_util", &["api", "cli/practice"]),

@@ -359,7 +359,7 @@ async fn a_browser_that_is_killed_is_noticed_and_cleared_away() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn fence_15_end_of_stdin_closes_every_browser() {
+async fn rule_15_end_of_stdin_closes_every_browser() {
     let rig = Rig::new();
     let mut host = rig.host(&HostOptions { until_stdin_ends: true, ..rig.options() });
     let mut client = rig.client().await;
@@ -375,7 +375,7 @@ async fn fence_15_end_of_stdin_closes_every_browser() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn fence_15_a_signal_closes_every_browser_and_the_next_host_waits_for_it() {
+async fn rule_15_a_signal_closes_every_browser_and_the_next_host_waits_for_it() {
     let rig = Rig::new();
     let first = rig.host(&rig.options());
     let mut client = rig.client().await;
@@ -422,7 +422,7 @@ async fn a_host_that_is_killed_is_replaced_and_its_browsers_are_closed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn fence_16_a_browser_of_the_operator_is_named_and_left_alone() {
+async fn rule_16_a_browser_of_the_operator_is_named_and_left_alone() {
     let rig = Rig::new();
     fs::create_dir_all(rig.profiles().join("anna")).unwrap();
     // A stand-in for a window that a person opened in the profile's folder: no switch of ours.

@@ -7,6 +7,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "it/description.rs"]
+mod description;
 #[path = "fence/fleet.rs"]
 mod fleet;
 #[path = "fence/judge.rs"]

@@ -5,7 +5,7 @@
 # is named again at the end. Knobs, all from the environment:
 #
 #   ONLY="power kill"    these rounds alone: sim power faults damage kill syscalls ext4 locks fence
-#                        frozen fleet mishaps soak crowd api snapshots
+#                        frozen fleet mishaps soak crowd controls api fuzz snapshots
 #   SEED=n               the same seed for all of them; without it each draws and prints its own
 #   SIM_ROUNDS=1000      random histories of the engine over a real store
 #   POWER_CUTS=20000     simulated power cuts with torn sectors
@@ -21,8 +21,11 @@
 #   FLEET_ROUNDS=100     kill -9 of the daemon under FLEET=8 browsers: no orphans, nothing twice
 #   SNAPSHOTS=100        snapshots under full load, each put back and compared; with 5000 flipped bits and 1000 cuts
 #   CROWD=500            bad connections of each kind beside an honest client
-#   SOAK_ITEMS=200       uploads through SOAK_PROFILES=8 profiles of a simulated Dolphin that fails in every way
+#   CONTROLS="07 12b"    these negative controls of the fence alone; without it all of tests/controls
+#   SOAK_ITEMS=200       uploads through SOAK_PROFILES=8 profiles of a simulated Dolphin that fails in every way, with
+#                        a daemon of a release build that takes SOAK_MEMORY_MB=60 at the most
 #   API_EXAMPLES=25      what schemathesis makes of each kind of request; 25 are some 10,000
+#   FUZZ_MINUTES=70      for each of seven targets: eight hours together
 #   TMPDIR=/dev/shm      where the states lie; on a real disk a kill meets more syncs, in memory more work
 set -euo pipefail
 
@@ -45,12 +48,16 @@ wanted() {
   [ -z "${ONLY:-}" ] || case " $ONLY " in *" $1 "*) true ;; *) false ;; esac
 }
 
-# rounds NAME [KNOB=VALUE]... -- TEST-BINARY FILTER...: runs the tests, keeps their output, tells what they tried.
+# rounds NAME [--release] [KNOB=VALUE]... -- TEST-BINARY FILTER...: runs the tests, keeps their output, tells what they
+# tried. With --release against the daemon as it is shipped: what it weighs in a debug build is nobody's figure.
 rounds() {
-  local name=$1 knobs=() log began took tests
+  local name=$1 knobs=() build=() log began took tests
   shift
   while [ "$1" != -- ]; do
-    knobs+=("$1")
+    case $1 in
+      --*) build+=("$1") ;;
+      *) knobs+=("$1") ;;
+    esac
     shift
   done
   shift
@@ -62,8 +69,9 @@ rounds() {
   fi
   say "$name: ${knobs[*]} $*"
   log="$logs/$name.$#.$RANDOM.log"
+  cargo test --locked "${build[@]}" --no-run --test "$binary"
   began=$SECONDS
-  if env "${knobs[@]}" cargo test --locked --test "$binary" -- --nocapture --test-threads 1 "$@" >"$log" 2>&1; then
+  if env "${knobs[@]}" cargo test --locked "${build[@]}" --test "$binary" -- --nocapture --test-threads 1 "$@" >"$log" 2>&1; then
     took="passed in $((SECONDS - began)) s"
   else
     took="FAILED after $((SECONDS - began)) s, see $log"
@@ -77,8 +85,41 @@ rounds() {
   printf '    %s\n' "$took"
 }
 
-say "building"
-cargo test --locked --no-run
+# script NAME FILTER COMMAND...: a round that is a program of its own; FILTER (sed) picks from its output what it tells.
+script() {
+  local name=$1 filter=$2 log began took
+  shift 2
+  wanted "$name" || return 0
+  say "$name"
+  log="$logs/$name.log"
+  began=$SECONDS
+  if "$@" >"$log" 2>&1; then
+    took="passed in $((SECONDS - began)) s"
+  else
+    took="FAILED after $((SECONDS - began)) s, see $log"
+    failed+=("$name")
+  fi
+  { sed -n "$filter" "$log" || true; } | sed 's/^/    /'
+  summary+=("$name: $took")
+  printf '    %s\n' "$took"
+}
+
+# fuzz: each target is led by coverage for FUZZ_MINUTES; what it finds is kept beside the log.
+fuzz() {
+  local target
+  cargo fuzz --version >/dev/null 2>&1 || cargo install --locked cargo-fuzz || return 1
+  export RUSTC_BOOTSTRAP=1
+  for target in flow codec config body head ledger protocol; do
+    cargo fuzz run --fuzz-dir tests/fuzz "$target" -- -max_total_time="$((60 * FUZZ_MINUTES))" -print_final_stats=1 \
+      -artifact_prefix="$logs/fuzz-" || return 1
+    printf 'fuzz %s: passed\n' "$target"
+  done
+}
+
+if [ -z "${ONLY:-}" ]; then
+  say "building"
+  cargo test --locked --no-run
+fi
 
 rounds sim ROUNDS="${SIM_ROUNDS:-1000}" -- sim nothing_twice_and_nothing_lost negative_control
 rounds power CUTS="${POWER_CUTS:-20000}" DOUBLE="${DOUBLE_CUTS:-2000}" -- crash power::
@@ -95,20 +136,18 @@ rounds mishaps -- fence mishaps::
 rounds snapshots SNAPSHOTS="${SNAPSHOTS:-100}" FLIPS=5000 CUTS=1000 -- snapshots d8_ flipped_anywhere cut_or
 rounds snapshots -- it snapshots::
 rounds crowd CROWD="${CROWD:-500}" -- it guards::h1
-rounds soak ITEMS="${SOAK_ITEMS:-200}" PROFILES="${SOAK_PROFILES:-8}" -- dolphin_daemon soak::
-
+rounds soak --release ITEMS="${SOAK_ITEMS:-200}" PROFILES="${SOAK_PROFILES:-8}" \
+  MOST_MEMORY_MB="${SOAK_MEMORY_MB:-60}" -- dolphin_daemon soak::
+read -r -a chosen <<<"${CONTROLS:-}"
+# The table of what was switched off and who noticed.
+script controls '/^==> controls$/,$p' tests/controls.sh "${chosen[@]}"
 if wanted api; then
-  say "api"
   need_schemathesis
-  began=$SECONDS
-  if "$(schemathesis_python)" tests/schemathesis/run.py "${CARGO_TARGET_DIR:-target}/debug/cove" "${API_EXAMPLES:-25}" ${SEED:+"$SEED"} >"$logs/api.log" 2>&1; then
-    summary+=("api: passed in $((SECONDS - began)) s")
-  else
-    summary+=("api: FAILED after $((SECONDS - began)) s, see $logs/api.log")
-    failed+=(api)
-  fi
-  { grep -E '^schemathesis: |generated' "$logs/api.log" || true; } | sed 's/^/    /'
+  cargo build --locked
 fi
+script api '/^schemathesis: /p; /generated/p' "$(schemathesis_python)" tests/schemathesis/run.py \
+  "${CARGO_TARGET_DIR:-target}/debug/cove" "${API_EXAMPLES:-25}" ${SEED:+"$SEED"}
+FUZZ_MINUTES=${FUZZ_MINUTES:-70} script fuzz '/^fuzz /p; /^stat::number_of_executed_units/p' fuzz
 
 say "summary"
 printf '    %s\n' "${summary[@]}"

@@ -17,6 +17,8 @@ mod outbox;
 mod overdue;
 #[path = "store/tokens.rs"]
 mod tokens;
+#[path = "store/unknown.rs"]
+mod unknown;
 #[path = "store/verify.rs"]
 mod verify;
 
@@ -414,7 +416,7 @@ async fn rule_7_published_in_the_ledger_and_not_in_the_store_is_succeeded_at_boo
 }
 
 #[tokio::test]
-async fn rule_17_a_store_behind_its_ledger_is_a_restored_one() {
+async fn rule_17_and_18_a_store_behind_its_ledger_is_restored_and_takes_over_what_the_ledger_knows() {
     let folder = tempfile::tempdir().unwrap();
     let opened = furnished(folder.path()).await;
     let made =

@@ -22,7 +22,7 @@ pub async fn pause(context: Arc<Context>, _: Call) -> Result<Response<Reply>, Ap
     Ok(body::json(StatusCode::ACCEPTED, &json!({"state": "paused"})))
 }
 
-fn read_accept_duplicates(body: Option<&Value>) -> Result<bool, ApiError> {
+pub fn read_accept_duplicates(body: Option<&Value>) -> Result<bool, ApiError> {
     let mut walk = Walk::default();
     let fields = body.and_then(|body| walk.object(body, "", &["accept_duplicates"]));
     let accept = fields.and_then(|fields| walk.boolean(fields, "", "accept_duplicates"));

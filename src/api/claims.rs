@@ -28,8 +28,8 @@ use crate::engine::{
 use crate::model::{FailureCode, Fence, FileInput, Item, ItemState, LockKind, Proofs, Scope, Verdict};
 use crate::store::media::{self, MediaStore};
 use crate::store::{AttemptEnded, Claim, ClaimName, Claimed, FinishRefused, Head, NotYours, Worker};
-pub use form::claim_id;
-use form::{Asked, TTL_SECONDS, parse_claim_id, read_claim, read_failure, read_fence, read_hashes, read_result};
+use form::{Asked, TTL_SECONDS, parse_claim_id};
+pub use form::{claim_id, read_claim, read_failure, read_fence, read_hashes, read_result};
 
 /// How often a claim looks for the next item where it had to move those before it out of the way.
 const MAX_LOOKS: usize = 100;

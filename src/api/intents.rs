@@ -76,13 +76,13 @@ pub async fn retry(context: Arc<Context>, call: Call) -> Result<Response<Reply>,
     Ok(body::json(StatusCode::ACCEPTED, &json))
 }
 
-struct Resolve {
+pub struct Resolve {
     resolution: Resolution,
     url: Option<String>,
     note: String,
 }
 
-fn read_resolve(body: &Value) -> Result<Resolve, ApiError> {
+pub fn read_resolve(body: &Value) -> Result<Resolve, ApiError> {
     let mut walk = Walk::default();
     let names = Resolution::ALL.map(Resolution::name).join("`, `");
     let mut read = Resolve { resolution: Resolution::GiveUp, url: None, note: String::new() };

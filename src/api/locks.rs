@@ -30,7 +30,7 @@ const BETWEEN: char = '\n';
 
 /// What every call of an owner names.
 #[derive(Debug, PartialEq, Eq)]
-struct Named {
+pub struct Named {
     kind: LockKind,
     key: String,
     owner: String,
@@ -49,7 +49,7 @@ pub fn read_name(walk: &mut Walk, fields: &Map<String, Value>, name: &str) -> Op
     Some(text.to_owned())
 }
 
-fn read_named(walk: &mut Walk, fields: &Map<String, Value>) -> Option<Named> {
+pub fn read_named(walk: &mut Walk, fields: &Map<String, Value>) -> Option<Named> {
     walk.required(fields, "", "kind");
     let kind = walk.parsed(fields, "", "kind");
     let (key, owner) = (read_name(walk, fields, "key"), read_name(walk, fields, "owner"));
@@ -205,7 +205,7 @@ fn cursor(place: &LockPlace) -> String {
     URL_SAFE_NO_PAD.encode(format!("l{}{BETWEEN}{}", place.kind, place.key))
 }
 
-fn parse_cursor(text: &str) -> Option<LockPlace> {
+pub fn parse_cursor(text: &str) -> Option<LockPlace> {
     let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
     let (kind, key) = std::str::from_utf8(&bytes).ok()?.strip_prefix('l')?.split_once(BETWEEN)?;
     let place = LockPlace { kind: LockKind::new(kind).ok()?, key: key.to_owned() };
@@ -230,12 +230,12 @@ pub async fn list(context: Arc<Context>, call: Call) -> Result<Response<Reply>, 
 }
 
 #[derive(Debug, PartialEq, Eq)]
-struct CleanupAsked {
+pub struct CleanupAsked {
     cleanup: Cleanup,
     dry_run: bool,
 }
 
-fn read_cleanup(body: Option<&Value>) -> Result<CleanupAsked, ApiError> {
+pub fn read_cleanup(body: Option<&Value>) -> Result<CleanupAsked, ApiError> {
     let nothing = json!({});
     read_body(body.unwrap_or(&nothing), &["owner", "dry_run", "force"], |walk, fields| {
         let owner = optional(fields, "owner").and_then(|_| read_name(walk, fields, "owner"));

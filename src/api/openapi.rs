@@ -1,4 +1,4 @@
-//! The description of the API (OpenAPI 3.1), made of the tables that the daemon itself serves by.
+//! The description of the API (`OpenAPI` 3.1), made of the tables that the daemon itself serves by.
 //!
 //! [`document`] joins the routes with [`operations`] and the schemas; it is served at `/api/v1/openapi.json` and
 //! committed as `packaging/openapi.json`, which a test compares. Invariant: every route is in it with every
@@ -45,7 +45,7 @@ pub fn document() -> Value {
     let mut paths: BTreeMap<String, Map<String, Value>> = BTreeMap::new();
     for route in ROUTES {
         let operation = operation_of(route).expect("every route has its operation");
-        // OpenAPI knows no parameter of several parts.
+        // It knows no parameter of several parts.
         let path = route.path.replace("{*rest}", "{rest}");
         paths.entry(path).or_default().insert(route.method.as_str().to_lowercase(), describe(route, operation));
     }

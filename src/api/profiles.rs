@@ -118,6 +118,9 @@ fn state(profile: &Profile, view: &View, outside: Option<&Lock>) -> ProfileState
         ProfileState::InUseByOperator
     } else if view.running.contains_key(&profile.id) || outside.is_some() {
         ProfileState::Running
+    } else if view.in_use.contains_key(&profile.id) {
+        // Its window was open where the provider is, when it was to be started.
+        ProfileState::InUseByOperator
     } else if profile.parked.is_some() {
         ProfileState::NeedsHuman
     } else {
@@ -194,7 +197,7 @@ pub async fn show(context: Arc<Context>, call: Call) -> Result<Response<Reply>, 
 }
 
 /// The name that a body asks for.
-fn read_name(body: &Value) -> Result<String, ApiError> {
+pub fn read_name(body: &Value) -> Result<String, ApiError> {
     let mut walk = Walk::default();
     let name = walk.object(body, "", &["name"]).and_then(|fields| {
         let value = walk.required(fields, "", "name")?;
@@ -235,7 +238,7 @@ pub fn no_body() -> ApiError {
 }
 
 /// Whether the person asks for a browser without a window.
-fn read_headless(body: Option<&Value>, default: bool) -> Result<bool, ApiError> {
+pub fn read_headless(body: Option<&Value>, default: bool) -> Result<bool, ApiError> {
     let Some(body) = body else { return Ok(default) };
     let mut walk = Walk::default();
     let headless = walk.object(body, "", &["headless"]).and_then(|fields| walk.boolean(fields, "", "headless"));

@@ -50,14 +50,14 @@ pub fn address(fence: Fence, host: &str, token: &str) -> (String, String) {
     (id, endpoint)
 }
 
-struct Asked {
+pub struct Asked {
     profile: String,
     owner: String,
     ttl: Duration,
     headless: bool,
 }
 
-fn read_asked(body: &Value, ttl: Duration, headless: bool) -> Result<Asked, ApiError> {
+pub fn read_asked(body: &Value, ttl: Duration, headless: bool) -> Result<Asked, ApiError> {
     let mut walk = Walk::default();
     let mut asked = Asked { profile: String::new(), owner: UNNAMED.to_owned(), ttl, headless };
     if let Some(fields) = walk.object(body, "", &["profile", "ttl_seconds", "owner", "headless"]) {

@@ -48,7 +48,7 @@ pub fn random_text() -> Result<TokenText, ApiError> {
 }
 
 /// What a body asks for.
-struct Asked {
+pub struct Asked {
     name: String,
     scopes: Scopes,
     expires_in: Option<Duration>,
@@ -74,7 +74,7 @@ fn read_scopes(walk: &mut Walk, fields: &Map<String, Value>) -> Scopes {
     scopes.into_iter().collect()
 }
 
-fn read(body: &Value) -> Result<Asked, ApiError> {
+pub fn read(body: &Value) -> Result<Asked, ApiError> {
     let mut walk = Walk::default();
     let mut asked = Asked { name: String::new(), scopes: Scopes::default(), expires_in: None };
     if let Some(fields) = walk.object(body, "", &["name", "scopes", "expires_in_seconds"]) {

@@ -1,26 +1,26 @@
 //! One attachment to one session: a tab, calls with deadlines, and the knowledge of whether the browser
 //! is still there.
 //!
-//! The steps call it. The stream of chromiumoxide's handler is polled all the time by an owned task that
-//! ends with the attachment; when it ends first, the browser is gone and every call says so at once.
-//! JavaScript dialogs are answered, so that a page cannot hang a step. Nothing is sent twice here.
+//! The steps call it. The connection (`wire.rs`) ends with the attachment; when it ends first, the browser is gone
+//! and every call says so at once. JavaScript dialogs are answered, so that a page cannot hang a step. An attachment
+//! costs three round trips after the upgrade, however much it asks for: whoever listens does so first, and what does
+//! not need the answer of another is asked together with it. Nothing is sent twice here.
 
 mod origins;
 mod watch;
+mod wire;
 
-use std::sync::Arc;
 use std::time::Duration;
 
+use chromiumoxide::Command;
 use chromiumoxide::cdp::browser_protocol::emulation::SetFocusEmulationEnabledParams;
 use chromiumoxide::cdp::browser_protocol::page::{BringToFrontParams, StopLoadingParams};
-use chromiumoxide::cdp::browser_protocol::target::{GetTargetsParams, TargetId};
+use chromiumoxide::cdp::browser_protocol::target::{
+    AttachToTargetParams, CreateTargetParams, GetTargetsParams, SessionId, TargetId, TargetInfo,
+};
 use chromiumoxide::cdp::js_protocol::runtime::{
     CallArgument, CallFunctionOnParams, EvaluateParams, RemoteObject, RemoteObjectId,
 };
-use chromiumoxide::error::CdpError;
-use chromiumoxide::handler::HandlerConfig;
-use chromiumoxide::{Browser, Command, Page};
-use futures_util::StreamExt;
 use serde_json::Value;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -31,16 +31,13 @@ use crate::model::{Failure, FailureCode};
 use origins::Guard;
 use watch::Crashed;
 pub use watch::{Observed, without_query};
+use wire::Wire;
 
 /// For one call; a page that does not answer this long hangs.
 const CALL_DEADLINE: Duration = Duration::from_secs(15);
 /// For what is only good to know.
 const SHORT_DEADLINE: Duration = Duration::from_secs(2);
 const ATTACH_DEADLINE: Duration = Duration::from_secs(20);
-/// chromiumoxide's own limit; ours is shorter.
-const REQUEST_TIMEOUT: Duration = Duration::from_mins(2);
-/// Chromium's word for it.
-const TARGET_CRASHED: &str = "Target crashed";
 const BLANK: &str = "about:blank";
 
 /// Why a call did not give what it should.
@@ -71,14 +68,15 @@ impl std::fmt::Display for Trouble {
 pub struct Handle(pub RemoteObjectId);
 
 pub struct Tab {
-    page: Page,
-    /// Dropping it closes the connection.
-    _browser: Arc<Browser>,
+    wire: Wire,
+    /// The page's, on that connection.
+    session: SessionId,
     /// Where the flow has origins.
     guard: Option<Guard>,
     lost: CancellationToken,
     crashed: Crashed,
     pub observed: Observed,
+    /// Dropping them closes the connection.
     _tasks: JoinSet<()>,
 }
 
@@ -94,52 +92,38 @@ impl Tab {
         }
     }
 
-    async fn try_attach(session: &Session, surviving: bool, origins: &[String]) -> Result<Self, CdpError> {
-        let config = HandlerConfig {
-            // The page keeps the window's own size unless the recording says otherwise.
-            viewport: None,
-            ignore_https_errors: false,
-            request_timeout: REQUEST_TIMEOUT,
-            ..HandlerConfig::default()
-        };
-        let (browser, mut handler) = Browser::connect_with_config(session.ws_url(), config).await?;
-        let lost = CancellationToken::new();
-        let gone = lost.clone().drop_guard();
+    async fn try_attach(session: &Session, surviving: bool, origins: &[String]) -> Result<Self, Trouble> {
+        let closed = CancellationToken::new();
         let mut tasks = JoinSet::new();
-        tasks.spawn(async move {
-            let _gone = gone;
-            while let Some(event) = handler.next().await {
-                if matches!(event, Err(CdpError::Ws(_) | CdpError::Io(_) | CdpError::NoResponse)) {
-                    return;
-                }
+        let connected = Wire::connect(session.port, &session.ws_url(), &closed, &mut tasks).await;
+        let wire = connected.map_err(|error| Trouble::Refused(error.to_string()))?;
+        let targets = wire.call(None, GetTargetsParams::default()).await?.target_infos;
+        let target = target(&wire, &targets, surviving).await?;
+        let mut attach = AttachToTargetParams::new(target.clone());
+        attach.flatten = Some(true);
+        let page = wire.call(None, attach).await?.session_id;
+        // A page that crashed is lost as well, though its browser keeps the connection.
+        let (lost, crashed, observed) = (closed.child_token(), Crashed::default(), Observed::default());
+        watch::listen(&wire, &page, &observed, &mut tasks);
+        watch::listen_for_a_crash(&wire, &page, &crashed, &lost, &mut tasks);
+        let guard = (!origins.is_empty()).then(|| {
+            let others = targets.iter().filter(|other| is_page(other) && other.target_id != target);
+            let others = others.map(|other| other.target_id.inner().clone()).collect();
+            Guard::listen(&wire, target.inner(), others, origins, &observed, &mut tasks)
+        });
+        let guarded = async {
+            match &guard {
+                Some(_) => origins::enable(&wire).await,
+                None => Ok(()),
             }
-        });
-        // Not `fetch_targets`: it attaches to every target a second time, without `flatten`, and the page may then
-        // hold the session id of which the connection knows nothing.
-        let targets = browser.execute(GetTargetsParams::default()).await?.result.target_infos;
-        // The browser's own new tab page is of no use either way: it is still loading itself when the browser
-        // has just started, and would be taken for the page that a navigation asked for.
-        let wanted = targets.iter().filter(|target| target.r#type == "page").find(|target| {
-            if surviving { target.url != BLANK && !target.url.starts_with("chrome://") } else { target.url == BLANK }
-        });
-        let page = match wanted {
-            Some(target) => found_page(&browser, target.target_id.clone()).await?,
-            None if surviving => return Err(CdpError::NotFound),
-            None => browser.new_page(BLANK).await?,
         };
-        let browser = Arc::new(browser);
-        let observed = Observed::default();
-        watch::start(&page, &observed, &mut tasks).await?;
-        let crashed = Crashed::default();
-        watch::crashes(&page, &crashed, &lost, &mut tasks).await?;
-        let guard = if origins.is_empty() {
-            None
-        } else {
-            Some(origins::start(&browser, page.target_id().as_ref(), origins, &observed, &mut tasks).await?)
-        };
-        page.execute(BringToFrontParams::default()).await?;
-        page.execute(SetFocusEmulationEnabledParams::new(true)).await?;
-        Ok(Self { page, _browser: browser, guard, lost, crashed, observed, _tasks: tasks })
+        tokio::try_join!(
+            guarded,
+            watch::enable(&wire, &page),
+            wire.call(Some(&page), BringToFrontParams::default()),
+            wire.call(Some(&page), SetFocusEmulationEnabledParams::new(true)),
+        )?;
+        Ok(Self { wire, session: page, guard, lost, crashed, observed, _tasks: tasks })
     }
 
     /// Resolves when the browser or its page is gone, and says which.
@@ -167,23 +151,12 @@ impl Tab {
 
     /// One command, sent once.
     pub async fn call<C: Command>(&self, command: C) -> Result<C::Response, Trouble> {
-        let answer = tokio::select! {
+        tokio::select! {
             biased;
-            answer = timeout(CALL_DEADLINE, self.page.execute(command)) => answer,
-            why = self.lost() => return Err(Trouble::Lost(why.to_owned())),
-        };
-        match answer {
-            Ok(Ok(response)) => Ok(response.result),
-            Ok(Err(CdpError::Timeout)) | Err(_) => Err(Trouble::Slow),
-            Ok(Err(CdpError::Ws(error))) => Err(Trouble::Lost(error.to_string())),
-            Ok(Err(error @ (CdpError::NoResponse | CdpError::ChannelSendError(_) | CdpError::Io(_)))) => {
-                Err(Trouble::Lost(error.to_string()))
+            answer = timeout(CALL_DEADLINE, self.wire.call(Some(&self.session), command)) => {
+                answer.unwrap_or(Err(Trouble::Slow))
             }
-            // What was under way when the page crashed is answered before the crash is told.
-            Ok(Err(CdpError::Chrome(error))) if error.message == TARGET_CRASHED => {
-                Err(Trouble::Lost(watch::PAGE_CRASHED.to_owned()))
-            }
-            Ok(Err(error)) => Err(Trouble::Refused(error.to_string())),
+            why = self.lost() => Err(Trouble::Lost(why.to_owned())),
         }
     }
 
@@ -252,16 +225,21 @@ impl Tab {
     }
 }
 
-/// The handler learns of a target a moment after the browser tells it.
-async fn found_page(browser: &Browser, id: TargetId) -> Result<Page, CdpError> {
-    loop {
-        match browser.get_page(id.clone()).await {
-            Ok(page) => return Ok(page),
-            // Bounded by the deadline of the whole attachment.
-            Err(CdpError::NotFound) => tokio::time::sleep(Duration::from_millis(20)).await,
-            Err(error) => return Err(error),
-        }
+/// The browser's own new tab page is of no use either way: it is still loading itself when the browser has just
+/// started, and would be taken for the page that a navigation asked for.
+async fn target(wire: &Wire, targets: &[TargetInfo], surviving: bool) -> Result<TargetId, Trouble> {
+    let wanted = targets.iter().filter(|target| is_page(target)).find(|target| {
+        if surviving { target.url != BLANK && !target.url.starts_with("chrome://") } else { target.url == BLANK }
+    });
+    match wanted {
+        Some(target) => Ok(target.target_id.clone()),
+        None if surviving => Err(Trouble::Refused("it shows no page any more".to_owned())),
+        None => Ok(wire.call(None, CreateTargetParams::new(BLANK)).await?.target_id),
     }
+}
+
+fn is_page(target: &TargetInfo) -> bool {
+    target.r#type == "page"
 }
 
 fn handle(object: RemoteObject) -> Option<Handle> {

@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn fence_15_a_second_host_waits_for_the_folder_and_gives_up() {
+    async fn rule_15_a_second_host_waits_for_the_folder_and_gives_up() {
         let root = tempfile::tempdir().unwrap();
         let folder = make_folder(&root.path().join("a/profiles")).unwrap();
         let first = lock_folder(&folder, LOCK_DEADLINE).await.unwrap();

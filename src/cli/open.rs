@@ -33,7 +33,7 @@ async fn show(client: &Client, global: &Global, path: &str, headless: bool) -> a
     let (mut told, mut pace) = (false, Pace::default());
     loop {
         let profile = client.look(path).await?;
-        if profile["state"] != "in_use_by_operator" {
+        if profile["opened"].is_null() {
             let error = render::text(&profile, "open_error");
             if !told && !error.is_empty() {
                 tell(&format!("cove: {error}"));

@@ -156,11 +156,13 @@ pub fn retried(task: &Value) -> String {
     lines.join("\n")
 }
 
-/// The question that an unknown outcome is, with the pictures to look at beside it (fence.md rule 14).
+/// The question that an unknown outcome is, with the pictures to look at beside it (fence.md rule 14): those of the
+/// attempt that was armed last, which is the last one that counts.
 fn question(item: &Value) -> Vec<String> {
     let picture = |name: &str| {
         let files = item["evidence"].as_array().into_iter().flatten();
-        files.filter(|file| file["file"] == name).map(|file| text(file, "url")).next_back()
+        let asked = files.filter(|file| file["file"] == name && file["attempt"] == item["attempts"]);
+        asked.map(|file| text(file, "url")).next_back()
     };
     let mut lines = vec!["was it published? look at the site and at these:".to_owned()];
     for (what, name) in [("before", "before.png"), ("after", "after.png")] {
@@ -334,7 +336,7 @@ fn pause(pause: &Value) -> String {
 mod tests {
     use serde_json::json;
 
-    use super::{cleanup, counts, items, locks, profiles, status, time, webhook, why};
+    use super::{cleanup, counts, item, items, locks, profiles, status, time, webhook, why};
 
     #[test]
     fn a_waiting_item_says_why_and_until_when() {
@@ -348,6 +350,27 @@ mod tests {
         assert_eq!(why(&handed_back), "no_slot");
         assert_eq!(why(&json!({"state": "running", "error": {"code": "c", "message": "of the try before"}})), "");
         assert_eq!(why(&json!({"state": "failed", "error": {"code": "c", "message": "m"}})), "c: m");
+    }
+
+    #[test]
+    fn rule_14_the_question_of_an_unknown_outcome_stands_beside_its_pictures() {
+        let file = |attempt: u32, name: &str| json!({"attempt": attempt, "file": name, "bytes": 9, "url": format!("/{name}?{attempt}")});
+        let mut shown = json!({"id": "i7", "state": "outcome_unknown", "attempts": 2,
+            "evidence": [file(1, "before.png"), file(1, "after.png"), file(2, "before.png"), file(2, "after.png")]});
+        let asked = |shown: &serde_json::Value| {
+            let lines = item(shown);
+            let at = lines.find("was it published?").unwrap_or_else(|| panic!("{lines}"));
+            lines[at..].to_owned()
+        };
+        let told = asked(&shown);
+        assert!(told.contains("before     /before.png?2\n") && told.contains("after      /after.png?2\n"), "{told}");
+        assert!(told.ends_with("cove items resolve i7 published | not-published | give-up"), "{told}");
+        // A picture of an attempt that was settled long ago answers nothing.
+        shown["evidence"].as_array_mut().unwrap().pop();
+        let told = asked(&shown);
+        assert!(told.contains("after      no picture\n"), "{told}");
+        shown["state"] = json!("succeeded");
+        assert!(!item(&shown).contains("was it published?"));
     }
 
     #[test]

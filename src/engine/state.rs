@@ -347,7 +347,10 @@ impl State {
         }
         self.catching_up |= outlook.catching_up;
         if self.catching_up {
-            step.commit.push(Commit::CatchUp { per_hour: self.limits.catch_up_per_hour });
+            // What waited out its back-off is queued first, and spread with the rest.
+            if !outlook.overdue {
+                step.commit.push(Commit::CatchUp { per_hour: self.limits.catch_up_per_hour });
+            }
             return step;
         }
         let heads = match &self.pause {

@@ -83,7 +83,7 @@ codes! {
     MediaUnreadable "media_unreadable" Host Backoff "Let the browser's user read the file (group cove-media, mode 0640, folders 0750).";
     // Browser and provider.
     BrowserNotFound "browser_not_found" Provider Uncounted "Install chromium, or name the browser in `[browser] chromium`; the item waits and loses no attempt.";
-    BrowserStartFailed "browser_start_failed" Provider Backoff "See the message; `[browser] sandbox` may have to be off in a container that runs as root.";
+    BrowserStartFailed "browser_start_failed" Provider Backoff "See the message; for Chromium in a container that runs as root, `[browser] sandbox` may have to be off.";
     BrowserLost "browser_lost" Provider Backoff "The browser closed or crashed during the attempt; check memory and the browser's log.";
     AttachFailed "attach_failed" Provider Backoff "The browser started but its DevTools port did not answer.";
     ProviderDown "provider_down" Provider Uncounted "Start the browser host or Dolphin Anty; the item waits and loses no attempt.";

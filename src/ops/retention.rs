@@ -43,17 +43,13 @@ pub async fn run(keeper: Keeper, stop: CancellationToken) {
             Ok(_) => {}
             Err(error) => tracing::warn!(%error, "expired locks could not be removed: trying again later"),
         }
-        // By a clock that jumped everything is old (fence.md rule 20).
-        if keeper.engine.view().clock_suspect {
-            tracing::warn!("nothing is forgotten while the clock is not believed");
-        } else {
-            tokio::select! {
-                () = stop.cancelled() => return,
-                cleaned = clean(&keeper) => match cleaned {
-                    Ok(0) => {}
-                    Ok(tasks) => tracing::info!(tasks, "finished tasks were forgotten"),
-                    Err(error) => tracing::warn!(%error, "finished tasks could not be forgotten: trying again later"),
-                }
+        let clock_suspect = keeper.engine.view().clock_suspect;
+        tokio::select! {
+            () = stop.cancelled() => return,
+            cleaned = clean(&keeper, clock_suspect) => match cleaned {
+                Ok(0) => {}
+                Ok(tasks) => tracing::info!(tasks, "finished tasks were forgotten"),
+                Err(error) => tracing::warn!(%error, "finished tasks could not be forgotten: trying again later"),
             }
         }
         tokio::select! {
@@ -71,11 +67,16 @@ pub enum RetentionError {
     Evidence { item: ItemId, error: std::io::Error },
 }
 
-/// Forgets everything whose time has come; answers with the number of tasks.
+/// Forgets everything whose time has come; answers with the number of tasks. By a clock that jumped everything
+/// is old: while it is not believed nothing is forgotten (fence.md rule 20).
 ///
 /// # Errors
 /// At the first thing that cannot be removed; what was forgotten before it stays so.
-pub async fn clean(keeper: &Keeper) -> Result<u64, RetentionError> {
+pub async fn clean(keeper: &Keeper, clock_suspect: bool) -> Result<u64, RetentionError> {
+    if clock_suspect {
+        tracing::warn!("nothing is forgotten while the clock is not believed");
+        return Ok(0);
+    }
     let before = before(keeper.clock.now(), keeper.retention.task_days);
     let mut forgotten = 0;
     loop {
@@ -104,4 +105,74 @@ async fn remove_evidence(state_dir: PathBuf, items: Vec<ItemId>) -> Result<(), R
         })
     });
     removed.await.unwrap_or(Err(RetentionError::Store(StoreError::Closed)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::{Keeper, clean};
+    use crate::config::Retention;
+    use crate::engine;
+    use crate::model::{Clock, Failure, FailureCode, Moment, OnUnknown, ProfileId, SystemClock, Verdict};
+    use crate::store::{AttemptEnded, Claim, NewItem, NewTask, Store};
+
+    /// A clock that stands where it was set.
+    struct Set(Moment);
+
+    impl Clock for Set {
+        fn moment(&self) -> Moment {
+            self.0
+        }
+    }
+
+    #[tokio::test]
+    async fn rule_20_nothing_is_forgotten_by_a_clock_that_is_not_believed() {
+        let folder = tempfile::tempdir().unwrap();
+        let now = SystemClock.moment();
+        let (store, _writer, _) = Store::open(folder.path(), now).unwrap();
+        let anna = ProfileId::new("anna").unwrap();
+        store.create_profile(anna.clone(), "anna".to_owned(), now.wall).await.unwrap();
+        store.put_flow("f".to_owned(), "h".to_owned(), b"{}".to_vec(), now.wall).await.unwrap();
+        let item =
+            NewItem { profile: anna.clone(), inputs: BTreeMap::new(), key: None, not_before: None, not_after: None };
+        let new = NewTask {
+            flow: "f".to_owned(),
+            flow_hash: "h".to_owned(),
+            priority: 0,
+            max_attempts: 1,
+            spacing_seconds: 0,
+            on_unknown: OnUnknown::Hold,
+            external: None,
+            verifiable: false,
+            rehearsal: false,
+            items: vec![item],
+            idempotency: None,
+            webhook: None,
+        };
+        let made = store.enqueue(new, now.wall).await.unwrap();
+        let id = store.outlook(now).await.unwrap().heads[0].item;
+        let Claim::Started(claimed) = store.claim(id, now).await.unwrap().unwrap() else { panic!("it moved") };
+        let verdict = Verdict::Failed(Failure::new(FailureCode::Rejected, "no"));
+        let end = AttemptEnded { item: id, fence: claimed.fence, verdict, evidence: Vec::new(), effect: None };
+        store.finish(end, now.wall).await.unwrap().unwrap();
+        assert!(store.release(anna, claimed.fence).await.unwrap());
+
+        // The wall clock says that years have passed.
+        let jumped = Moment { wall: now.wall.plus(Duration::from_secs(10 * 365 * 86_400)), ..now };
+        let keeper = Keeper {
+            store: store.clone(),
+            engine: engine::pair().0,
+            clock: Arc::new(Set(jumped)),
+            state_dir: folder.path().to_owned(),
+            retention: Retention { task_days: 90, tasks: 1_000 },
+        };
+        assert_eq!(clean(&keeper, true).await.unwrap(), 0);
+        assert!(store.task(made.task).await.unwrap().is_some());
+        // A human, or the system, says that they have.
+        assert_eq!(clean(&keeper, false).await.unwrap(), 1);
+        assert!(store.task(made.task).await.unwrap().is_none());
+    }
 }

@@ -11,6 +11,9 @@ use super::StoreError;
 
 /// Version 1: bincode 2, `standard` configuration (little endian, variable-length integers).
 const VERSION: u8 = 1;
+/// Far above the longest record. Without a limit a length that was altered asks for as much memory as it says,
+/// and a refusal of the allocator ends the process.
+const MAX_RECORD_BYTES: usize = 64 * 1024 * 1024;
 
 pub(super) fn encode<T: Serialize>(record: &T) -> Result<Vec<u8>, StoreError> {
     let mut bytes = vec![VERSION];
@@ -23,8 +26,9 @@ pub(super) fn decode<T: DeserializeOwned>(table: &'static str, bytes: &[u8]) -> 
     let corrupt = |what: String| StoreError::Corrupt(format!("{table}: {what}"));
     match bytes.split_first() {
         Some((&VERSION, rest)) => {
-            let (record, read) = bincode::serde::decode_from_slice(rest, bincode::config::standard())
-                .map_err(|error| corrupt(error.to_string()))?;
+            let (record, read) =
+                bincode::serde::decode_from_slice(rest, bincode::config::standard().with_limit::<MAX_RECORD_BYTES>())
+                    .map_err(|error| corrupt(error.to_string()))?;
             if read == rest.len() { Ok(record) } else { Err(corrupt(format!("{} bytes too many", rest.len() - read))) }
         }
         Some((version, _)) => Err(corrupt(format!("unknown record version {version}"))),
@@ -34,6 +38,14 @@ pub(super) fn decode<T: DeserializeOwned>(table: &'static str, bytes: &[u8]) -> 
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn a_length_that_was_altered_is_an_error_and_asks_for_no_memory() {
+        // A text of 2^60 bytes.
+        let bytes = [&[super::VERSION, 253][..], &(1_u64 << 60).to_le_bytes(), b"short"].concat();
+        let refused = decode::<String>("items", &bytes).unwrap_err();
+        assert!(refused.to_string().contains("items"), "{refused}");
+    }
+
     use super::{decode, encode};
     use crate::model::{
         Baseline, Failure, FailureCode, FileInput, InputValue, Item, ItemId, ItemState, Place, ProfileId, Proofs,

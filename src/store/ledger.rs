@@ -213,23 +213,23 @@ fn line_text(facts: &[String]) -> String {
 }
 
 #[derive(Default)]
-struct Found {
-    lines: Vec<Line>,
+pub(super) struct Found {
+    pub lines: Vec<Line>,
     /// What the whole lines take.
-    whole_bytes: u64,
+    pub whole_bytes: u64,
     /// The last whole one.
-    last_line: Vec<u8>,
+    pub last_line: Vec<u8>,
     /// What a torn line after it takes.
-    torn_bytes: u64,
+    pub torn_bytes: u64,
     /// From the first bad line to the end, where it is damage.
-    bytes_from_damage: u64,
+    pub bytes_from_damage: u64,
     /// There is damage, and the last byte ends no line.
-    unterminated: bool,
+    pub unterminated: bool,
     /// The number of the first bad line that is not a torn tail, and what is wrong with it.
-    damage: Option<(u64, &'static str)>,
+    pub damage: Option<(u64, &'static str)>,
 }
 
-fn read(reader: &mut impl BufRead) -> io::Result<Found> {
+pub(super) fn read(reader: &mut impl BufRead) -> io::Result<Found> {
     let mut found = Found::default();
     let mut number = 0;
     loop {

@@ -8,6 +8,7 @@
 
 mod cdp;
 mod crowd;
+mod http;
 mod locks;
 mod overhead;
 mod proxy;
@@ -331,6 +332,9 @@ fn main() {
     if !std::env::args().any(|argument| argument == "--bench") {
         return;
     }
+    if std::env::args().any(|argument| argument == http::HELLO) {
+        return http::serve_hello();
+    }
     let names: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
     let wanted = |name: &str| names.is_empty() || names.iter().any(|given| given == name);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
@@ -368,6 +372,12 @@ fn main() {
             let whole = crowd::Crowd { heads: 500, bodies: 500, idle: 500, readers: 100 };
             println!("crowd: {}", crowd::measure(&address, daemon.child.id(), whole).await.told());
             daemon.stop();
+        }
+        if wanted("guards") {
+            http::guards().await;
+        }
+        if wanted("reads") {
+            http::reads().await;
         }
         if wanted("proxy") {
             proxy::measure().await;

@@ -13,26 +13,36 @@ const CONNECTIONS: usize = 16;
 const WARM_UP: Duration = Duration::from_secs(1);
 const MEASURED: Duration = Duration::from_secs(5);
 
-struct Connection {
+/// A client of one connection that is kept open.
+pub struct Connection {
     stream: TcpStream,
     host: String,
     answer: Vec<u8>,
 }
 
 impl Connection {
-    async fn open(host: &str) -> Self {
+    pub async fn open(host: &str) -> Self {
         let stream = TcpStream::connect(host).await.unwrap();
         stream.set_nodelay(true).unwrap();
         Self { stream, host: host.to_owned(), answer: Vec::with_capacity(4_096) }
     }
 
     /// Sends one request; the answer's body, which has to be a good one.
-    async fn post(&mut self, path: &str, body: &str) -> &str {
+    pub async fn post(&mut self, path: &str, body: &str) -> &str {
         let request = format!(
             "POST {path} HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
             self.host,
             body.len()
         );
+        self.send(request).await
+    }
+
+    pub async fn get(&mut self, path: &str) -> &str {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {}\r\n\r\n", self.host);
+        self.send(request).await
+    }
+
+    async fn send(&mut self, request: String) -> &str {
         self.stream.write_all(request.as_bytes()).await.unwrap();
         self.answer.clear();
         let (begin, end) = loop {
@@ -47,7 +57,7 @@ impl Connection {
             }
         };
         let text = std::str::from_utf8(&self.answer).unwrap();
-        assert!(text.starts_with("HTTP/1.1 200 "), "{text}");
+        assert!(text.starts_with("HTTP/1.1 20"), "{text}");
         &text[begin..end]
     }
 }

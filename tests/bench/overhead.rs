@@ -4,7 +4,8 @@
 //! Everything is real (daemon, browser host, Chromium); between them stand two relays of this bench, one that
 //! reads the host's answer and one that reads what goes to the browser and back. A browser whose port has
 //! just opened is still coming up, and answers the first questions when it has: the time in which it owes an
-//! answer is its own, the rest is cove's.
+//! answer is its own, the rest is cove's. How long such a browser makes anybody wait is measured beside it: every
+//! second start is met by a client that does the least one can, and by cove only after it.
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -17,8 +18,10 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::task::LocalSet;
 
+use super::cdp::Cdp;
 use super::{Daemon, PATIENCE, percentile, post};
 
+/// Of each kind: cove's, and the bare client's.
 const ATTEMPTS: usize = 100;
 /// The first step of the flow below, as the browser is told it.
 const FIRST_STEP: &[u8] = b"location.assign(";
@@ -34,6 +37,16 @@ struct Seen {
     since: Option<Instant>,
     waited: Duration,
     took: Vec<Took>,
+    /// What the bare client waited for.
+    bare: Vec<Bare>,
+}
+
+#[derive(Clone, Copy)]
+struct Bare {
+    /// The page is attached to: a step could be sent.
+    attached: Duration,
+    /// And has answered.
+    answered: Duration,
 }
 
 #[derive(Clone, Copy)]
@@ -46,7 +59,13 @@ struct Took {
 impl Watch {
     fn started(&self) {
         let mut seen = self.0.lock().unwrap();
-        *seen = Seen { started: Some(Instant::now()), took: std::mem::take(&mut seen.took), ..Seen::default() };
+        let (took, bare) = (std::mem::take(&mut seen.took), std::mem::take(&mut seen.bare));
+        *seen = Seen { started: Some(Instant::now()), took, bare, ..Seen::default() };
+    }
+
+    fn is_the_bare_clients_turn(&self) -> bool {
+        let seen = self.0.lock().unwrap();
+        seen.bare.len() <= seen.took.len()
     }
 
     fn asked(&self, questions: usize) {
@@ -167,6 +186,21 @@ async fn tap(port: u16, watch: Watch) -> u16 {
     own
 }
 
+/// The least that leads to an answer of a page: its name, the attachment, one question. Blocking, since nothing else
+/// is to run beside it.
+fn least(port: u16, path: &str) -> Bare {
+    let began = Instant::now();
+    let mut cdp = Cdp::connect(&format!("ws://127.0.0.1:{port}{path}"));
+    let targets = cdp.call("Target.getTargets", &json!({}), None);
+    let pages = targets["targetInfos"].as_array().unwrap();
+    let page = pages.iter().find(|target| target["type"] == "page").unwrap();
+    let asked = json!({"targetId": page["targetId"], "flatten": true});
+    let session = cdp.call("Target.attachToTarget", &asked, None)["sessionId"].as_str().unwrap().to_owned();
+    let attached = began.elapsed();
+    cdp.call("Runtime.evaluate", &json!({"expression": "1"}), Some(&session));
+    Bare { attached, answered: began.elapsed() }
+}
+
 /// Between the daemon and the real host: every browser that is started gets a tap.
 async fn between(listener: UnixListener, host: PathBuf, watch: Watch) {
     loop {
@@ -181,13 +215,19 @@ async fn between(listener: UnixListener, host: PathBuf, watch: Watch) {
             while let Ok(Some(line)) = lines.next_line().await {
                 let mut answer: Value = serde_json::from_str(&line).unwrap();
                 let port = answer["ok"]["port"].as_u64().and_then(|port| u16::try_from(port).ok());
+                let is_bare = port.is_some() && watch.is_the_bare_clients_turn();
+                if let (Some(port), true) = (port, is_bare) {
+                    let path = answer["ok"]["ws_path"].as_str().unwrap().to_owned();
+                    let took = tokio::task::spawn_blocking(move || least(port, &path)).await.unwrap();
+                    watch.0.lock().unwrap().bare.push(took);
+                }
                 if let Some(port) = port {
                     answer["ok"]["port"] = json!(tap(port, watch.clone()).await);
                 }
                 if hears.write_all(format!("{answer}\n").as_bytes()).await.is_err() {
                     return;
                 }
-                if port.is_some() {
+                if port.is_some() && !is_bare {
                     watch.started();
                 }
             }
@@ -230,7 +270,7 @@ pub async fn measure() {
             put_flow(&daemon.base).await;
             post(&daemon.base, "/api/v1/profiles", &json!({"name": "anna"})).await;
             let items: Vec<Value> =
-                (0..ATTEMPTS).map(|_| json!({"profile": "anna", "inputs": {"site": site.url()}})).collect();
+                (0..2 * ATTEMPTS).map(|_| json!({"profile": "anna", "inputs": {"site": site.url()}})).collect();
             let body = json!({"flow": "look", "max_attempts": 1, "items": items});
             post(&daemon.base, "/api/v1/bulk-upload/start", &body).await;
             let began = Instant::now();
@@ -246,14 +286,23 @@ pub async fn measure() {
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
     host.wait().unwrap();
     site.stop().await;
-    let took = std::mem::take(&mut watch.0.lock().unwrap().took);
-    let (mut all, mut own): (Vec<_>, Vec<_>) = took.iter().map(|took| (took.all, took.own)).unzip();
-    println!(
-        "start answered to first step, cove  {:8.1} ms   p99 of {ATTEMPTS}, median {:.1} (at most 50); with what a browser \
-         that is still coming up makes it wait {:.1}, median {:.1}",
-        percentile(&mut own.clone(), 99),
-        percentile(&mut own, 50),
-        percentile(&mut all.clone(), 99),
-        percentile(&mut all, 50)
-    );
+    let mut seen = watch.0.lock().unwrap();
+    tell(&std::mem::take(&mut seen.took), &std::mem::take(&mut seen.bare));
+}
+
+fn tell(took: &[Took], bare: &[Bare]) {
+    let of = |what: &str, mut times: Vec<Duration>, says: &str| {
+        let (p99, median) = (percentile(&mut times.clone(), 99), percentile(&mut times, 50));
+        println!("{what} {p99:8.1} ms   p99 of {}, median {median:.1} {says}", times.len());
+    };
+    let (all, own) = (took.iter().map(|took| took.all).collect(), took.iter().map(|took| took.own).collect());
+    of("start answered to first step, cove ", own, "(at most 50)");
+    of("  and what the browser makes it wait", all, "");
+    let attached = bare.iter().map(|bare| bare.attached).collect();
+    of("  a bare client: attached           ", attached, "(the tabs, the attachment; nothing switched on)");
+    let answered: Vec<_> = bare.iter().map(|bare| bare.answered).collect();
+    of("  a bare client: the page's answer  ", answered.clone(), "(no client has a step done before)");
+    let median = |mut times: Vec<Duration>| percentile(&mut times, 50);
+    let beyond = median(took.iter().map(|took| took.all).collect()) - median(answered);
+    println!("  cove beyond the bare client        {beyond:8.1} ms   between the medians");
 }

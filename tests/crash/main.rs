@@ -10,6 +10,8 @@
 mod client;
 mod compare;
 mod damage;
+#[path = "../it/description.rs"]
+mod description;
 mod disk;
 mod faults;
 mod host;

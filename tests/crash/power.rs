@@ -4,9 +4,11 @@
 //! `CUTS=n` and `DOUBLE=n` say how many, `SEED=` which. Negative controls: a disk whose sync does
 //! nothing, for the state file and for the ledger, must be noticed.
 
-use super::disk::{Image, Name, Player};
+use std::collections::BTreeSet;
+
+use super::disk::{Disk, Image, Name, Player};
 use super::judge::judge;
-use super::work::{self, BEGIN, History, Worth, record};
+use super::work::{self, BEGIN, History, Opened, Worth, record};
 use super::{number, seed};
 
 /// Groups of operations in one history.
@@ -22,7 +24,7 @@ fn place(number: u64, of: u64, history: &History, dice: &mut fastrand::Rng) -> u
 }
 
 #[tokio::test]
-async fn a_power_cut_loses_nothing_that_had_its_answer() {
+async fn rule_5_and_7_a_power_cut_loses_nothing_that_had_its_answer_and_no_order_of_store_and_ledger() {
     let seed = seed();
     let cuts = number("CUTS", 1_000);
     // Of their own: how the writer grouped its commits, and so where a cut can be, is not the seed's to say.
@@ -93,6 +95,31 @@ async fn second_cut(
         judge(image, &after, player.answered()).await?;
     }
     Ok(during)
+}
+
+/// A state that counts an epoch which its ledger does not know would be taken for one whose ledger was lost.
+#[tokio::test]
+async fn rule_1_a_new_epoch_is_durable_in_the_ledger_before_the_state_counts_it() {
+    let seed = seed();
+    let mut dice = fastrand::Rng::with_seed(seed);
+    let begin = work::new_state();
+    let disk = Disk::new(begin.clone());
+    Opened::over(&disk, BEGIN).unwrap().close().await;
+    let log = disk.log();
+    let mut epochs = BTreeSet::new();
+    for place in 0..=log.len() {
+        let mut player = Player::new(begin.clone(), &log, &[]);
+        player.play_to(place);
+        for _ in 0..4 {
+            let opened = Opened::over(&Disk::new(player.cut(&mut dice)), BEGIN).unwrap();
+            assert!(!opened.report.restored, "SEED={seed}, cut at {place} of {}: {:?}", log.len(), opened.report);
+            epochs.insert(opened.report.epoch);
+            opened.close().await;
+        }
+    }
+    // A cut before its line is durable leaves the first life to be lived, one between its line and the state a second.
+    let first = *epochs.first().unwrap();
+    assert_eq!(epochs, BTreeSet::from([first, first + 1]), "SEED={seed}");
 }
 
 /// How many of 60 cuts are noticed on a disk that does not sync this file.

@@ -119,6 +119,22 @@ async fn a_browser_that_cannot_be_attached_to_is_stopped_and_tried_again() {
     .await;
 }
 
+/// The port answers as it should, and the WebSocket behind it in one of these ways.
+fn bad_socket(kind: &str) -> Row {
+    row("start", "cdp_socket", 1, &["attach_failed", "browser_lost"], 2).with(json!({"kind": kind}))
+}
+
+#[tokio::test]
+async fn a_socket_that_refuses_or_breaks_is_a_failed_attachment_and_tried_again() {
+    let kinds = ["refused_403", "wrong_accept", "closes", "resets", "no_utf8", "masked", "huge_length", "close_1011"];
+    go_through(&kinds.map(bad_socket)).await;
+}
+
+#[tokio::test]
+async fn a_socket_that_says_nothing_of_use_is_given_up_in_its_time() {
+    go_through(&["silent", "no_frames", "half_frame", "no_json", "strange_json"].map(bad_socket)).await;
+}
+
 #[tokio::test]
 async fn a_stop_that_goes_wrong_keeps_the_lock_until_the_browser_is_dead() {
     go_through(&[
@@ -221,6 +237,12 @@ async fn rule_16_a_window_that_a_human_opened_is_left_alone() {
     let goes = submit(&daemon, &practice, "boris", "beside it").await;
     let seen = watch(&daemon, &waits, |seen| shows(seen, "profile_in_use_by_operator")).await;
     assert!(shows(&seen, "profile_in_use_by_operator"), "{seen:#?}\n{}", daemon.logged());
+    // The list of profiles says the same as the item. While cove tries it again, it says that for a moment.
+    let began = Instant::now();
+    while daemon.get("/api/v1/profiles").await.body["profiles"][0]["state"] != "in_use_by_operator" {
+        assert!(began.elapsed() < PATIENCE, "{}", daemon.get("/api/v1/profiles").await.body);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     let other = watch(&daemon, &goes, |_| false).await;
     assert_eq!(other.item["state"], "succeeded", "{other:#?}");
     alone(&simulator, &daemon, &window).await;

@@ -6,6 +6,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "../it/description.rs"]
+mod description;
 #[path = "../it/rig.rs"]
 #[allow(dead_code, reason = "the rig is shared with the other tests of the daemon")]
 mod rig;

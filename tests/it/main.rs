@@ -9,6 +9,7 @@ mod borrowers;
 mod breakers;
 mod claims;
 mod command_line;
+mod described;
 mod description;
 mod disk;
 mod doctor;

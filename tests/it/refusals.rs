@@ -111,12 +111,26 @@ async fn the_number_of_items_is_bounded_and_keys_are_unique() {
     keyed["key"] = json!("k");
     let answer = start(&daemon, &json!([keyed, keyed])).await;
     assert_eq!((answer.status, answer.pointers()), (422, vec!["/items/1/key"]), "{}", answer.body);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rule_13_a_retry_of_what_is_unknown_needs_a_flow_with_a_verify() {
+    let daemon = Daemon::start().await;
+    daemon.furnish(&["anna"]).await;
+    daemon.request("POST", "/api/v1/pause", None).await;
+    let good = item(&daemon);
     let mut unverified: Value = serde_json::from_str(super::rig::ATELIER).unwrap();
     unverified["cove"].as_object_mut().unwrap().remove("verify").unwrap();
     daemon.put_flow("unverified", &unverified.to_string()).await;
     let body = json!({"flow": "unverified", "items": [good], "on_unknown": "retry"});
     let answer = daemon.post(START, &body).await;
     assert_eq!((answer.status, answer.pointers()), (422, vec!["/on_unknown"]), "{}", answer.body);
+    assert_eq!(daemon.get("/api/v1/tasks").await.body["tasks"], json!([]), "something was stored");
+    // The same word for a flow that can look, and the other word for one that cannot.
+    for (flow, word) in [("atelier", "retry"), ("unverified", "hold")] {
+        let answer = daemon.post(START, &json!({"flow": flow, "items": [good], "on_unknown": word})).await;
+        assert_eq!(answer.status, 202, "{flow} {word}: {}", answer.body);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -437,6 +437,10 @@ impl Rig {
         self.browser.kill();
     }
 
+    pub const fn session(&mut self) -> &mut Session {
+        &mut self.browser.session
+    }
+
     pub fn folder(&self) -> &Path {
         self.state.path()
     }

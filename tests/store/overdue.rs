@@ -1,12 +1,12 @@
 //! Items whose `not_after` passes while they wait: they end by the engine's look, whoever would have taken
-//! them (fence.md rule 24).
+//! them (fence.md rule 24). And what is due all at once, after one of its profile or after days down.
 
 use std::time::Duration;
 
-use cove::model::{FailureCode, ItemState, Moment, TaskState, Verdict};
-use cove::store::{Ask, ClockMark, NewItem, NewTask, Store};
+use cove::model::{FailureCode, ItemState, Moment, TaskState, Timestamp, Verdict};
+use cove::store::{Ask, Claim, ClockMark, ItemQuery, NewItem, NewTask, Store};
 
-use super::{MOMENT, NOW, claim, ended, failure, furnished, item, keyed, only_item, task};
+use super::{MOMENT, NOW, claim, ended, failure, furnished, item, keyed, only_item, open, publish, task};
 
 const LIFE: Duration = Duration::from_secs(10);
 
@@ -110,5 +110,71 @@ async fn rule_20_a_resumed_task_is_due_by_the_believed_clock_and_a_human_resume_
     store.resume(false, jumped.wall).await.unwrap();
     let outlook = store.outlook(jumped).await.unwrap();
     assert_eq!((outlook.clock_suspect, outlook.heads.len()), (false, 1));
+    opened.close().await;
+}
+
+#[tokio::test]
+async fn rule_24_spacing_is_counted_from_the_last_click_over_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let opened = furnished(folder.path()).await;
+    let minute = Duration::from_secs(60);
+    let spaced = NewTask { spacing_seconds: 60, ..task(vec![item("anna"), item("anna")]) };
+    order(&opened.store, spaced).await;
+    let first = opened.store.outlook(MOMENT).await.unwrap().heads[0].item;
+    publish(&opened.store, first, Verdict::OutcomeUnknown(failure())).await;
+    opened.close().await;
+
+    let opened = open(folder.path());
+    let store = &opened.store;
+    let second = store.outlook(MOMENT).await.unwrap().heads[0].item;
+    let early = after(minute.checked_sub(Duration::from_millis(1)).unwrap());
+    assert_eq!(store.claim(second, early).await.unwrap().unwrap(), Claim::Moved);
+    let waits = store.item(second).await.unwrap().unwrap();
+    assert_eq!((waits.state, waits.due_at), (ItemState::Queued, NOW.plus(minute)));
+    store.promote(after(minute).wall).await.unwrap();
+    assert!(matches!(store.claim(second, after(minute)).await.unwrap().unwrap(), Claim::Started(_)));
+    opened.close().await;
+}
+
+/// More than one step of it, with a restart between two steps.
+#[tokio::test]
+async fn rule_24_what_was_missed_is_spread_in_its_order_and_says_for_when() {
+    const MISSED: u64 = 1_100;
+    let folder = tempfile::tempdir().unwrap();
+    let opened = furnished(folder.path()).await;
+    let many = order(&opened.store, task((0..MISSED).map(|_| item("anna")).collect())).await;
+    let days = Duration::from_secs(3 * 86_400);
+    let (now, tomorrow) = (NOW.plus(days), NOW.plus(days + Duration::from_secs(86_400)));
+    let later = order(&opened.store, task(vec![NewItem { not_before: Some(tomorrow), ..item("boris") }])).await;
+    assert!(opened.store.catch_up(60, now).await.unwrap());
+    assert!(opened.store.outlook(Moment { wall: now, ..MOMENT }).await.unwrap().catching_up);
+    opened.close().await;
+
+    let opened = open(folder.path());
+    let store = &opened.store;
+    assert!(store.outlook(MOMENT).await.unwrap().catching_up, "a restart loses the place");
+    // Another step of it, at another time: the interval is counted from the first.
+    while store.catch_up(60, now.plus(Duration::from_secs(7))).await.unwrap() {}
+    assert!(!store.outlook(MOMENT).await.unwrap().catching_up);
+    let query = ItemQuery { task: Some(many), limit: 2_000, ..ItemQuery::default() };
+    let mut items = store.items(query).await.unwrap().rows;
+    items.sort_by_key(|item| item.id);
+    let due: Vec<_> = items.iter().map(|item| item.due_at).collect();
+    let expected = (1..MISSED).map(|n| now.plus(Duration::from_secs(60 * n)));
+    assert_eq!(due, [Timestamp::ZERO].into_iter().chain(expected).collect::<Vec<_>>());
+    let scheduled = store.item(only_item(store, later).await).await.unwrap().unwrap();
+    assert_eq!(scheduled.due_at, tomorrow, "it was not missed");
+    // One is there to start, and one more with each minute.
+    for minutes in 0..3 {
+        let wall = now.plus(Duration::from_secs(60 * minutes));
+        while store.promote(wall).await.unwrap() {}
+        let outlook = store.outlook(Moment { wall, ..MOMENT }).await.unwrap();
+        assert_eq!(outlook.next_due, Some(wall.plus(Duration::from_secs(60))));
+        let claimed = claim(store, outlook.heads[0].item).await;
+        assert_eq!(claimed.item.id, items[usize::try_from(minutes).unwrap()].id);
+        store.finish(ended(claimed.item.id, claimed.fence, Verdict::Failed(failure())), wall).await.unwrap().unwrap();
+        assert!(store.release(claimed.item.profile, claimed.fence).await.unwrap());
+        assert!(store.outlook(Moment { wall, ..MOMENT }).await.unwrap().heads.is_empty());
+    }
     opened.close().await;
 }

@@ -78,7 +78,7 @@ async fn rule_18_without_a_ledger_every_token_is_revoked() {
 }
 
 #[tokio::test]
-async fn a_revocation_is_durable_before_its_commit() {
+async fn rule_18_a_revocation_is_durable_before_its_commit() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path();
     let opened = open(path);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use cove::model::{Item, ItemId, ItemState, Moment, OnUnknown, Timestamp, Verdict};
-use cove::store::{Ask, ClaimRefused, LEDGER_FILE, NewTask, Store, Verified, VerifyFinding};
+use cove::store::{Ask, ClaimRefused, LEDGER_FILE, NewTask, Pause, ResumeRefused, Store, Verified, VerifyFinding};
 
 use super::{MOMENT, NOW, failure, furnished, item, only_item, open, profile, publish, task};
 
@@ -118,5 +118,38 @@ async fn rule_12_found_in_the_middle_of_the_schedule_is_succeeded_and_ends_it() 
     assert_eq!(item.url.as_deref(), Some("http://127.0.0.1/p/1"));
     let ledger = std::fs::read_to_string(folder.path().join(LEDGER_FILE)).unwrap();
     assert!(ledger.contains("\"resolved\"") && ledger.contains("\"published\""), "{ledger}");
+    opened.close().await;
+}
+
+/// Nobody knows what went out since a state whose ledger is lost was saved: a look may find out, one item at a time.
+#[tokio::test]
+async fn rule_19_what_a_blind_restore_holds_is_released_by_what_a_verify_finds_and_by_nothing_less() {
+    let folder = tempfile::tempdir().unwrap();
+    let opened = furnished(folder.path()).await;
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        let made = opened.store.enqueue(NewTask { on_unknown: OnUnknown::Hold, ..retrying() }, NOW).await.unwrap();
+        ids.push(only_item(&opened.store, made.task).await);
+    }
+    let [there, missing, unclear] = ids[..] else { unreachable!() };
+    opened.close().await;
+    std::fs::remove_file(folder.path().join(LEDGER_FILE)).unwrap();
+
+    let opened = open(folder.path());
+    let store = &opened.store;
+    assert!(matches!(opened.report.pause, Some(Pause::Restored { blind: true, .. })));
+    let found = |_| VerifyFinding::Found { url: None, result: BTreeMap::new() };
+    assert_eq!(whole_schedule(store, there, found).await.0.state, ItemState::Succeeded);
+    let inconclusive = |run| if run == 3 { VerifyFinding::Inconclusive(failure()) } else { not_found(run) };
+    assert_eq!(whole_schedule(store, unclear, inconclusive).await.0.state, ItemState::Held);
+    assert_eq!(whole_schedule(store, missing, not_found).await.0.state, ItemState::Queued);
+    // Released is not started: a human resumes, and may not while anything is held that nobody has found out about.
+    assert_eq!(store.claim(missing, MOMENT).await.unwrap().unwrap_err(), ClaimRefused::Paused);
+    assert!(matches!(store.resume(false, NOW).await.unwrap_err(), ResumeRefused::Blind));
+    let task = store.item(unclear).await.unwrap().unwrap().task;
+    store.ask(task, Ask::Cancel, NOW).await.unwrap();
+    store.settle(task, NOW).await.unwrap();
+    store.resume(false, NOW).await.unwrap();
+    assert!(store.claim(missing, MOMENT).await.unwrap().is_ok());
     opened.close().await;
 }

@@ -4,6 +4,7 @@
 //! of a kind can answer (guards, limits, the daemon's own state) are added by [`super`]; here are those that are
 //! the route's own.
 
+#[allow(clippy::enum_glob_use, reason = "a table of nothing but codes")]
 use crate::api::error::Code::{self, *};
 
 /// What an answer holds.

@@ -3,6 +3,8 @@
 //! Bounds come from the constants that the handlers check by. Invariant: a request that fits its schema is refused for
 //! what it names (an unknown flow, a busy profile), never for its form; members that are not named are refused.
 
+#![allow(clippy::needless_pass_by_value, reason = "schemas are made where they are used")]
+
 use serde_json::{Value, json};
 
 use crate::api::sessions::TTL_SECONDS as SESSION_TTL;

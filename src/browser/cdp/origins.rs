@@ -6,23 +6,22 @@
 //! opened is kept inside as well, and noted; it is no page of the flow, and ends nothing.
 
 use std::collections::HashSet;
-use std::sync::Arc;
 use std::time::Duration;
 
+use chromiumoxide::Command;
 use chromiumoxide::cdp::browser_protocol::fetch::{
     ContinueRequestParams, EnableParams, EventRequestPaused, FailRequestParams, RequestPattern, RequestStage,
 };
 use chromiumoxide::cdp::browser_protocol::network::{ErrorReason, ResourceType};
 use chromiumoxide::cdp::browser_protocol::target::GetTargetsParams;
-use chromiumoxide::error::CdpError;
-use chromiumoxide::{Browser, Command};
-use futures_util::StreamExt;
 use serde_json::json;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::watch::{Observed, bounded, without_query};
+use super::wire::Wire;
+use super::{Trouble, is_page};
 use crate::model::flow::origin_of;
 
 /// A browser that does not answer this long is hung, and so is the page that waits for it.
@@ -33,6 +32,34 @@ const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
 pub struct Guard(watch::Receiver<Option<String>>);
 
 impl Guard {
+    /// Answers what the browser asks, once it is told to ask ([`enable`]). `main` is the target of the flow's page;
+    /// the others were there before.
+    pub(super) fn listen(
+        wire: &Wire,
+        main: &str,
+        others: HashSet<String>,
+        origins: &[String],
+        observed: &Observed,
+        tasks: &mut JoinSet<()>,
+    ) -> Self {
+        let (told, blocked) = watch::channel(None);
+        let mut paused = wire.listen::<EventRequestPaused>(None);
+        let watch = Watch {
+            wire: wire.clone(),
+            origins: origins.to_vec(),
+            main: main.to_owned(),
+            others,
+            told,
+            observed: observed.clone(),
+        };
+        tasks.spawn(async move {
+            while let Some(request) = paused.next().await {
+                watch.answer(&request).await;
+            }
+        });
+        Self(blocked)
+    }
+
     /// The address to which the page was about to go, without its query.
     pub fn blocked(&self) -> Option<String> {
         self.0.borrow().clone()
@@ -50,7 +77,7 @@ impl Guard {
 }
 
 struct Watch {
-    browser: Arc<Browser>,
+    wire: Wire,
     origins: Vec<String>,
     /// The main frame of the flow's page, which keeps its name wherever it goes.
     main: String,
@@ -60,41 +87,15 @@ struct Watch {
     observed: Observed,
 }
 
-/// `main` is the target of the flow's page.
-pub(super) async fn start(
-    browser: &Arc<Browser>,
-    main: &str,
-    origins: &[String],
-    observed: &Observed,
-    tasks: &mut JoinSet<()>,
-) -> Result<Guard, CdpError> {
-    let (told, blocked) = watch::channel(None);
-    let watch = Watch {
-        browser: Arc::clone(browser),
-        origins: origins.to_vec(),
-        main: main.to_owned(),
-        others: pages(browser).await?.into_iter().filter(|page| page != main).collect(),
-        told,
-        observed: observed.clone(),
-    };
-    let mut paused = browser.event_listener::<EventRequestPaused>().await?;
+/// From the answer on no document is fetched that was not asked for here.
+pub(super) async fn enable(wire: &Wire) -> Result<(), Trouble> {
     let documents = RequestPattern {
         url_pattern: Some("*".to_owned()),
         resource_type: Some(ResourceType::Document),
         request_stage: Some(RequestStage::Request),
     };
-    browser.execute(EnableParams { patterns: Some(vec![documents]), handle_auth_requests: None }).await?;
-    tasks.spawn(async move {
-        while let Some(request) = paused.next().await {
-            watch.answer(&request).await;
-        }
-    });
-    Ok(Guard(blocked))
-}
-
-async fn pages(browser: &Browser) -> Result<Vec<String>, CdpError> {
-    let targets = browser.execute(GetTargetsParams::default()).await?.result.target_infos;
-    Ok(targets.into_iter().filter(|target| target.r#type == "page").map(|target| target.target_id.into()).collect())
+    let asked = EnableParams { patterns: Some(vec![documents]), handle_auth_requests: None };
+    wire.call(None, asked).await.map(drop)
 }
 
 impl Watch {
@@ -123,8 +124,8 @@ impl Watch {
         if self.others.contains(frame) {
             return false;
         }
-        match timeout(ANSWER_DEADLINE, pages(&self.browser)).await {
-            Ok(Ok(pages)) => pages.iter().any(|page| page == frame),
+        match timeout(ANSWER_DEADLINE, self.wire.call(None, GetTargetsParams::default())).await {
+            Ok(Ok(now)) => now.target_infos.iter().any(|page| is_page(page) && page.target_id.inner() == frame),
             Ok(Err(error)) => {
                 tracing::debug!(%error, "whose document it is cannot be told");
                 true
@@ -139,7 +140,7 @@ impl Watch {
 
     /// A request that is gone meanwhile needs no answer.
     async fn send<C: Command>(&self, command: C) {
-        match timeout(ANSWER_DEADLINE, self.browser.execute(command)).await {
+        match timeout(ANSWER_DEADLINE, self.wire.call(None, command)).await {
             Ok(Ok(_)) => {}
             Ok(Err(error)) => tracing::debug!(%error, "a paused request was not answered"),
             Err(_) => tracing::debug!("the browser does not take the answer to a paused request"),

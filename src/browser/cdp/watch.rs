@@ -7,7 +7,6 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use chromiumoxide::Page;
 use chromiumoxide::cdp::browser_protocol::inspector::{EnableParams as EnableInspector, EventTargetCrashed};
 use chromiumoxide::cdp::browser_protocol::log::{EnableParams as EnableLog, EventEntryAdded, LogEntryLevel};
 use chromiumoxide::cdp::browser_protocol::network::{
@@ -16,14 +15,16 @@ use chromiumoxide::cdp::browser_protocol::network::{
 use chromiumoxide::cdp::browser_protocol::page::{
     EnableParams as EnablePage, EventJavascriptDialogOpening, HandleJavaScriptDialogParams,
 };
+use chromiumoxide::cdp::browser_protocol::target::SessionId;
 use chromiumoxide::cdp::js_protocol::runtime::{
     ConsoleApiCalledType, EnableParams as EnableRuntime, EventConsoleApiCalled, EventExceptionThrown,
 };
-use chromiumoxide::error::CdpError;
-use futures_util::StreamExt;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+
+use super::Trouble;
+use super::wire::Wire;
 
 /// Lines kept of one attempt.
 const MAX_LINES: usize = 500;
@@ -77,14 +78,14 @@ impl Crashed {
 }
 
 /// A page that crashed answers nothing any more, and the browser keeps the connection open: it is lost all the same.
-pub(super) async fn crashes(
-    page: &Page,
+pub(super) fn listen_for_a_crash(
+    wire: &Wire,
+    page: &SessionId,
     crashed: &Crashed,
     lost: &CancellationToken,
     tasks: &mut JoinSet<()>,
-) -> Result<(), CdpError> {
-    let mut crashes = page.event_listener::<EventTargetCrashed>().await?;
-    page.execute(EnableInspector::default()).await?;
+) {
+    let mut crashes = wire.listen::<EventTargetCrashed>(Some(page));
     let (crashed, lost) = (crashed.clone(), lost.clone());
     tasks.spawn(async move {
         if crashes.next().await.is_some() {
@@ -92,7 +93,6 @@ pub(super) async fn crashes(
             lost.cancel();
         }
     });
-    Ok(())
 }
 
 /// An address without its query, which may hold secrets.
@@ -104,14 +104,22 @@ pub(super) fn bounded(text: &str) -> &str {
     &text[..text.floor_char_boundary(MAX_TEXT_BYTES.min(text.len()))]
 }
 
-pub(super) async fn start(page: &Page, observed: &Observed, tasks: &mut JoinSet<()>) -> Result<(), CdpError> {
-    // chromiumoxide asks for some of these itself, but a page is handed out before it has.
-    page.execute(EnablePage::default()).await?;
-    page.execute(EnableNetwork::default()).await?;
-    page.execute(EnableRuntime::default()).await?;
-    page.execute(EnableLog::default()).await?;
-    answer_dialogs(page, observed, tasks).await?;
-    let mut calls = page.event_listener::<EventConsoleApiCalled>().await?;
+/// Asks the page to tell what is listened for, all of it at once.
+pub(super) async fn enable(wire: &Wire, page: &SessionId) -> Result<(), Trouble> {
+    tokio::try_join!(
+        wire.call(Some(page), EnablePage::default()),
+        wire.call(Some(page), EnableNetwork::default()),
+        wire.call(Some(page), EnableRuntime::default()),
+        wire.call(Some(page), EnableLog::default()),
+        wire.call(Some(page), EnableInspector::default()),
+    )?;
+    Ok(())
+}
+
+/// Notes what the page tells, once it is asked to ([`enable`]), and answers its dialogs.
+pub(super) fn listen(wire: &Wire, page: &SessionId, observed: &Observed, tasks: &mut JoinSet<()>) {
+    answer_dialogs(wire, page, observed, tasks);
+    let mut calls = wire.listen::<EventConsoleApiCalled>(Some(page));
     let noted = observed.clone();
     tasks.spawn(async move {
         while let Some(call) = calls.next().await {
@@ -129,14 +137,14 @@ pub(super) async fn start(page: &Page, observed: &Observed, tasks: &mut JoinSet<
             }
         }
     });
-    let mut thrown = page.event_listener::<EventExceptionThrown>().await?;
+    let mut thrown = wire.listen::<EventExceptionThrown>(Some(page));
     let noted = observed.clone();
     tasks.spawn(async move {
         while let Some(event) = thrown.next().await {
             noted.add(json!({"kind": "exception", "text": bounded(&super::thrown(&event.exception_details))}));
         }
     });
-    let mut entries = page.event_listener::<EventEntryAdded>().await?;
+    let mut entries = wire.listen::<EventEntryAdded>(Some(page));
     let noted = observed.clone();
     tasks.spawn(async move {
         while let Some(event) = entries.next().await {
@@ -147,11 +155,12 @@ pub(super) async fn start(page: &Page, observed: &Observed, tasks: &mut JoinSet<
             }
         }
     });
-    start_network(page, observed, tasks).await
+    note_bad_answers(wire, page, observed, tasks);
+    note_failed_requests(wire, page, observed, tasks);
 }
 
-async fn start_network(page: &Page, observed: &Observed, tasks: &mut JoinSet<()>) -> Result<(), CdpError> {
-    let mut answers = page.event_listener::<EventResponseReceived>().await?;
+fn note_bad_answers(wire: &Wire, page: &SessionId, observed: &Observed, tasks: &mut JoinSet<()>) {
+    let mut answers = wire.listen::<EventResponseReceived>(Some(page));
     let noted = observed.clone();
     tasks.spawn(async move {
         while let Some(event) = answers.next().await {
@@ -161,13 +170,12 @@ async fn start_network(page: &Page, observed: &Observed, tasks: &mut JoinSet<()>
             }
         }
     });
-    note_failed_requests(page, observed, tasks).await
 }
 
 /// A failure names its request by id alone: the addresses of those under way are remembered, the newest of them.
-async fn note_failed_requests(page: &Page, observed: &Observed, tasks: &mut JoinSet<()>) -> Result<(), CdpError> {
-    let mut requests = page.event_listener::<EventRequestWillBeSent>().await?;
-    let mut failures = page.event_listener::<EventLoadingFailed>().await?;
+fn note_failed_requests(wire: &Wire, page: &SessionId, observed: &Observed, tasks: &mut JoinSet<()>) {
+    let mut requests = wire.listen::<EventRequestWillBeSent>(Some(page));
+    let mut failures = wire.listen::<EventLoadingFailed>(Some(page));
     let noted = observed.clone();
     tasks.spawn(async move {
         let mut under_way = VecDeque::new();
@@ -194,19 +202,17 @@ async fn note_failed_requests(page: &Page, observed: &Observed, tasks: &mut Join
             }
         }
     });
-    Ok(())
 }
 
-async fn answer_dialogs(page: &Page, observed: &Observed, tasks: &mut JoinSet<()>) -> Result<(), CdpError> {
-    let mut dialogs = page.event_listener::<EventJavascriptDialogOpening>().await?;
-    let (noted, answering) = (observed.clone(), page.clone());
+fn answer_dialogs(wire: &Wire, page: &SessionId, observed: &Observed, tasks: &mut JoinSet<()>) {
+    let mut dialogs = wire.listen::<EventJavascriptDialogOpening>(Some(page));
+    let (noted, wire, page) = (observed.clone(), wire.clone(), page.clone());
     tasks.spawn(async move {
         while let Some(dialog) = dialogs.next().await {
             noted.add(json!({"kind": "dialog", "text": bounded(&dialog.message)}));
-            if let Err(error) = answering.execute(HandleJavaScriptDialogParams::new(true)).await {
+            if let Err(error) = wire.call(Some(&page), HandleJavaScriptDialogParams::new(true)).await {
                 tracing::debug!(%error, "a dialog was not answered");
             }
         }
     });
-    Ok(())
 }

@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn fence_16_a_dead_owners_files_are_removed() {
+    fn rule_16_a_dead_owners_files_are_removed() {
         let (_root, folder) = folder("anna");
         let mut dead = Command::new("true").spawn().unwrap();
         dead.wait().unwrap();
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn fence_16_a_living_owner_keeps_the_folder() {
+    fn rule_16_a_living_owner_keeps_the_folder() {
         let (_root, folder) = folder("anna");
         let lock = folder.path().join("SingletonLock");
         let switch = format!("--user-data-dir={}", folder.path().display());
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn fence_16_a_lock_of_another_machine_stays_unless_it_was_ours() {
+    fn rule_16_a_lock_of_another_machine_stays_unless_it_was_ours() {
         let (_root, folder) = folder("anna");
         let lock = folder.path().join("SingletonLock");
         symlink("elsewhere-12", &lock).unwrap();

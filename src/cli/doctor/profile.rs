@@ -71,7 +71,7 @@ pub async fn through_daemon(client: &Client, name: &str) -> [Line; 2] {
     let took = begun.elapsed();
     let stopped = close(client, &path).await;
     let started = opened.map(|_| Started { took, cdp, stats: None, stopped });
-    lines(START, CDP, &format!("`{name}`"), &started)
+    tried(name, &started)
 }
 
 /// The link to its DevTools, once it is up.
@@ -82,8 +82,8 @@ async fn wait(client: &Client, path: &str, begun: Instant) -> Result<Option<Stri
         if profile["opened"]["ready"] == true {
             return Ok(profile["devtools_url"].as_str().map(str::to_owned));
         }
-        if let Some(why) = open_error(&profile) {
-            return Err(failed(why));
+        if let Some(failure) = open_error(&profile) {
+            return Err(failure);
         }
         if begun.elapsed() > OPEN_WITHIN {
             return Err(failed(format!("it was not open within {} s", OPEN_WITHIN.as_secs())));
@@ -92,9 +92,17 @@ async fn wait(client: &Client, path: &str, begun: Instant) -> Result<Option<Stri
     }
 }
 
-fn open_error(profile: &Value) -> Option<String> {
+/// What the daemon met, by its code: what to do about it hangs on that.
+fn open_error(profile: &Value) -> Option<Failure> {
     let error = &profile["open_error"];
-    (!error.is_null()).then(|| error.as_str().map_or_else(|| error.to_string(), str::to_owned))
+    let text = error.as_str().map_or_else(|| error.to_string(), str::to_owned);
+    let by_code = || {
+        let (name, detail) = text.split_once(": ")?;
+        let code = FailureCode::ALL.iter().find(|code| code.name() == name)?;
+        Some(Failure::new(*code, detail))
+    };
+    let failure = || by_code().unwrap_or_else(|| Failure::new(FailureCode::BrowserStartFailed, &*text));
+    (!error.is_null()).then(failure)
 }
 
 /// Asks, and waits until it is so: nothing of this test may be left open.
@@ -108,7 +116,7 @@ async fn close(client: &Client, path: &str) -> Result<(), Failure> {
     let begun = Instant::now();
     while begun.elapsed() < OPEN_WITHIN {
         let profile = client.look(path).await.map_err(|error| failed(error.to_string()))?;
-        if profile["state"] != "in_use_by_operator" {
+        if profile["opened"].is_null() {
             return Ok(());
         }
         sleep(LOOK_EVERY).await;
@@ -237,8 +245,13 @@ mod tests {
         assert_eq!(status(FailureCode::ProfileInUse), [Status::Warning; 2], "in use is no error");
         assert_eq!(status(FailureCode::BrowserStartFailed), [Status::Error; 2]);
         assert_eq!(open_error(&json!({"open_error": null})), None);
-        assert_eq!(open_error(&json!({"open_error": "no"})).as_deref(), Some("no"));
-        assert_eq!(open_error(&json!({"open_error": {"a": 1}})).as_deref(), Some("{\"a\":1}"));
+        let of = |error: Value| open_error(&json!({"open_error": error})).map(|failure| (failure.code, failure.detail));
+        let start_failed = |why: &str| Some((FailureCode::BrowserStartFailed, why.to_owned()));
+        assert_eq!(of(json!("no")), start_failed("no"));
+        assert_eq!(of(json!("no: such code")), start_failed("no: such code"));
+        assert_eq!(of(json!({"a": 1})), start_failed("{\"a\":1}"));
+        let in_use = Some((FailureCode::ProfileInUse, "101 runs in Dolphin Anty: not for cove".to_owned()));
+        assert_eq!(of(json!("profile_in_use: 101 runs in Dolphin Anty: not for cove")), in_use);
     }
 
     #[tokio::test]

@@ -108,7 +108,8 @@ mod tests {
     use super::*;
     use crate::engine::event::Event;
     use crate::engine::state::Limits;
-    use crate::model::{BootId, BootTime, Timestamp};
+    use crate::model::{BootId, BootTime, ItemId, ProfileId, Timestamp};
+    use crate::store::{Head, Outlook};
 
     fn at(boot_seconds: u64, wall_seconds: u64) -> Moment {
         Moment {
@@ -209,5 +210,26 @@ mod tests {
         assert!(state.catching_up, "over a reboot the wall clock says it");
         state.begin_time(None, at(5, 5));
         assert!(!state.catching_up, "a first start has missed nothing");
+    }
+
+    #[test]
+    fn rule_24_what_was_missed_is_queued_then_spread_and_nothing_starts_before() {
+        let mut state = engine(60);
+        state.begin_time(
+            Some(ClockMark { believed: at(100, 100), suspect_since: None }),
+            at(100 + 86_400, 100 + 86_400),
+        );
+        let now = at(100 + 86_400, 100 + 86_400).wall;
+        let head = Head { profile: ProfileId::new("anna").unwrap(), priority: 0, item: ItemId::new(1) };
+        let looked = |overdue| Event::Outlook(Outlook { overdue, heads: vec![head.clone()], ..Outlook::default() });
+        state.apply(Event::Recovered(Vec::new()), now);
+        assert_eq!(state.apply(looked(true), now), Step::commit(Commit::Promote));
+        assert_eq!(state.apply(Event::Promoted { more: false }, now), Step::act(Act::Look));
+        assert_eq!(state.apply(looked(false), now), Step::commit(Commit::CatchUp { per_hour: 60 }));
+        assert_eq!(state.apply(Event::CaughtUp { more: true }, now), Step::default());
+        assert_eq!(state.apply(Event::Tick, now), Step::act(Act::Look));
+        assert_eq!(state.apply(looked(false), now), Step::commit(Commit::CatchUp { per_hour: 60 }));
+        assert_eq!(state.apply(Event::CaughtUp { more: false }, now), Step::act(Act::Look));
+        assert_eq!(state.apply(looked(false), now), Step::commit(Commit::Claim { item: ItemId::new(1) }));
     }
 }

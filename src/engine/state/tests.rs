@@ -12,7 +12,7 @@ use crate::model::{
     ProfileEffect, ProfileId, Task, TaskId, Timestamp, Verdict,
 };
 use crate::model::{Place, Proofs};
-use crate::store::{ArmRefused, Claim, Claimed, Head, Leftover, Outlook, Pause, Settled};
+use crate::store::{ArmRefused, Claim, Claimed, Head, Leftover, Outlook, Pause, Settled, VerifyBegun};
 
 pub(super) const NOW: Timestamp = Timestamp::from_millis(1_800_000_000_000);
 
@@ -102,6 +102,10 @@ fn verdict(step: &Step) -> Verdict {
         [Commit::Finish(end)] => end.verdict.clone(),
         other => panic!("one finish expected, found {other:?}"),
     }
+}
+
+const fn costs_an_attempt(verdict: &Verdict) -> bool {
+    matches!(verdict, Verdict::TryAgain { counted: true, .. })
 }
 
 fn failure(code: FailureCode) -> Failure {
@@ -333,7 +337,7 @@ fn rule_21_a_forced_cleanup_asks_what_is_not_armed_to_stop_and_frees_nothing_by_
 }
 
 #[test]
-fn a_drain_hands_back_what_is_not_armed_and_waits_for_what_is() {
+fn rule_8_a_drain_hands_back_what_is_not_armed_and_waits_for_what_is() {
     let mut state = engine();
     let unarmed = claim(&mut state, 1, "anna");
     let armed = claim(&mut state, 2, "boris");
@@ -389,7 +393,7 @@ fn leftover(number: u64, profile: &str, armed: bool, canceled: bool) -> Leftover
 }
 
 #[test]
-fn rule_15_recovery_hands_back_the_unarmed_and_looks_at_the_armed_before_any_claim() {
+fn rule_8_and_15_recovery_hands_back_the_unarmed_uncounted_and_looks_at_the_armed_before_any_claim() {
     let limits = Limits {
         slots: 9,
         retry_base: Duration::from_secs(1),
@@ -411,11 +415,11 @@ fn rule_15_recovery_hands_back_the_unarmed_and_looks_at_the_armed_before_any_cla
         .commit
         .iter()
         .map(|commit| match commit {
-            Commit::Finish(end) => (end.item.raw(), end.verdict.state()),
+            Commit::Finish(end) => (end.item.raw(), end.verdict.state(), costs_an_attempt(&end.verdict)),
             other => panic!("{other:?}"),
         })
         .collect();
-    assert_eq!(ends, [(1, ItemState::Queued), (3, ItemState::Canceled)]);
+    assert_eq!(ends, [(1, ItemState::Queued, false), (3, ItemState::Canceled, false)]);
     let looked_at: Vec<_> = step
         .then
         .iter()
@@ -429,6 +433,33 @@ fn rule_15_recovery_hands_back_the_unarmed_and_looks_at_the_armed_before_any_cla
     // Not confirmed: unknown, also where a cancel was asked for.
     let step = end(&mut state, Fence::new(104), AttemptEnd::Unknown(failure(FailureCode::RestartedAfterCommit)));
     assert!(matches!(verdict(&step), Verdict::OutcomeUnknown(_)));
+}
+
+/// A human has answered: the verify that looks for the answer stops, and the profile is free behind its browser.
+#[test]
+fn rule_14_a_resolve_interrupts_the_verify_of_its_item_and_nothing_else() {
+    let mut state = engine();
+    let begin = |state: &mut State, number: u64, profile: &str| {
+        let item = Item { state: ItemState::OutcomeUnknown, ..item(number, profile) };
+        let fence = Fence::new(number + 200);
+        let begun = VerifyBegun { item: item.clone(), task: task(), fence };
+        let work = Work::Verify { item: Box::new(item), task: Box::new(task()) };
+        let step = state.apply(Event::VerifyBegun(Box::new(begun)), NOW);
+        assert_eq!(step, Step::act(Act::Start { fence, work }));
+        fence
+    };
+    let (looks, _other) = (begin(&mut state, 1, "anna"), begin(&mut state, 2, "boris"));
+    let step = state.apply(Event::Resolved { item: ItemId::new(1) }, NOW);
+    assert_eq!((step.commit, step.then), (Vec::new(), vec![Act::Interrupt { fence: looks }, Act::Look]));
+    // What it had seen by then is nothing: its browser is closed, and only then is the lock freed.
+    let looked = Event::Looked { fence: looks, look: None, evidence: Vec::new(), stopped: None, browser: true };
+    let profile = ProfileId::new("anna").unwrap();
+    assert_eq!(state.apply(looked, NOW), Step::act(Act::Close { fence: looks, profile: profile.clone() }));
+    assert!(claims(&state.apply(outlook(&[("anna", 1)]), NOW)).is_empty(), "beside the browser that looked");
+    let step = state.apply(Event::Closed { fence: looks }, NOW);
+    assert_eq!(step, Step::commit(Commit::Release { profile, fence: looks }));
+    let step = state.apply(Event::Resolved { item: ItemId::new(9) }, NOW);
+    assert!(!step.then.iter().any(|act| matches!(act, Act::Interrupt { .. })), "{step:?}");
 }
 
 /// What runs goes on to its end, armed or not; cancels are carried out; nothing new begins.

@@ -133,7 +133,7 @@ impl LedgerFile for Failing {
 }
 
 #[test]
-fn a_failed_write_is_final() {
+fn rule_11_a_failed_write_is_final() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("ledger");
     let file = LedgerOnDisk::open(&path, Ballast::of(folder.path())).unwrap();

@@ -114,16 +114,25 @@ async fn what_is_no_file_with_bytes_is_refused() {
 }
 
 #[tokio::test]
-async fn fence_rule_3_a_changed_file_is_seen() {
+async fn rule_3_a_changed_file_is_seen() {
     let place = place();
     let name = place.file("a.mp4", b"abc");
     let file = place.store.resolve(&name).await.unwrap();
     assert!(unchanged(&file).await.unwrap());
     std::fs::write(&name, b"abcd").unwrap();
     assert!(!unchanged(&file).await.unwrap());
+    // Each of what is looked at counts alone: the size under the old time, the time under the old size.
+    let set_modified = |at| std::fs::File::options().write(true).open(&name).unwrap().set_modified(at).unwrap();
+    let accepted = std::time::UNIX_EPOCH + std::time::Duration::from_nanos(file.mtime_ns.try_into().unwrap());
+    set_modified(accepted);
+    assert!(!unchanged(&file).await.unwrap());
+    std::fs::write(&name, b"abd").unwrap();
+    set_modified(accepted + std::time::Duration::from_secs(1));
+    assert!(!unchanged(&file).await.unwrap());
     // The same bytes in another inode are another file as well.
     std::fs::write(place.root.join("b"), b"abc").unwrap();
     std::fs::rename(place.root.join("b"), &name).unwrap();
+    set_modified(accepted);
     assert!(!unchanged(&file).await.unwrap());
     let again = place.store.resolve(&name).await.unwrap();
     assert_eq!(again.sha256, ABC);

@@ -153,18 +153,37 @@ async fn what_a_person_opened_is_left_alone_and_what_is_not_there_is_said() {
 #[tokio::test(flavor = "multi_thread")]
 async fn beside_a_daemon_the_profile_is_opened_by_it() {
     let simulator = Simulator::start();
-    simulator.ask("/profiles", &json!([{"id": 101, "name": "anna", "browser": "chromium"}])).await;
+    simulator
+        .ask("/profiles", &json!([{"id": 101, "name": "anna", "browser": "chromium"}, {"id": 102, "name": "boris"}]))
+        .await;
     let settings = format!(
-        "[dolphin]\napi_host = \"{}\"\ncloud_host = \"{}\"\nprofiles = [\"101=anna\"]",
+        "[dolphin]\napi_host = \"{}\"\ncloud_host = \"{}\"\nprofiles = [\"101=anna\", \"102=boris\"]",
         simulator.api, simulator.cloud
     );
     let daemon = Daemon::start_as(&settings, &[("COVE_BROWSER__PROVIDER", "dolphin")]).await;
-    let folder = daemon.folder.path().to_owned();
-    let run = move || doctor(&folder, &[("COVE_BROWSER__PROVIDER", "dolphin")], &["--profile", "anna"]);
-    let (report, code) = tokio::task::spawn_blocking(run).await.unwrap();
+    let run = |name: &'static str| {
+        let folder = daemon.folder.path().to_owned();
+        let run = move || doctor(&folder, &[("COVE_BROWSER__PROVIDER", "dolphin")], &["--profile", name]);
+        async { tokio::task::spawn_blocking(run).await.unwrap() }
+    };
+    let (report, code) = run("anna").await;
     is(&report, "daemon", "ok", &format!("process {}", daemon.pid()));
-    is(&report, "dolphin_profiles", "ok", "1 profile named in the configuration");
+    is(&report, "dolphin_profiles", "ok", "2 profiles named in the configuration");
     is(&report, "profile_start", "ok", "`anna` started in");
     is(&report, "profile_cdp", "ok", "Chrome");
     assert_eq!((code, simulator.browsers().await), (Some(0), 0), "{report:#}");
+    // A person's window is left alone, and that is no error.
+    simulator.ask("/profiles/101/open", &Value::Null).await;
+    let (report, code) = run("anna").await;
+    is(&report, "profile_start", "warning", "is in use, and was left alone");
+    assert_eq!((code, simulator.browsers().await), (Some(0), 1), "{report:#}");
+    simulator.ask("/profiles/101/close", &Value::Null).await;
+
+    // What is down is told by its own code, with what to do about that.
+    simulator.ask("/app", &json!({"action": "down"})).await;
+    let (report, code) = run("boris").await;
+    is(&report, "profile_start", "error", "no connection");
+    let help = line(&report, "profile_start")["help"].as_str().unwrap_or_default().to_owned();
+    assert!(help.contains("Dolphin Anty") && !help.contains("sandbox"), "{report:#}");
+    assert_eq!(code, Some(UNSOUND), "{report:#}");
 }

@@ -158,7 +158,7 @@ async fn a_task_has_one_item_at_least_and_a_bound() {
 }
 
 #[tokio::test]
-async fn fence_rule_2_keys_come_from_the_idempotency_key_and_are_never_equal() {
+async fn rule_2_keys_come_from_the_idempotency_key_and_are_never_equal() {
     let named = Bounds { idempotency_key: Some("spring".to_owned()), ..bounds() };
     let mut walk = Walk::default();
     let body = json!({"flow": "f", "items": [{"profile": "a"}, {"profile": "a", "key": "own"}, {"profile": "a"}]});
