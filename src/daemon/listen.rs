@@ -94,8 +94,7 @@ async fn bind_socket(path: &Path) -> Result<UnixListener, ListenError> {
         std::fs::remove_file(path).map_err(failed)?;
     }
     let listener = UnixListener::bind(path).map_err(failed)?;
-    let own = User { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw() };
-    let mode = if service_group(own).is_some() { 0o660 } else { 0o600 };
+    let mode = if service_group(User::own()).is_some() { 0o660 } else { 0o600 };
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(failed)?;
     Ok(listener)
 }
