@@ -69,7 +69,8 @@ impl Listeners {
         let tcp = || TcpListener::from_std(self.tcp.as_fd().try_clone_to_owned()?.into());
         let unix = || UnixListener::from_std(self.unix.as_fd().try_clone_to_owned()?.into());
         let tcp = tcp().map_err(|error| ListenError::Tcp { address: self.address, error })?;
-        let unix = unix().map_err(|error| ListenError::Unix { path: self.socket.clone().unwrap_or_default(), error })?;
+        let unix =
+            unix().map_err(|error| ListenError::Unix { path: self.socket.clone().unwrap_or_default(), error })?;
         Ok((tcp, unix))
     }
 }

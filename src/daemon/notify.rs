@@ -32,7 +32,8 @@ pub(super) fn waiting(why: &str) {
 
 /// `limit`: how long what is armed is waited for. The unit's own time-out does not know what was configured.
 pub(super) fn stopping(limit: Duration) {
-    let status = format!("stopping: what is past its commit point is finished first, for {} s at most", limit.as_secs());
+    let status =
+        format!("stopping: what is past its commit point is finished first, for {} s at most", limit.as_secs());
     send(&[NotifyState::Stopping, NotifyState::Status(&status), extended(limit + PATIENCE)]);
 }
 
@@ -77,5 +78,26 @@ fn extended(by: Duration) -> NotifyState<'static> {
 fn send(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
         tracing::warn!(%error, "systemd cannot be told how the daemon is");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{STILL_AFTER, trouble};
+    use crate::model::{Clock as _, SystemClock};
+    use crate::store::Store;
+
+    #[tokio::test]
+    async fn a_loop_that_stands_still_is_no_life() {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, writer, _) = Store::open(folder.path(), SystemClock.moment()).unwrap();
+        let within = Duration::from_secs(60);
+        assert_eq!(trouble(Duration::ZERO, &store, within).await, None);
+        let still = trouble(STILL_AFTER + Duration::from_secs(1), &store, within).await.unwrap();
+        assert!(still.contains("engine") && still.contains("21 s"), "{still}");
+        drop(store);
+        writer.join();
     }
 }

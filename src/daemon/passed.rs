@@ -71,7 +71,9 @@ impl Passed {
             match ready(unix.set_nonblocking(true), path) {
                 Ok(Some(path)) => {
                     let wanted = loaded.config.socket_path();
-                    if wanted != path && let Some(source) = loaded.set.get("server.socket") {
+                    if wanted != path
+                        && let Some(source) = loaded.set.get("server.socket")
+                    {
                         let (wanted, path) = (wanted.display().to_string(), path.display().to_string());
                         errors.push(differs("server.socket", source, &wanted, &path));
                     }
