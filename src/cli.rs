@@ -11,6 +11,7 @@ mod follow;
 mod local;
 mod online;
 mod open;
+mod papers;
 pub mod practice;
 pub mod remote;
 mod render;
@@ -131,6 +132,10 @@ enum Command {
     /// The configuration
     #[command(subcommand)]
     Config(local::ConfigCommand),
+    /// Print what completes commands in a shell: bash, zsh, fish, elvish or powershell
+    Completions(papers::CompletionsArgs),
+    /// Print the manual page, or write those of all commands
+    Man(papers::ManArgs),
 }
 
 /// For threads that nobody waits for any more.
@@ -182,6 +187,8 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
         Command::Tokens(command) => tokens::run(&global, command).await,
         Command::Snapshots(command) => snapshots::run(&global, command).await,
         Command::Config(command) => Ok(local::config(&command, global.config)),
+        Command::Completions(args) => Ok(papers::completions(&args)),
+        Command::Man(args) => papers::man(&args),
         Command::Flows(words::FlowsCommand::Check { file, json }) => local::check_flow(&file, json),
         command => {
             let client = match connect(&global)? {
@@ -215,6 +222,8 @@ async fn online(client: &Client, global: &Global, command: Command) -> anyhow::R
         | Command::Doctor(_)
         | Command::Tokens(_)
         | Command::Snapshots(_)
+        | Command::Completions(_)
+        | Command::Man(_)
         | Command::Config(_) => unreachable!("carried out without a daemon"),
     }
 }
@@ -338,6 +347,9 @@ mod tests {
             "cove flows add atelier flow.json",
             "cove flows check flow.json --json",
             "cove config show",
+            "cove completions fish",
+            "cove man",
+            "cove man --dir /tmp/man",
             "cove tokens create ci --scope read --scope submit --expires-days 90 --json",
             "cove tokens list --json",
             "cove tokens revoke k7",

@@ -9,6 +9,8 @@
 //! whatever is armed is armed on disk.
 
 mod listen;
+mod notify;
+mod passed;
 mod provider;
 mod reload;
 mod tokens;
@@ -40,6 +42,7 @@ use crate::store::ballast::is_full;
 use crate::store::snapshot::SnapshotReason;
 use crate::store::{BootReport, OpenError, Store, StoreError, WriterThread};
 use listen::{ListenFile, Listeners};
+pub use passed::Passed;
 use reload::Reloader;
 
 /// A configuration or a state file that a restart cannot mend (sysexits `EX_CONFIG`).
@@ -110,17 +113,18 @@ impl ServeError {
     }
 }
 
-/// Runs until SIGTERM or SIGINT. `sources` is where the settings came from, for SIGHUP.
-pub async fn serve(config: Config, sources: Sources) -> Result<(), ServeError> {
+/// Runs until SIGTERM or SIGINT. `sources` is where the settings came from, for SIGHUP; `passed`: sockets to serve on,
+/// instead of those that the configuration names.
+pub async fn serve(config: Config, sources: Sources, passed: Passed) -> Result<(), ServeError> {
     let config = Arc::new(config);
     let state_dir = config.state_dir();
     crate::browser::host::raise_open_files();
     let mut signals = Signals::new().map_err(ServeError::Signal)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let ((store, writer, report), listeners) = match wait::open(&config, &state_dir, clock.as_ref()) {
-        Ok(opened) => (opened, Listeners::bind(config.server.listen, &config.socket_path()).await?),
+        Ok(opened) => (opened, Listeners::open(passed, &config).await?),
         Err(error) if error.is_full() => {
-            match wait::for_space(&config, &state_dir, &clock, &mut signals, error).await? {
+            match wait::for_space(&config, passed, &state_dir, &clock, &mut signals, error).await? {
                 Some(ready) => ready,
                 None => return Ok(()),
             }
@@ -141,6 +145,7 @@ pub async fn serve(config: Config, sources: Sources) -> Result<(), ServeError> {
             if running.engine_handle.view().ready {
                 listen_file = Some(ListenFile::write(&state_dir, running.address)?);
                 println!("cove is ready: http://{}", running.address);
+                notify::ready(running.address);
             }
             None
         }
@@ -173,9 +178,12 @@ struct Running {
     listing: JoinHandle<()>,
     /// Tells the feed; nobody waits for it.
     announcing: JoinHandle<()>,
+    /// Tells systemd that the daemon is alive; nobody waits for it.
+    pulsing: JoinHandle<()>,
     stop_api: CancellationToken,
     provider: Arc<dyn Provider>,
-    socket: PathBuf,
+    /// To be removed at the end; none where it was passed.
+    socket: Option<PathBuf>,
 }
 
 impl Running {
@@ -214,6 +222,7 @@ impl Running {
             retention: config.retention.clone(),
         };
         let announcer = Announcer::new(store.feed().clone(), engine_handle.clone(), breakers.clone(), clock.clone());
+        let pulse = notify::pulse(engine_handle.clone(), store.clone());
         let shared = Arc::new(Shared {
             store,
             provider: provider.clone(),
@@ -242,6 +251,7 @@ impl Running {
             backups,
             listing: tokio::spawn(roster::run(roster, stop_api.clone())),
             announcing: tokio::spawn(announce::run(announcer, stop_api.clone())),
+            pulsing: tokio::spawn(pulse),
             stop_api,
             provider,
             socket,
@@ -278,6 +288,7 @@ impl Running {
                 Some(if panicked { Err(ServeError::Panicked("the API")) } else { Ok(()) })
             }
         };
+        notify::stopping(Duration::from_secs(config.engine.drain_seconds));
         if result.is_none() {
             result = self.drain(config, signals).await;
         }
@@ -294,10 +305,11 @@ impl Running {
         self.keeping.abort();
         self.listing.abort();
         self.announcing.abort();
+        self.pulsing.abort();
         self.webhooks.abort();
         self.disk.abort();
         self.provider.shutdown().await;
-        listen::remove_socket(&self.socket);
+        listen::remove_socket(self.socket.as_deref());
         // The last handles of the store go with the tasks; the writer then closes the file.
         drop((self, backups));
         let joined = tokio::task::spawn_blocking(|| writer.join());

@@ -143,6 +143,11 @@ impl Store {
         self.writer.failed()
     }
 
+    /// Comes back when the writer has dealt with all that was handed to it before. Nothing is written.
+    pub async fn answers(&self) -> Result<(), StoreError> {
+        sure(self.writer.submit(|_| Ok(Ok(()))).await)
+    }
+
     /// What happened since the store was opened.
     #[must_use]
     pub const fn feed(&self) -> &Feed {

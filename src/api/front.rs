@@ -88,8 +88,7 @@ pub struct Front {
 impl Front {
     pub fn new(context: Arc<Context>, address: SocketAddr) -> Self {
         let limiter = Limiter::new(context.limits.clone());
-        let own = User { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw() };
-        let trust = Trust::new(context.config.trusted_networks(), own);
+        let trust = Trust::new(context.config.trusted_networks(), User::own());
         let names = OwnNames::new(address, &context.config.server.allowed_hosts);
         Self { context, router: Router::new(), names, address, limiter, trust }
     }

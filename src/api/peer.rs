@@ -25,6 +25,15 @@ pub struct User {
     pub gid: u32,
 }
 
+impl User {
+    /// This process. The group is the user's own one: a service may run with another, for the files that it makes.
+    pub fn own() -> Self {
+        let uid = rustix::process::geteuid().as_raw();
+        let named = std::fs::read_to_string(USERS).ok().and_then(|users| own_group(&users, uid));
+        Self { uid, gid: named.unwrap_or_else(|| rustix::process::getegid().as_raw()) }
+    }
+}
+
 impl Peer {
     pub const fn is_unix(self) -> bool {
         matches!(self, Self::Unix(_))
@@ -92,6 +101,13 @@ impl Trust {
             _ => false,
         }
     }
+}
+
+fn own_group(users: &str, uid: u32) -> Option<u32> {
+    users.lines().find_map(|line| {
+        let fields: Vec<&str> = line.split(':').collect();
+        (fields.get(2)?.parse() == Ok(uid)).then(|| fields.get(3)?.parse().ok())?
+    })
 }
 
 fn is_member(users: &str, groups: &str, uid: u32, gid: u32) -> bool {
@@ -167,6 +183,7 @@ mod tests {
         let groups = "root:x:0:\ncove:x:980:anna,carla\nother:x:981:boris\nempty:x:982:\n";
         assert!(is_member(users, groups, 1_000, 980));
         assert!(!is_member(users, groups, 1_001, 980) && !is_member(users, groups, 1_000, 981));
+        assert_eq!((own_group(users, 1_001), own_group(users, 7)), (Some(1_001), None));
         assert!(!is_member(users, groups, 7, 980) && !is_member(users, groups, 1_002, 982));
     }
 }

@@ -39,6 +39,9 @@ pub const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a stop waits for running requests.
 pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 const FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
+/// At a stop, what a connection has for its first request, from when it was accepted. With sockets that stay open over
+/// a restart nobody is refused only if those who were just let in are heard.
+const FIRST_REQUEST: Duration = Duration::from_millis(500);
 const MAX_HEAD_BYTES: usize = 32 * 1024;
 const MAX_BUFFER_BYTES: usize = 64 * 1024;
 const MAX_HEADERS: usize = 64;
@@ -69,12 +72,21 @@ struct Entry {
     busy: AtomicBool,
     since: Mutex<Instant>,
     cut: CancellationToken,
+    /// The first request has come.
+    begun: CancellationToken,
 }
 
 impl Entry {
     fn set_busy(&self, busy: bool) {
         self.busy.store(busy, Ordering::Relaxed);
         *self.since.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    /// Comes back with the first request, or when there was time enough for one.
+    async fn first_request(&self) {
+        let left = self.waiting_since().map_or(Duration::ZERO, |since| FIRST_REQUEST.saturating_sub(since.elapsed()));
+        // In time or not: what follows is the same.
+        let _ = timeout(left, self.begun.cancelled()).await;
     }
 
     fn waiting_since(&self) -> Option<Instant> {
@@ -135,7 +147,8 @@ impl Registry {
         }
         self.next += 1;
         let (busy, since) = (AtomicBool::new(false), Mutex::new(Instant::now()));
-        let entry = Arc::new(Entry { busy, since, cut: CancellationToken::new() });
+        let (cut, begun) = (CancellationToken::new(), CancellationToken::new());
+        let entry = Arc::new(Entry { busy, since, cut, begun });
         self.entries.insert(self.next, Arc::clone(&entry));
         (self.next, entry)
     }
@@ -241,6 +254,13 @@ where
         // The stop first: an answer that becomes ready at the same moment still says `Connection: close`.
         biased;
         () = stop.cancelled() => {
+            if !entry.begun.is_cancelled() {
+                tokio::select! {
+                    biased;
+                    _ = served.as_mut() => return id,
+                    () = entry.first_request() => {}
+                }
+            }
             // Without a request there is only the end of an answer to flush.
             let bound = if entry.waiting_since().is_some() { FLUSH_TIMEOUT } else { CLOSE_TIMEOUT };
             served.as_mut().graceful_shutdown();
@@ -279,6 +299,7 @@ struct Busy(Arc<Entry>);
 impl Busy {
     fn begin(entry: Arc<Entry>) -> Self {
         entry.set_busy(true);
+        entry.begun.cancel();
         Self(entry)
     }
 }

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::{exit, load, print, print_json, tell};
 use crate::browser::host::{self, HostOptions};
 use crate::config::Sources;
-use crate::daemon;
+use crate::daemon::{self, Passed};
 use crate::model::flow::{Flow, Severity};
 use crate::telemetry;
 
@@ -29,11 +29,16 @@ pub enum ConfigCommand {
 
 pub async fn serve(file: Option<PathBuf>, state_dir: Option<PathBuf>) -> u8 {
     let sources = Sources::from_process(file.clone(), state_dir.clone());
-    let loaded = match load(file, state_dir) {
+    let mut loaded = match load(file, state_dir) {
         Ok(loaded) => loaded,
         Err(code) => return code,
     };
-    let refused = loaded.check_serve();
+    // First: who may be let in depends on where the daemon really listens.
+    let (passed, mut refused) = match Passed::take(&mut loaded) {
+        Ok(passed) => (passed, Vec::new()),
+        Err(errors) => (Passed::default(), errors),
+    };
+    refused.extend(loaded.check_serve());
     if !refused.is_empty() {
         for error in refused {
             tell(&format!("cove: {error}"));
@@ -47,7 +52,7 @@ pub async fn serve(file: Option<PathBuf>, state_dir: Option<PathBuf>) -> u8 {
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
-    match daemon::serve(loaded.config, sources).await {
+    match daemon::serve(loaded.config, sources, passed).await {
         Ok(()) => exit::OK,
         Err(error) => {
             // On a terminal the log may be elsewhere; under systemd this line is the status.

@@ -56,6 +56,8 @@ pub struct Loaded {
     pub warnings: Vec<String>,
     /// `section.key` to where its value came from, for every value that is not the default.
     pub origins: BTreeMap<String, String>,
+    /// The same for every value that somebody wrote, also where it is the default.
+    pub set: BTreeMap<String, String>,
     /// The file that was read.
     pub file: Option<PathBuf>,
 }
@@ -108,8 +110,8 @@ pub(super) fn load_with(sources: &Sources, system_file: &Path) -> Result<Loaded,
         return Err(errors);
     }
     warnings.extend(config.media.roots.iter().filter_map(|root| root_warning(root)));
-    let origins = origins(&entries);
-    Ok(Loaded { config, warnings, origins, file })
+    let (origins, set) = (origins(&entries), written(&entries));
+    Ok(Loaded { config, warnings, origins, set, file })
 }
 
 /// A file that is there but cannot be read is chosen all the same, and is an error then: running
@@ -183,6 +185,11 @@ fn resolve(config: &mut Config, places: Places<'_>, entries: &Entries, errors: &
     }
     config.state.dir = Some(state_dir);
     config.server.socket = Some(socket);
+}
+
+fn written(entries: &Entries) -> BTreeMap<String, String> {
+    let valued = entries.iter().filter(|(_, entry)| entry.value.is_some());
+    valued.map(|(path, entry)| (path.clone(), entry.source.clone())).collect()
 }
 
 fn root_warning(root: &Path) -> Option<String> {

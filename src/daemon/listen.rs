@@ -1,6 +1,7 @@
 //! The two listeners and what tells others about them: `<state dir>/listen` holds `host:port` and a
 //! newline, written atomically, removed on stop. A socket file that nobody answers is a leftover and is
-//! replaced; one that is answered belongs to another daemon and is left alone.
+//! replaced; one that is answered belongs to another daemon and is left alone. Sockets that were passed are
+//! used as they are ([`super::passed`]).
 
 use std::io::Write;
 use std::net::SocketAddr;
@@ -10,7 +11,9 @@ use std::path::{Path, PathBuf};
 
 use tokio::net::{TcpListener, TcpSocket, UnixListener, UnixStream};
 
+use super::Passed;
 use crate::api::peer::{User, service_group};
+use crate::config::Config;
 use crate::store::ballast::Ballast;
 
 /// Connections that wait to be accepted, in a burst; the kernel takes what it allows of it.
@@ -37,18 +40,28 @@ pub(super) struct Listeners {
     pub unix: UnixListener,
     /// The address really bound.
     pub address: SocketAddr,
-    pub socket: PathBuf,
+    /// The file of the unix socket, if it was made here.
+    pub socket: Option<PathBuf>,
 }
 
 impl Listeners {
-    pub async fn bind(address: SocketAddr, socket: &Path) -> Result<Self, ListenError> {
-        let tcp = bind_tcp(address).map_err(|error| match error.kind() {
+    /// Each of the two as it was passed, else bound as it is configured.
+    pub async fn open(passed: Passed, config: &Config) -> Result<Self, ListenError> {
+        let (address, path) = (config.server.listen, config.socket_path());
+        let tcp = match passed.tcp {
+            Some(tcp) => TcpListener::from_std(tcp),
+            None => bind_tcp(address),
+        };
+        let tcp = tcp.map_err(|error| match error.kind() {
             std::io::ErrorKind::AddrInUse => ListenError::PortInUse { address },
             _ => ListenError::Tcp { address, error },
         })?;
         let bound = tcp.local_addr().map_err(|error| ListenError::Tcp { address, error })?;
-        let unix = bind_socket(socket).await?;
-        Ok(Self { tcp, unix, address: bound, socket: socket.to_owned() })
+        let (unix, socket) = match passed.unix {
+            Some(unix) => (UnixListener::from_std(unix).map_err(|error| ListenError::Unix { path, error })?, None),
+            None => (bind_socket(&path).await?, Some(path)),
+        };
+        Ok(Self { tcp, unix, address: bound, socket })
     }
 
     /// The same two for somebody who closes theirs before these are used.
@@ -56,7 +69,8 @@ impl Listeners {
         let tcp = || TcpListener::from_std(self.tcp.as_fd().try_clone_to_owned()?.into());
         let unix = || UnixListener::from_std(self.unix.as_fd().try_clone_to_owned()?.into());
         let tcp = tcp().map_err(|error| ListenError::Tcp { address: self.address, error })?;
-        let unix = unix().map_err(|error| ListenError::Unix { path: self.socket.clone(), error })?;
+        let unix =
+            unix().map_err(|error| ListenError::Unix { path: self.socket.clone().unwrap_or_default(), error })?;
         Ok((tcp, unix))
     }
 }
@@ -81,13 +95,13 @@ async fn bind_socket(path: &Path) -> Result<UnixListener, ListenError> {
         std::fs::remove_file(path).map_err(failed)?;
     }
     let listener = UnixListener::bind(path).map_err(failed)?;
-    let own = User { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw() };
-    let mode = if service_group(own).is_some() { 0o660 } else { 0o600 };
+    let mode = if service_group(User::own()).is_some() { 0o660 } else { 0o600 };
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(failed)?;
     Ok(listener)
 }
 
-pub(super) fn remove_socket(path: &Path) {
+pub(super) fn remove_socket(path: Option<&Path>) {
+    let Some(path) = path else { return };
     if let Err(error) = std::fs::remove_file(path) {
         tracing::warn!(path = %path.display(), %error, "the socket file stays behind");
     }

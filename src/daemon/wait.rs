@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::listen::{ListenFile, Listeners};
-use super::{ServeError, Signals, make_private_dir};
+use super::{Passed, ServeError, Signals, make_private_dir, notify};
 use crate::api;
 use crate::config::Config;
 use crate::model::Clock;
@@ -29,13 +29,14 @@ pub(super) fn open(config: &Config, state_dir: &Path, clock: &dyn Clock) -> Resu
 /// Tries until there is space. None: a signal came first.
 pub(super) async fn for_space(
     config: &Config,
+    passed: Passed,
     state_dir: &Path,
     clock: &Arc<dyn Clock>,
     signals: &mut Signals,
     first: ServeError,
 ) -> Result<Option<(Opened, Listeners)>, ServeError> {
     tracing::error!("waiting for disk space: {first}");
-    let listeners = Listeners::bind(config.server.listen, &config.socket_path()).await?;
+    let listeners = Listeners::open(passed, config).await?;
     let listen_file = ListenFile::write(state_dir, listeners.address);
     if let Err(error) = &listen_file {
         tracing::warn!(%error, address = %listeners.address, "clients have to know the address by themselves");
@@ -62,7 +63,7 @@ pub(super) async fn for_space(
             if let Ok(file) = listen_file {
                 file.remove();
             }
-            super::listen::remove_socket(&listeners.socket);
+            super::listen::remove_socket(listeners.socket.as_deref());
             Ok(None)
         }
     }
@@ -75,6 +76,7 @@ async fn look_until_it_opens(
     signals: &mut Signals,
 ) -> Result<Option<Opened>, ServeError> {
     loop {
+        notify::waiting("waiting for disk space");
         tokio::select! {
             name = signals.next() => {
                 tracing::info!(signal = name, "stopping");

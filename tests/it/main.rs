@@ -29,6 +29,7 @@ mod rig;
 mod sessions;
 mod snapshots;
 mod studio;
+mod systemd;
 mod tokens;
 mod waits;
 mod webhooks;

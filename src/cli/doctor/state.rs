@@ -310,7 +310,8 @@ mod tests {
 
     fn loaded(config: Config, warnings: &[&str]) -> Loaded {
         let warnings = warnings.iter().map(ToString::to_string).collect();
-        Loaded { config, warnings, origins: std::collections::BTreeMap::new(), file: Some("/c.toml".into()) }
+        let none = std::collections::BTreeMap::new;
+        Loaded { config, warnings, origins: none(), set: none(), file: Some("/c.toml".into()) }
     }
 
     #[test]
