@@ -7,7 +7,9 @@
 
 use std::path::Path;
 
-use cove::model::{BootId, BootTime, ItemId, ItemState, Job, JobRecord, LockOwner, Moment, Place, ProfileId, Timestamp};
+use cove::model::{
+    BootId, BootTime, ItemId, ItemState, Job, JobRecord, LockOwner, Moment, Place, ProfileId, Timestamp,
+};
 use cove::store::{
     Idempotency, ItemQuery, LEDGER_FILE, LockQuery, SCHEMA_VERSION, STATE_FILE, Store, StoreError, TaskQuery,
 };

@@ -123,8 +123,7 @@ fn part(number: i8) -> u32 {
 impl CronDateTime for Local {
     fn to_civil(&self) -> CivilDateTime {
         let local = self.0.datetime();
-        let date =
-            CivilDate::from_parts_unchecked(i32::from(local.year()), part(local.month()), part(local.day()));
+        let date = CivilDate::from_parts_unchecked(i32::from(local.year()), part(local.month()), part(local.day()));
         let time = CivilTime::from_parts_unchecked(part(local.hour()), part(local.minute()), part(local.second()));
         CivilDateTime::new(date, time)
     }

@@ -47,7 +47,7 @@ async fn ended(daemon: &Daemon, name: &str) -> Value {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_job_is_there_runs_by_hand_and_is_remembered_over_a_kill() {
-    let mut daemon = Daemon::start_as("[limits]\nrequests = 0\nmetrics = 0", &[]).await;
+    let mut daemon = Daemon::start().await;
     for (name, schedule) in JOBS {
         let job = job(&daemon, name).await;
         assert_eq!(job["schedule"], schedule);
@@ -96,7 +96,7 @@ async fn every_job_is_there_runs_by_hand_and_is_remembered_over_a_kill() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_that_runs_is_refused_and_one_that_is_not_there_is_told() {
-    let daemon = Daemon::start_as("[limits]\nrequests = 0", &[("COVE_MAINTENANCE__SNAPSHOT", "off")]).await;
+    let daemon = Daemon::start_as("", &[("COVE_MAINTENANCE__SNAPSHOT", "off")]).await;
     let unknown = daemon.request("POST", "/api/v1/maintenance/defragment/run", None).await;
     assert_eq!((unknown.status, unknown.code()), (404, "not_found"));
     assert!(unknown.body["detail"].as_str().unwrap().contains("snapshot_verification"), "{}", unknown.body);
@@ -123,7 +123,7 @@ async fn a_job_that_runs_is_refused_and_one_that_is_not_there_is_told() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_command_line_lists_and_runs() {
-    let daemon = Daemon::start_as("[limits]\nrequests = 0", &[]).await;
+    let daemon = Daemon::start().await;
     let folder = daemon.folder.path().to_owned();
     let cove = move |args: &'static [&'static str]| {
         let folder = folder.clone();
@@ -137,7 +137,7 @@ async fn the_command_line_lists_and_runs() {
     assert_eq!(ran.status.code(), Some(0), "{text}");
     assert!(text.contains("success") && text.contains("retention"), "{text}");
     let table = String::from_utf8_lossy(&cove(&["maintenance", "list"]).await.stdout).into_owned();
-    assert!(table.starts_with("JOB") && JOBS.iter().all(|(name, _)| table.contains(name)), "{table}");
+    assert!(table.trim_start().starts_with("JOB") && JOBS.iter().all(|(name, _)| table.contains(name)), "{table}");
     let unknown = cove(&["maintenance", "run", "defragment"]).await;
     assert_ne!(unknown.status.code(), Some(0));
     assert!(String::from_utf8_lossy(&unknown.stderr).contains("no job of this name"));
@@ -146,7 +146,7 @@ async fn the_command_line_lists_and_runs() {
 #[tokio::test(flavor = "multi_thread")]
 async fn rule_20_by_a_clock_that_is_not_believed_nothing_is_removed() {
     // Nobody can say that the system's clock is synchronised.
-    let mut daemon = Daemon::start_as("[limits]\nrequests = 0", &[("PATH", "/nonexistent")]).await;
+    let mut daemon = Daemon::start_as("", &[("PATH", "/nonexistent")]).await;
     assert_eq!(run_job(&daemon, "lock_cleanup").await["last_result"], "success");
     assert_eq!(daemon.stop(), Some(0));
     let state = daemon.state();
