@@ -26,6 +26,7 @@ mod intents;
 mod keyring;
 pub mod limit;
 mod locks;
+mod maintenance;
 mod metrics;
 pub mod openapi;
 mod page;
@@ -66,6 +67,7 @@ use crate::engine::{EngineHandle, MAX_VISITS};
 use crate::model::flow::{Flow, Problem};
 use crate::model::{Clock, Token, TokenHash};
 use crate::ops::backup::Backups;
+use crate::ops::maintenance::Maintenance;
 use crate::ops::roster::RosterHandle;
 use crate::store::Store;
 use crate::store::media::MediaStore;
@@ -95,6 +97,8 @@ pub struct Context {
     roster: RosterHandle,
     /// None where no daemon stands behind this: tests of handlers.
     backups: Option<Backups>,
+    /// None as above.
+    maintenance: Option<Maintenance>,
     keyring: Keyring,
     flows: Cache<String, Arc<Flow>>,
     usage: Usage,
@@ -139,6 +143,7 @@ impl Context {
             media,
             roster,
             backups: None,
+            maintenance: None,
             keyring: Keyring::default(),
             flows,
             usage,
@@ -162,6 +167,17 @@ impl Context {
     pub fn with_backups(mut self, backups: Backups) -> Self {
         self.backups = Some(backups);
         self
+    }
+
+    /// Shows these jobs, and runs them by hand.
+    #[must_use]
+    pub fn with_maintenance(mut self, maintenance: Maintenance) -> Self {
+        self.maintenance = Some(maintenance);
+        self
+    }
+
+    fn maintenance(&self) -> Result<&Maintenance, ApiError> {
+        self.maintenance.as_ref().ok_or_else(|| ApiError::new(Code::NotReady, "The maintenance is not ready."))
     }
 
     fn backups(&self) -> Result<&Backups, ApiError> {

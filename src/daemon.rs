@@ -1,7 +1,7 @@
 //! `cove serve`: composes the rooms, spawns the long-lived tasks, and drains them.
 //!
 //! The only place that spawns tasks which live as long as the process: the engine's loop, the sender of
-//! webhooks, the disk guard and the API. The end of any of them ends the daemon; retention, snapshots, the list of
+//! webhooks, the disk guard and the API. The end of any of them ends the daemon; the maintenance, snapshots, the list of
 //! the provider's profiles and the announcer run beside them. The order of a stop: nothing new starts,
 //! what is not armed is handed back, what is armed is waited for up to the drain limit, the sender ends at
 //! once (what it did not deliver stays in the outbox), the API closes its connections, the browser host
@@ -34,10 +34,9 @@ use crate::engine::{self, EngineError, EngineHandle, Limits, Shared};
 use crate::model::{Clock, SystemClock, Token, TokenHash};
 use crate::ops::announce::{self, Announcer};
 use crate::ops::backup::{self, Backups};
-use crate::ops::disk;
-use crate::ops::retention::{self, Keeper};
 use crate::ops::roster::{self, Roster, RosterHandle};
 use crate::ops::webhooks;
+use crate::ops::{disk, maintenance};
 use crate::store::ballast::is_full;
 use crate::store::snapshot::SnapshotReason;
 use crate::store::{BootReport, OpenError, Store, StoreError, WriterThread};
@@ -212,15 +211,10 @@ impl Running {
         let handle = RosterHandle::default();
         let context = context.map_err(ServeError::Media)?.with_roster(handle.clone()).with_tokens(known);
         let (backups, worker) = backup::pair(store.clone(), engine_handle.clone(), clock.clone(), config.clone());
-        let context = Arc::new(context.with_backups(backups.clone()));
+        let (jobs, upkeep) =
+            maintenance::pair(store.clone(), engine_handle.clone(), clock.clone(), backups.clone(), config.clone());
+        let context = Arc::new(context.with_backups(backups.clone()).with_maintenance(jobs));
         let roster = Roster { store: store.clone(), provider: provider.clone(), clock: clock.clone(), handle };
-        let keeper = Keeper {
-            store: store.clone(),
-            engine: engine_handle.clone(),
-            clock: clock.clone(),
-            state_dir: state_dir.to_owned(),
-            retention: config.retention.clone(),
-        };
         let announcer = Announcer::new(store.feed().clone(), engine_handle.clone(), breakers.clone(), clock.clone());
         let pulse = notify::pulse(engine_handle.clone(), store.clone());
         let shared = Arc::new(Shared {
@@ -245,8 +239,8 @@ impl Running {
             stop_webhooks,
             disk: tokio::spawn(disk.run()),
             limits: context.limits(),
+            keeping: tokio::spawn(maintenance::run(upkeep, context.clone(), stop_api.clone())),
             api: tokio::spawn(api::serve(context, tcp, Some(unix), stop_api.clone())),
-            keeping: tokio::spawn(retention::run(keeper, stop_api.clone())),
             backing_up: tokio::spawn(backup::run(worker, stop_api.clone())),
             backups,
             listing: tokio::spawn(roster::run(roster, stop_api.clone())),

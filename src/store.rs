@@ -16,6 +16,7 @@ mod flows;
 mod inspect;
 mod ledger;
 mod locks;
+mod maintenance;
 pub mod media;
 mod migrate;
 mod moves;

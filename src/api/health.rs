@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use hyper::{Response, StatusCode};
 use serde_json::{Map, Value, json};
 use tokio::time::timeout;
@@ -23,6 +24,7 @@ use crate::config::ProviderKind;
 use crate::engine::{START_BREAKERS, View};
 use crate::model::{ItemState, Timestamp};
 use crate::ops::backup::{BackupView, Backups};
+use crate::ops::maintenance::{Judge, Judgement};
 use crate::store::{Pause, StoreStats};
 
 /// For each part that has to be asked.
@@ -140,6 +142,24 @@ fn judge(findings: &Findings, now: Timestamp) -> (&'static str, Value) {
     parts["snapshots"]["last_created_at"] = json!(findings.backups.last.as_ref().map(|last| last.created_at));
     parts["snapshots"]["last_verified_at"] = json!(findings.backups.last_verified_at);
     (status, Value::Object(parts))
+}
+
+/// On one line: the status, and each part that is not well.
+fn line(status: &str, parts: &Value) -> String {
+    let unwell = parts.as_object().into_iter().flatten().filter_map(|(name, part)| {
+        let reason = part["reason"].as_str()?;
+        Some(format!("{name}: {reason}"))
+    });
+    let unwell = unwell.collect::<Vec<_>>().join("; ");
+    if unwell.is_empty() { status.to_owned() } else { format!("{status}: {unwell}") }
+}
+
+#[async_trait]
+impl Judge for Context {
+    async fn judge(&self) -> Judgement {
+        let (status, parts) = judge(&look(self).await, self.clock.now());
+        Judgement { ok: status != "unhealthy", line: line(status, &parts) }
+    }
 }
 
 pub async fn health(context: Arc<Context>, _: Call) -> Result<Response<Reply>, ApiError> {
@@ -265,6 +285,9 @@ mod tests {
         assert_eq!(judge(&findings(|_| {}), stuck).0, "unhealthy");
         let (status, parts) = judge(&findings(|view| view.no_disk = Some("full".to_owned())), Timestamp::ZERO);
         assert_eq!((status, &parts["disk"]["reason"]), ("unhealthy", &json!("full")));
+        assert_eq!(line(status, &parts), "unhealthy: disk: full");
+        let (status, parts) = judge(&findings(|_| {}), Timestamp::ZERO);
+        assert_eq!(line(status, &parts), "healthy");
         let unknown = Findings { free_mb: None, ..findings(|_| {}) };
         assert_eq!(judge(&unknown, Timestamp::ZERO).0, "unhealthy");
         let failed = Findings { store: Err("gone".to_owned()), ..findings(|_| {}) };

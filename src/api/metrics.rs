@@ -19,8 +19,10 @@ use super::front::Call;
 use super::waits::Waits;
 use crate::breaker::board::Board;
 use crate::breaker::{BreakerState, KINDS};
-use crate::model::{ItemState, Timestamp, WaitReason};
+use crate::model::{ItemState, Job, JobResult, Timestamp, WaitReason};
 use crate::ops::backup::{BackupView, Backups};
+use crate::ops::maintenance::Maintenance;
+use crate::ops::maintenance::plan::JobRow;
 use crate::store::StoreStats;
 
 const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -92,7 +94,34 @@ async fn gather(context: &Context) -> Result<(Vec<Series>, StoreStats), ApiError
     series.extend(until(&waits));
     series.extend(breakers(&context.breakers, now));
     series.extend(snapshots(&context.backups.as_ref().map(Backups::view).unwrap_or_default()));
+    if let Some(jobs) = &context.maintenance {
+        series.extend(maintenance(jobs, &jobs.rows().await?));
+    }
     Ok((series, stats))
+}
+
+/// The time only where there is one.
+fn maintenance(jobs: &Maintenance, rows: &[JobRow]) -> Vec<Series> {
+    const LAST_GOOD: &str = "When a job last succeeded, in seconds since 1970.";
+    let mut series = Vec::new();
+    for row in rows {
+        if let Some(at) = row.last_success_at {
+            let seconds = Duration::from_millis(at.as_millis()).as_secs_f64();
+            let labels = vec![("job", row.job.name())];
+            let last = gauge("maintenance_last_success_timestamp_seconds", LAST_GOOD, seconds);
+            series.push(Series { labels, ..last });
+        }
+    }
+    for job in Job::ALL {
+        series.extend(JobResult::ALL.map(|result| Series {
+            name: "maintenance_runs_total",
+            help: "Runs of jobs since the start, by result.",
+            kind: Kind::Counter,
+            labels: vec![("job", job.name()), ("result", result.name())],
+            value: count(jobs.runs(job, result)),
+        }));
+    }
+    series
 }
 
 /// Only for reasons that have a time: zero would be one.

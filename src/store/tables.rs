@@ -86,6 +86,8 @@ pub(super) const LOCK_EXPIRY: TableDefinition<(&str, u64, &str), ()> = TableDefi
 pub(super) const LOCK_OWNERS: TableDefinition<(&str, &str, &str), ()> = TableDefinition::new("lock_owners");
 /// SHA-256 of a token's text → what is kept of it.
 pub(super) const TOKENS: TableDefinition<Hash, Bytes> = TableDefinition::new("tokens");
+/// Name of a job → what is kept of it.
+pub(super) const MAINTENANCE: TableDefinition<&str, Bytes> = TableDefinition::new("maintenance");
 pub(super) const PROFILES: TableDefinition<&str, Bytes> = TableDefinition::new("profiles");
 pub(super) const FLOWS: TableDefinition<&str, Bytes> = TableDefinition::new("flows");
 /// Content hash → recording, as it was put.
@@ -252,6 +254,7 @@ transaction! {
     lock_expiry: LOCK_EXPIRY<(&'static str, u64, &'static str), ()>;
     lock_owners: LOCK_OWNERS<(&'static str, &'static str, &'static str), ()>;
     tokens: TOKENS<Hash, Bytes>;
+    maintenance: MAINTENANCE<&'static str, Bytes>;
     profiles: PROFILES<&'static str, Bytes>;
     flows: FLOWS<&'static str, Bytes>;
     recordings: RECORDINGS<&'static str, Bytes>;

@@ -21,6 +21,7 @@ mod kept;
 mod kill;
 mod lock_history;
 mod locks;
+mod maintenance;
 mod publish;
 mod queue;
 mod refusals;

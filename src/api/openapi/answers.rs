@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use crate::api::error::Code;
 use crate::breaker::BreakerState;
-use crate::model::{ItemState, Resolution, Scope, TaskState, WaitReason};
+use crate::model::{ItemState, Job, JobResult, Resolution, Scope, TaskState, WaitReason};
 
 pub fn of(name: &str) -> Value {
     json!({"$ref": format!("#/components/schemas/{name}")})
@@ -307,6 +307,21 @@ fn snapshots() -> Vec<(&'static str, Value)> {
     vec![("Snapshot", snapshot), ("Snapshots", page), ("SnapshotBegun", object([("name", text())]))]
 }
 
+fn maintenance() -> Vec<(&'static str, Value)> {
+    let job = object([
+        ("name", words(Job::ALL.map(Job::name))),
+        ("schedule", maybe_text()),
+        ("last_run_at", maybe_time()),
+        ("last_duration_seconds", json!({"type": ["number", "null"], "minimum": 0})),
+        ("last_result", maybe(words(JobResult::ALL.map(JobResult::name)))),
+        ("last_detail", maybe_text()),
+        ("last_error", maybe_text()),
+        ("next_run_at", maybe_time()),
+        ("running", flag()),
+    ]);
+    vec![("Job", job), ("Jobs", page("jobs", "Job"))]
+}
+
 fn breaker() -> Value {
     let moved = object([("at", time()), ("from", words(BreakerState::NAMES)), ("to", words(BreakerState::NAMES))]);
     object([
@@ -446,6 +461,7 @@ pub fn all() -> Vec<(&'static str, Value)> {
     all.extend(sessions_and_claims());
     all.extend(flows_media_tokens());
     all.extend(snapshots());
+    all.extend(maintenance());
     all.extend(health_and_status());
     all
 }

@@ -117,6 +117,8 @@ operations! {
     POST "/api/v1/snapshots" createSnapshot "Make one; what was answered before is in it. It is listed when it is whole." [] None; [202 json("SnapshotBegun")] [SnapshotRunning SnapshotDamaged SnapshotFailed];
     GET "/api/v1/snapshots/{name}" getSnapshot "The file." [] None; [200 Holds::Bytes("application/zstd")] [NotFound SnapshotFailed];
     POST "/api/v1/snapshots/{name}/verify" verifySnapshot "Unpack it, open it, and look at everything in it; answers when that is done." [] None; [200 json("Snapshot")] [NotFound SnapshotRunning SnapshotDamaged SnapshotFailed];
+    GET "/api/v1/maintenance" listJobs "Jobs that keep the house clean: when, and how the last run ended." [] None; [200 json("Jobs")] [];
+    POST "/api/v1/maintenance/{job}/run" runJob "Run one now; its schedule stays as it is." [] None; [202 json("Job")] [NotFound JobRunning];
     POST "/api/v1/pause" pause "Start nothing more." [] None; [202 json("State")] [];
     POST "/api/v1/resume" resume "Go on, also after a restore." [] Some("Resume"); [202 json("State")] [ResumeRefused];
     GET "/api/v1/tokens" listTokens "Tokens, without their texts." [] None; [200 json("Tokens")] [];
