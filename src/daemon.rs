@@ -2,7 +2,7 @@
 //!
 //! The only place that spawns tasks which live as long as the process: the engine's loop, the sender of
 //! webhooks, the disk guard and the API. The end of any of them ends the daemon; retention, snapshots, the list of
-//! the provider's profiles and the announcer run beside them. The order of a stop: nothing new starts,
+//! the provider's profiles, the sampler and the announcer run beside them. The order of a stop: nothing new starts,
 //! what is not armed is handed back, what is armed is waited for up to the drain limit, the sender ends at
 //! once (what it did not deliver stays in the outbox), the API closes its connections, the browser host
 //! ends, the last commits return. A second signal exits at once; the fence holds all the same, since
@@ -33,6 +33,7 @@ use crate::ops::backup::{self, Backups};
 use crate::ops::disk;
 use crate::ops::retention::{self, Keeper};
 use crate::ops::roster::{self, Roster, RosterHandle};
+use crate::ops::sampler::{self, Sampler};
 use crate::ops::webhooks;
 use crate::store::ballast::is_full;
 use crate::store::snapshot::SnapshotReason;
@@ -166,6 +167,8 @@ struct Running {
     backups: Backups,
     /// Ends by itself where profiles are made in cove.
     listing: JoinHandle<()>,
+    /// Keeps the metrics' history; nobody waits for it.
+    sampling: JoinHandle<()>,
     /// Tells the feed; nobody waits for it.
     announcing: JoinHandle<()>,
     stop_api: CancellationToken,
@@ -209,6 +212,12 @@ impl Running {
             retention: config.retention.clone(),
         };
         let announcer = Announcer::new(store.feed().clone(), engine_handle.clone(), breakers.clone(), clock.clone());
+        let sampler = Sampler {
+            store: store.clone(),
+            engine: engine_handle.clone(),
+            clock: clock.clone(),
+            numbers: context.clone(),
+        };
         let shared = Arc::new(Shared {
             store,
             provider: provider.clone(),
@@ -235,6 +244,7 @@ impl Running {
             backing_up: tokio::spawn(backup::run(worker, stop_api.clone())),
             backups,
             listing: tokio::spawn(roster::run(roster, stop_api.clone())),
+            sampling: tokio::spawn(sampler::run(sampler, stop_api.clone())),
             announcing: tokio::spawn(announce::run(announcer, stop_api.clone())),
             stop_api,
             provider,
@@ -287,6 +297,7 @@ impl Running {
         self.keeping.abort();
         self.listing.abort();
         self.announcing.abort();
+        self.sampling.abort();
         self.webhooks.abort();
         self.disk.abort();
         self.provider.shutdown().await;

@@ -9,4 +9,5 @@ pub mod backup;
 pub mod disk;
 pub mod retention;
 pub mod roster;
+pub mod sampler;
 pub mod webhooks;

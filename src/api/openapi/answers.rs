@@ -383,20 +383,37 @@ fn health_and_status() -> Vec<(&'static str, Value)> {
         ("timestamp", time()),
         ("parts", parts),
     ]);
+    let times = || {
+        let parts = [
+            ("count", count()),
+            ("sum", number()),
+            ("min", number()),
+            ("max", number()),
+            ("mean", number()),
+            ("p50", number()),
+            ("p90", number()),
+            ("p95", number()),
+            ("p99", number()),
+        ];
+        object(parts)
+    };
     let metrics = object([
         ("timestamp", time()),
         ("uptime_seconds", count()),
         ("counters", map_of(number())),
         ("gauges", map_of(number())),
-        ("histograms", map_of(json!({"type": "object", "additionalProperties": true}))),
-        ("timers", map_of(json!({"type": "object", "additionalProperties": true}))),
+        ("histograms", map_of(times())),
+        ("timers", map_of(times())),
         ("database_pools", map_of(map_of(number()))),
     ]);
+    let point = json!({"type": "array", "prefixItems": [time(), number()], "items": false, "minItems": 2});
+    let history = object([("name", text()), ("step_seconds", count()), ("points", list(point))]);
     vec![
         ("Simple", object([("ok", flag()), ("status", words(["healthy"]))])),
         ("Health", health),
         ("Status", status()),
         ("Metrics", metrics),
+        ("MetricsHistory", history),
         ("State", object([("state", words(["running", "paused"]))])),
         ("Document", json!({"type": "object", "additionalProperties": true})),
     ]
