@@ -21,6 +21,7 @@ mod kept;
 mod kill;
 mod lock_history;
 mod locks;
+mod metrics;
 mod publish;
 mod queue;
 mod refusals;
