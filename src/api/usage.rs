@@ -41,6 +41,8 @@ struct Samples {
 pub struct Own {
     pub memory_bytes: u64,
     pub machine_bytes: u64,
+    /// What programs could still get of it without swapping; None: the kernel does not tell.
+    pub available_bytes: Option<u64>,
     pub cpu_seconds: f64,
     pub threads: usize,
     pub fds: usize,
@@ -71,12 +73,14 @@ fn kilobytes(text: &str, name: &str) -> Option<u64> {
 fn read_own() -> Own {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let count = |path: &str| std::fs::read_dir(path).map_or(0, Iterator::count);
+    let machine = read("/proc/meminfo");
     // Proportional where the kernel tells it, resident where it does not.
     let memory = kilobytes(&read("/proc/self/smaps_rollup"), "Pss");
     let memory = memory.or_else(|| kilobytes(&read("/proc/self/status"), "VmRSS"));
     Own {
         memory_bytes: memory.unwrap_or(0),
-        machine_bytes: kilobytes(&read("/proc/meminfo"), "MemTotal").unwrap_or(0),
+        machine_bytes: kilobytes(&machine, "MemTotal").unwrap_or(0),
+        available_bytes: kilobytes(&machine, "MemAvailable"),
         cpu_seconds: cpu_seconds(),
         threads: count("/proc/self/task"),
         fds: count("/proc/self/fd"),

@@ -366,13 +366,17 @@ fn health_and_status() -> Vec<(&'static str, Value)> {
         }
         part
     };
+    let maybe_number = || json!({"type": ["number", "null"], "minimum": 0});
     let free = || json!({"type": ["integer", "null"], "minimum": 0});
     let parts = object([
-        ("store", part(&[])),
+        ("store", part(&[("commit_p99_ms", maybe_number())])),
         ("engine", part(&[("draining", flag()), ("turned_at", time())])),
         ("disk", part(&[("free_mb", free())])),
         ("provider", part(&[])),
         ("breakers", part(&[])),
+        ("memory", part(&[("memory_mb", maybe_number()), ("available_mb", maybe_number())])),
+        ("clock", part(&[("suspect", flag())])),
+        ("queue", part(&[("oldest_waiting_since", maybe_time()), ("oldest_waiting_seconds", free())])),
         ("snapshots", part(&[("last_created_at", maybe_time()), ("last_verified_at", maybe_time())])),
     ]);
     let health = object([
