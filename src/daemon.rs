@@ -2,7 +2,7 @@
 //!
 //! The only place that spawns tasks which live as long as the process: the engine's loop, the sender of
 //! webhooks, the disk guard and the API. The end of any of them ends the daemon; the maintenance, snapshots, the list of
-//! the provider's profiles and the announcer run beside them. The order of a stop: nothing new starts,
+//! the provider's profiles, the sampler and the announcer run beside them. The order of a stop: nothing new starts,
 //! what is not armed is handed back, what is armed is waited for up to the drain limit, the sender ends at
 //! once (what it did not deliver stays in the outbox), the API closes its connections, the browser host
 //! ends, the last commits return. A second signal exits at once; the fence holds all the same, since
@@ -35,6 +35,7 @@ use crate::model::{Clock, SystemClock, Token, TokenHash};
 use crate::ops::announce::{self, Announcer};
 use crate::ops::backup::{self, Backups};
 use crate::ops::roster::{self, Roster, RosterHandle};
+use crate::ops::sampler::{self, Sampler};
 use crate::ops::webhooks;
 use crate::ops::{disk, maintenance};
 use crate::store::ballast::is_full;
@@ -116,6 +117,7 @@ impl ServeError {
 /// instead of those that the configuration names.
 pub async fn serve(config: Config, sources: Sources, passed: Passed) -> Result<(), ServeError> {
     let config = Arc::new(config);
+    let sockets_were_passed = passed.tcp.is_some() || passed.unix.is_some();
     let state_dir = config.state_dir();
     crate::browser::host::raise_open_files();
     let mut signals = Signals::new().map_err(ServeError::Signal)?;
@@ -150,7 +152,7 @@ pub async fn serve(config: Config, sources: Sources, passed: Passed) -> Result<(
         }
         name = signals.next() => Some(name),
     };
-    let mut reloader = Reloader::new(sources, config.as_ref().clone(), running.limits.clone());
+    let mut reloader = Reloader::new(sources, config.as_ref().clone(), sockets_were_passed, running.limits.clone());
     let result = running.run(&config, &mut signals, &mut reloader, writer, stopping).await;
     if let Some(file) = listen_file {
         file.remove();
@@ -175,6 +177,8 @@ struct Running {
     limits: LiveLimits,
     /// Ends by itself where profiles are made in cove.
     listing: JoinHandle<()>,
+    /// Keeps the metrics' history; nobody waits for it.
+    sampling: JoinHandle<()>,
     /// Tells the feed; nobody waits for it.
     announcing: JoinHandle<()>,
     /// Tells systemd that the daemon is alive; nobody waits for it.
@@ -217,6 +221,12 @@ impl Running {
         let roster = Roster { store: store.clone(), provider: provider.clone(), clock: clock.clone(), handle };
         let announcer = Announcer::new(store.feed().clone(), engine_handle.clone(), breakers.clone(), clock.clone());
         let pulse = notify::pulse(engine_handle.clone(), store.clone());
+        let sampler = Sampler {
+            store: store.clone(),
+            engine: engine_handle.clone(),
+            clock: clock.clone(),
+            numbers: context.clone(),
+        };
         let shared = Arc::new(Shared {
             store,
             provider: provider.clone(),
@@ -244,6 +254,7 @@ impl Running {
             backing_up: tokio::spawn(backup::run(worker, stop_api.clone())),
             backups,
             listing: tokio::spawn(roster::run(roster, stop_api.clone())),
+            sampling: tokio::spawn(sampler::run(sampler, stop_api.clone())),
             announcing: tokio::spawn(announce::run(announcer, stop_api.clone())),
             pulsing: tokio::spawn(pulse),
             stop_api,
@@ -300,6 +311,7 @@ impl Running {
         self.listing.abort();
         self.announcing.abort();
         self.pulsing.abort();
+        self.sampling.abort();
         self.webhooks.abort();
         self.disk.abort();
         self.provider.shutdown().await;

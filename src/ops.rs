@@ -10,4 +10,5 @@ pub mod disk;
 pub mod maintenance;
 pub mod retention;
 pub mod roster;
+pub mod sampler;
 pub mod webhooks;

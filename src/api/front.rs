@@ -204,7 +204,9 @@ impl App for Front {
         if response.extensions().get::<SpendsNothing>().is_some() {
             allowance = self.limiter.refund(class, client, Instant::now());
         }
-        let milliseconds = begun.elapsed().as_millis();
+        let took = begun.elapsed();
+        self.context.store.meter().request(method.as_str(), response.status().as_u16(), took);
+        let milliseconds = took.as_millis();
         tracing::debug!(request_id = %id, %method, ?class, status = response.status().as_u16(), milliseconds);
         decorate(response.headers_mut(), &id, allowance, self.context.clock.now());
         response

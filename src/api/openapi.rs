@@ -24,6 +24,7 @@ use super::page::Asset;
 use super::query::{MAX_LIMIT, Query};
 use super::routes::{Access, ROUTES, Route, Takes};
 use crate::model::{ItemState, TaskState};
+use crate::store::history::RESOLUTIONS;
 use operations::{Holds, OPERATIONS, Operation};
 
 static SERVED: LazyLock<Asset> =
@@ -210,6 +211,8 @@ fn query_schema(route: &Route, name: &str) -> Value {
         json!({"type": "string", "enum": words})
     };
     match name {
+        "step" => json!({"type": "integer", "enum": RESOLUTIONS.map(|resolution| resolution.step_seconds)}),
+        "from" | "to" => json!({"type": "string", "format": "date-time"}),
         "limit" => json!({"type": "integer", "minimum": 1, "maximum": MAX_LIMIT}),
         "state" if route.path == "/api/v1/tasks" => one_of(&TaskState::ALL.map(TaskState::name)),
         "state" => one_of(&ItemState::ALL.map(ItemState::name)),

@@ -166,6 +166,7 @@ routes! {
     GET "/api/v1/health" OpenHealth Nothing Health health::health;
     GET "/api/v1/status" OpenStatus Nothing Requests health::status;
     GET "/api/v1/metrics" OpenMetrics Nothing Metrics metrics::json;
+    GET "/api/v1/metrics/history" OpenMetrics Nothing Requests metrics::history::show;
     GET "/metrics" OpenMetrics Nothing Metrics metrics::prometheus;
     GET "/api/v1/snapshots" Read Nothing Requests snapshots::list;
     POST "/api/v1/snapshots" Admin Nothing Requests snapshots::create;

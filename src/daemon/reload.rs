@@ -13,19 +13,25 @@ const LIVE: [&str; 2] = ["log.level", "limits."];
 pub(super) struct Reloader {
     sources: Sources,
     in_force: Config,
+    /// Then the settings say what was passed.
+    sockets_were_passed: bool,
     limits: LiveLimits,
 }
 
 impl Reloader {
-    pub fn new(sources: Sources, in_force: Config, limits: LiveLimits) -> Self {
-        Self { sources, in_force, limits }
+    pub fn new(sources: Sources, in_force: Config, sockets_were_passed: bool, limits: LiveLimits) -> Self {
+        Self { sources, in_force, sockets_were_passed, limits }
     }
 
     pub fn reload(&mut self) {
-        let loaded = match Config::load(&self.sources) {
+        let mut loaded = match Config::load(&self.sources) {
             Ok(loaded) => loaded,
             Err(errors) => return refuse(&errors),
         };
+        if self.sockets_were_passed {
+            loaded.config.server.listen = self.in_force.server.listen;
+            loaded.config.server.socket.clone_from(&self.in_force.server.socket);
+        }
         let refused = loaded.check_serve();
         if !refused.is_empty() {
             return refuse(&refused);

@@ -22,6 +22,7 @@ mod kill;
 mod lock_history;
 mod locks;
 mod maintenance;
+mod metrics;
 mod publish;
 mod queue;
 mod refusals;

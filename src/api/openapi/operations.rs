@@ -111,6 +111,7 @@ operations! {
     GET "/api/v1/health" health "Each part, and why it is not well." [] None; [200 json("Health"), 503 json("Health")] [];
     GET "/api/v1/status" status "What runs, what waits, what is used." [] None; [200 json("Status")] [];
     GET "/api/v1/metrics" metrics "Counters, gauges, histograms and timers." [] None; [200 json("Metrics")] [];
+    GET "/api/v1/metrics/history" metricsHistory "What a gauge or counter was: minute by minute for a day, then coarser for 30 days." ["name" "from" "to" "step"] None; [200 json("MetricsHistory")] [];
     GET "/metrics" prometheus "The same as Prometheus text." [] None; [200 Holds::Bytes("text/plain; version=0.0.4; charset=utf-8")] [];
     GET "/api/v1/events" listenToEvents "What happens, as server-sent events." ["task"] None; [200 Holds::Bytes("text/event-stream")] [TooManyListeners];
     GET "/api/v1/snapshots" listSnapshots "Snapshots, newest first, and the one that is being made." ["cursor" "limit"] None; [200 json("Snapshots")] [SnapshotFailed];
