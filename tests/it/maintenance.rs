@@ -118,7 +118,13 @@ async fn a_job_that_runs_is_refused_and_one_that_is_not_there_is_told() {
         }
         assert!(began.elapsed() < PATIENCE, "{}", second.body);
     }
-    assert_eq!(ended(&daemon, "snapshot").await["last_result"], "success");
+    // What is asked for while one is made is of that one: it is the newest when it is whole.
+    let verify = daemon.request("POST", "/api/v1/maintenance/snapshot_verification/run", None).await;
+    assert_eq!(verify.status, 202, "{}", verify.body);
+    let made = ended(&daemon, "snapshot").await;
+    assert_eq!(made["last_result"], "success");
+    let name = made["last_detail"].as_str().unwrap().split(',').next().unwrap().to_owned();
+    assert_eq!(ended(&daemon, "snapshot_verification").await["last_detail"], format!("{name} is good"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

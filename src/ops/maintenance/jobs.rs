@@ -50,8 +50,8 @@ pub(super) enum JobError {
 
 type Done = Result<(JobResult, String), JobError>;
 
-fn success(detail: String) -> Done {
-    Ok((JobResult::Success, detail))
+fn success(detail: String) -> (JobResult, String) {
+    (JobResult::Success, detail)
 }
 
 impl Maintenance {
@@ -92,10 +92,10 @@ impl Maintenance {
 
     async fn clean_up_locks(&self) -> Done {
         let cleaned = self.0.store.clean_up_locks(Cleanup::default(), self.0.clock.moment()).await?;
-        success(match cleaned.removed {
+        Ok(success(match cleaned.removed {
             0 => "no lock was expired".to_owned(),
             removed => format!("expired locks that were removed: {removed}"),
-        })
+        }))
     }
 
     async fn forget(&self) -> Done {
@@ -105,23 +105,37 @@ impl Maintenance {
             state_dir: self.0.state_dir.clone(),
             retention: self.0.config.retention.clone(),
         };
-        success(match retention::clean(&keeper, false).await? {
+        Ok(success(match retention::clean(&keeper, false).await? {
             0 => "nothing is old enough to be forgotten".to_owned(),
             tasks => format!("finished tasks that were forgotten, with their evidence: {tasks}"),
-        })
+        }))
     }
 
     async fn make_snapshot(&self) -> Done {
         let backups = &self.0.backups;
         let Snapshot { name, bytes, .. } = when_free(|| backups.make_whole(SnapshotReason::Schedule)).await?;
-        success(format!("{name}, {bytes} bytes"))
+        Ok(success(format!("{name}, {bytes} bytes")))
+    }
+
+    /// Newest first. One that is being made is waited for: it is the newest when it is whole.
+    async fn snapshots(&self) -> Result<Vec<Snapshot>, JobError> {
+        let mut waited = Duration::ZERO;
+        loop {
+            let begins = self.rows().await?.iter().any(|row| row.job == Job::Snapshot && row.running);
+            let backups = self.0.backups.clone();
+            let listed = tokio::task::spawn_blocking(move || backups.list()).await;
+            let listed = listed.unwrap_or_else(|error| Err(std::io::Error::other(error)));
+            let (all, making) = listed.map_err(JobError::Folder)?;
+            if (!begins && making.is_none()) || waited >= FREE_WITHIN {
+                return Ok(all);
+            }
+            tokio::time::sleep(FREE_LOOK_EVERY).await;
+            waited += FREE_LOOK_EVERY;
+        }
     }
 
     async fn verify_newest(&self) -> Done {
-        let backups = self.0.backups.clone();
-        let listed = tokio::task::spawn_blocking(move || backups.list()).await;
-        let listed = listed.unwrap_or_else(|error| Err(std::io::Error::other(error)));
-        let Some(newest) = listed.map_err(JobError::Folder)?.0.into_iter().next() else {
+        let Some(newest) = self.snapshots().await?.into_iter().next() else {
             return Ok((JobResult::Skipped, "there is no snapshot".to_owned()));
         };
         let Snapshot { name, damage, .. } = when_free(|| self.0.backups.verify(newest.name.clone())).await?;
