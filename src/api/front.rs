@@ -19,6 +19,7 @@ use hyper::http::request::Parts;
 use hyper::{Request, Response, header};
 use serde_json::Value;
 use tokio::time::{Instant, timeout};
+use tracing::Instrument as _;
 
 use super::Context;
 use super::body::{Reply, RequestBody, is_json, too_large};
@@ -198,8 +199,10 @@ impl App for Front {
         let (head, body) = request.into_parts();
         let body = RequestBody::new(body, consumed);
         let id = request_id(&head.headers);
+        // Whatever a handler logs says for which request.
+        let span = tracing::info_span!("request", request_id = %id);
         let (method, begun) = (head.method.clone(), Instant::now());
-        let Passed { answer, class, client, mut allowance } = self.pass(head, body, peer).await;
+        let Passed { answer, class, client, mut allowance } = self.pass(head, body, peer).instrument(span).await;
         let mut response = answer.unwrap_or_else(|error| error.into_response(&id));
         if response.extensions().get::<SpendsNothing>().is_some() {
             allowance = self.limiter.refund(class, client, Instant::now());

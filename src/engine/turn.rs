@@ -12,6 +12,7 @@ use futures_util::future::join_all;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tracing::{Instrument as _, Span};
 
 use super::event::{Act, Commit, Event, Step, Work};
 use super::session::{self, Doors};
@@ -21,7 +22,7 @@ use super::{
     verify,
 };
 use crate::breaker::Passage;
-use crate::model::{Failure, FailureCode, Fence, Moment, ProfileId, Proofs};
+use crate::model::{Failure, FailureCode, Fence, Item, Moment, ProfileId, Proofs};
 use crate::store::{AttemptEnded, Store, StoreError};
 
 /// First and longest wait between two tries to stop a browser.
@@ -211,9 +212,18 @@ impl Loop {
         self.interrupts.insert(fence, interrupt.clone());
         let child = Child { shared: self.shared.clone(), mailbox: self.mailbox.clone(), fence, interrupt };
         match work {
-            Work::Attempt { item, task } => self.children.spawn(attempt::run(child, *item, *task)),
-            Work::Reattach { item, task } => self.children.spawn(attempt::reattach(child, *item, *task)),
-            Work::Verify { item, task } => self.children.spawn(verify::run(child, *item, *task)),
+            Work::Attempt { item, task } => {
+                let span = span_of(&item, fence);
+                self.children.spawn(attempt::run(child, *item, *task).instrument(span))
+            }
+            Work::Reattach { item, task } => {
+                let span = span_of(&item, fence);
+                self.children.spawn(attempt::reattach(child, *item, *task).instrument(span))
+            }
+            Work::Verify { item, task } => {
+                let span = span_of(&item, fence);
+                self.children.spawn(verify::run(child, *item, *task).instrument(span))
+            }
             Work::Operator { profile, headless, adopt } => {
                 self.children.spawn(operator::run(child, profile, headless, adopt))
             }
@@ -223,6 +233,12 @@ impl Loop {
             }
         };
     }
+}
+
+/// Whatever is logged on an item's behalf says whose it is, the replay's own lines too.
+fn span_of(item: &Item, fence: Fence) -> Span {
+    let (task, item, profile, attempt) = (item.task, item.id, &item.profile, item.attempts);
+    tracing::info_span!("attempt", %task, %item, attempt, %profile, %fence)
 }
 
 /// Who asked may have gone away.
