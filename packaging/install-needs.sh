@@ -73,6 +73,15 @@ need_strace() {
   fi
 }
 
+# The tests hold the metrics and the alerts of the package against it.
+need_promtool() {
+  if ! command -v promtool >/dev/null; then
+    say "installing promtool, which comes with Prometheus"
+    install_packages "prometheus" "golang-github-prometheus"
+    command -v promtool >/dev/null || give_up "Prometheus was installed and promtool is still not found in PATH"
+  fi
+}
+
 # A link into a snap, or the script that Ubuntu installs in a browser's place: a snap cannot use the
 # daemon's folders.
 is_snap() {

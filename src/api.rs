@@ -26,6 +26,7 @@ mod intents;
 mod keyring;
 pub mod limit;
 mod locks;
+mod maintenance;
 mod metrics;
 pub mod openapi;
 mod page;
@@ -66,6 +67,7 @@ use crate::engine::{EngineHandle, MAX_VISITS};
 use crate::model::flow::{Flow, Problem};
 use crate::model::{Clock, Token, TokenHash};
 use crate::ops::backup::Backups;
+use crate::ops::maintenance::Maintenance;
 use crate::ops::roster::RosterHandle;
 use crate::store::Store;
 use crate::store::media::MediaStore;
@@ -73,6 +75,7 @@ use cache::Cache;
 use error::{ApiError, Code};
 use events::Listeners;
 use keyring::Keyring;
+use limit::LiveLimits;
 pub use snapshots::snapshot_json;
 use tunnels::Tunnels;
 use usage::Usage;
@@ -94,12 +97,15 @@ pub struct Context {
     roster: RosterHandle,
     /// None where no daemon stands behind this: tests of handlers.
     backups: Option<Backups>,
+    /// None as above.
+    maintenance: Option<Maintenance>,
     keyring: Keyring,
     flows: Cache<String, Arc<Flow>>,
     usage: Usage,
     tunnels: Tunnels,
     session_tunnels: Tunnels,
     listeners: Listeners,
+    limits: LiveLimits,
     started: Instant,
 }
 
@@ -124,6 +130,7 @@ impl Context {
         let of_sessions = config.engine.sessions.saturating_mul(MAX_VISITS);
         let session_tunnels = Tunnels::new(usize::try_from(of_sessions).unwrap_or(usize::MAX));
         let listeners = Listeners::new(config.server.max_connections);
+        let limits = LiveLimits::new(config.limits.clone());
         let roster = RosterHandle::default();
         Ok(Self {
             config,
@@ -136,12 +143,14 @@ impl Context {
             media,
             roster,
             backups: None,
+            maintenance: None,
             keyring: Keyring::default(),
             flows,
             usage,
             tunnels,
             session_tunnels,
             listeners,
+            limits,
             started,
         })
     }
@@ -160,8 +169,25 @@ impl Context {
         self
     }
 
+    /// Shows these jobs, and runs them by hand.
+    #[must_use]
+    pub fn with_maintenance(mut self, maintenance: Maintenance) -> Self {
+        self.maintenance = Some(maintenance);
+        self
+    }
+
+    fn maintenance(&self) -> Result<&Maintenance, ApiError> {
+        self.maintenance.as_ref().ok_or_else(|| ApiError::new(Code::NotReady, "The maintenance is not ready."))
+    }
+
     fn backups(&self) -> Result<&Backups, ApiError> {
         self.backups.as_ref().ok_or_else(|| ApiError::new(Code::NotReady, "Snapshots are not ready."))
+    }
+
+    /// The rate limits, to be set anew.
+    #[must_use]
+    pub fn limits(&self) -> LiveLimits {
+        self.limits.clone()
     }
 
     /// Knows these tokens.

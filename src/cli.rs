@@ -9,6 +9,7 @@ mod doctor;
 pub mod exit;
 mod follow;
 mod local;
+mod maintenance;
 mod online;
 mod open;
 mod papers;
@@ -109,6 +110,9 @@ enum Command {
     /// Snapshots: backups of the whole state, each one file
     #[command(subcommand)]
     Snapshots(snapshots::SnapshotsCommand),
+    /// Maintenance: jobs that keep the house clean
+    #[command(subcommand)]
+    Maintenance(maintenance::MaintenanceCommand),
     /// What the daemon does now
     Status {
         /// Print JSON
@@ -212,6 +216,7 @@ async fn online(client: &Client, global: &Global, command: Command) -> anyhow::R
             open::open(client, global, &name, headless).await
         }
         Command::Profiles(command) => online::profiles(client, command).await,
+        Command::Maintenance(command) => maintenance::run(client, command).await,
         Command::Status { json } => online::status(client, json).await,
         Command::Pause => online::pause(client).await,
         Command::Resume { accept_duplicates } => online::resume(client, accept_duplicates).await,
@@ -357,6 +362,8 @@ mod tests {
             "cove snapshots list --json",
             "cove snapshots verify cove-20261130T142200Z-3-17.snapshot --json",
             "cove snapshots restore /srv/backup/x.snapshot",
+            "cove maintenance list --json",
+            "cove maintenance run lock_cleanup --no-wait --json",
             "cove doctor --json",
             "cove doctor --profile anna --config /etc/cove.toml",
             "cove --url http://127.0.0.1:8088 status",

@@ -30,6 +30,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::model::{Job, Schedule, Zone};
+
 #[derive(Clone, Debug, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
@@ -39,6 +41,7 @@ pub struct Config {
     pub engine: Engine,
     pub retention: Retention,
     pub snapshots: Snapshots,
+    pub maintenance: Maintenance,
     pub resources: Resources,
     pub browser: Browser,
     pub dolphin: Dolphin,
@@ -124,6 +127,19 @@ pub struct Snapshots {
     pub keep_count: u64,
     pub include_media: bool,
     pub include_evidence: bool,
+}
+
+/// When each job runs, as a cron expression; empty or `off`: never by itself.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Maintenance {
+    /// Of the expressions. Empty: the system's, and UTC where that cannot be told.
+    pub time_zone: String,
+    pub health_check: String,
+    pub lock_cleanup: String,
+    pub retention: String,
+    pub snapshot: String,
+    pub snapshot_verification: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -291,6 +307,39 @@ impl Default for Retention {
 impl Default for Snapshots {
     fn default() -> Self {
         Self { dir: None, keep_days: 7, keep_count: 30, include_media: false, include_evidence: false }
+    }
+}
+
+impl Default for Maintenance {
+    fn default() -> Self {
+        Self {
+            time_zone: String::new(),
+            health_check: "*/5 * * * *".to_owned(),
+            lock_cleanup: "*/15 * * * *".to_owned(),
+            retention: "5 * * * *".to_owned(),
+            snapshot: "0 3 * * *".to_owned(),
+            snapshot_verification: "30 3 * * *".to_owned(),
+        }
+    }
+}
+
+impl Maintenance {
+    /// A loaded configuration has no expression that is none.
+    #[must_use]
+    pub fn schedule(&self, job: Job) -> Option<Schedule> {
+        let text = match job {
+            Job::HealthCheck => &self.health_check,
+            Job::LockCleanup => &self.lock_cleanup,
+            Job::Retention => &self.retention,
+            Job::Snapshot => &self.snapshot,
+            Job::SnapshotVerification => &self.snapshot_verification,
+        };
+        Schedule::parse(text).ok().flatten()
+    }
+
+    #[must_use]
+    pub fn zone(&self) -> Zone {
+        Some(self.time_zone.as_str()).filter(|name| !name.is_empty()).and_then(Zone::named).unwrap_or_else(Zone::system)
     }
 }
 

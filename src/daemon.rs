@@ -1,8 +1,8 @@
 //! `cove serve`: composes the rooms, spawns the long-lived tasks, and drains them.
 //!
 //! The only place that spawns tasks which live as long as the process: the engine's loop, the sender of
-//! webhooks, the disk guard and the API. The end of any of them ends the daemon; retention, snapshots, the list of
-//! the provider's profiles and the announcer run beside them. The order of a stop: nothing new starts,
+//! webhooks, the disk guard and the API. The end of any of them ends the daemon; the maintenance, snapshots, the list of
+//! the provider's profiles, the sampler and the announcer run beside them. The order of a stop: nothing new starts,
 //! what is not armed is handed back, what is armed is waited for up to the drain limit, the sender ends at
 //! once (what it did not deliver stays in the outbox), the API closes its connections, the browser host
 //! ends, the last commits return. A second signal exits at once; the fence holds all the same, since
@@ -12,6 +12,7 @@ mod listen;
 mod notify;
 mod passed;
 mod provider;
+mod reload;
 mod tokens;
 mod wait;
 
@@ -23,24 +24,26 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::api::limit::LiveLimits;
 use crate::api::{self, Context};
 use crate::breaker::BreakerLimits;
 use crate::breaker::board::Board;
 use crate::browser::Provider;
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, Sources};
 use crate::engine::{self, EngineError, EngineHandle, Limits, Shared};
 use crate::model::{Clock, SystemClock, Token, TokenHash};
 use crate::ops::announce::{self, Announcer};
 use crate::ops::backup::{self, Backups};
-use crate::ops::disk;
-use crate::ops::retention::{self, Keeper};
 use crate::ops::roster::{self, Roster, RosterHandle};
+use crate::ops::sampler::{self, Sampler};
 use crate::ops::webhooks;
+use crate::ops::{disk, maintenance};
 use crate::store::ballast::is_full;
 use crate::store::snapshot::SnapshotReason;
 use crate::store::{BootReport, OpenError, Store, StoreError, WriterThread};
 use listen::{ListenFile, Listeners};
 pub use passed::Passed;
+use reload::Reloader;
 
 /// A configuration or a state file that a restart cannot mend (sysexits `EX_CONFIG`).
 const EXIT_CONFIG: u8 = 78;
@@ -110,9 +113,11 @@ impl ServeError {
     }
 }
 
-/// Runs until SIGTERM or SIGINT. `passed`: sockets to serve on, instead of those that the configuration names.
-pub async fn serve(config: Config, passed: Passed) -> Result<(), ServeError> {
+/// Runs until SIGTERM or SIGINT. `sources` is where the settings came from, for SIGHUP; `passed`: sockets to serve on,
+/// instead of those that the configuration names.
+pub async fn serve(config: Config, sources: Sources, passed: Passed) -> Result<(), ServeError> {
     let config = Arc::new(config);
+    let sockets_were_passed = passed.tcp.is_some() || passed.unix.is_some();
     let state_dir = config.state_dir();
     crate::browser::host::raise_open_files();
     let mut signals = Signals::new().map_err(ServeError::Signal)?;
@@ -147,7 +152,8 @@ pub async fn serve(config: Config, passed: Passed) -> Result<(), ServeError> {
         }
         name = signals.next() => Some(name),
     };
-    let result = running.run(&config, &mut signals, writer, stopping).await;
+    let mut reloader = Reloader::new(sources, config.as_ref().clone(), sockets_were_passed, running.limits.clone());
+    let result = running.run(&config, &mut signals, &mut reloader, writer, stopping).await;
     if let Some(file) = listen_file {
         file.remove();
     }
@@ -168,8 +174,11 @@ struct Running {
     /// Gives up what it is making when the API stops, and ends.
     backing_up: JoinHandle<()>,
     backups: Backups,
+    limits: LiveLimits,
     /// Ends by itself where profiles are made in cove.
     listing: JoinHandle<()>,
+    /// Keeps the metrics' history; nobody waits for it.
+    sampling: JoinHandle<()>,
     /// Tells the feed; nobody waits for it.
     announcing: JoinHandle<()>,
     /// Tells systemd that the daemon is alive; nobody waits for it.
@@ -206,17 +215,18 @@ impl Running {
         let handle = RosterHandle::default();
         let context = context.map_err(ServeError::Media)?.with_roster(handle.clone()).with_tokens(known);
         let (backups, worker) = backup::pair(store.clone(), engine_handle.clone(), clock.clone(), config.clone());
-        let context = Arc::new(context.with_backups(backups.clone()));
+        let (jobs, upkeep) =
+            maintenance::pair(store.clone(), engine_handle.clone(), clock.clone(), backups.clone(), config.clone());
+        let context = Arc::new(context.with_backups(backups.clone()).with_maintenance(jobs));
         let roster = Roster { store: store.clone(), provider: provider.clone(), clock: clock.clone(), handle };
-        let keeper = Keeper {
+        let announcer = Announcer::new(store.feed().clone(), engine_handle.clone(), breakers.clone(), clock.clone());
+        let pulse = notify::pulse(engine_handle.clone(), store.clone());
+        let sampler = Sampler {
             store: store.clone(),
             engine: engine_handle.clone(),
             clock: clock.clone(),
-            state_dir: state_dir.to_owned(),
-            retention: config.retention.clone(),
+            numbers: context.clone(),
         };
-        let announcer = Announcer::new(store.feed().clone(), engine_handle.clone(), breakers.clone(), clock.clone());
-        let pulse = notify::pulse(engine_handle.clone(), store.clone());
         let shared = Arc::new(Shared {
             store,
             provider: provider.clone(),
@@ -238,11 +248,13 @@ impl Running {
             webhooks: tokio::spawn(webhooks::run(sender, stop_webhooks.clone())),
             stop_webhooks,
             disk: tokio::spawn(disk.run()),
+            limits: context.limits(),
+            keeping: tokio::spawn(maintenance::run(upkeep, context.clone(), stop_api.clone())),
             api: tokio::spawn(api::serve(context, tcp, Some(unix), stop_api.clone())),
-            keeping: tokio::spawn(retention::run(keeper, stop_api.clone())),
             backing_up: tokio::spawn(backup::run(worker, stop_api.clone())),
             backups,
             listing: tokio::spawn(roster::run(roster, stop_api.clone())),
+            sampling: tokio::spawn(sampler::run(sampler, stop_api.clone())),
             announcing: tokio::spawn(announce::run(announcer, stop_api.clone())),
             pulsing: tokio::spawn(pulse),
             stop_api,
@@ -257,6 +269,7 @@ impl Running {
         mut self,
         config: &Config,
         signals: &mut Signals,
+        reloader: &mut Reloader,
         writer: WriterThread,
         stopping: Option<&'static str>,
     ) -> Result<(), ServeError> {
@@ -264,7 +277,7 @@ impl Running {
         let stop = async {
             match stopping {
                 Some(name) => name,
-                None => signals.stop(&backups).await,
+                None => signals.stop(&backups, reloader).await,
             }
         };
         let mut result = tokio::select! {
@@ -298,6 +311,7 @@ impl Running {
         self.listing.abort();
         self.announcing.abort();
         self.pulsing.abort();
+        self.sampling.abort();
         self.webhooks.abort();
         self.disk.abort();
         self.provider.shutdown().await;
@@ -358,6 +372,8 @@ struct Signals {
     interrupt: Signal,
     /// Makes a snapshot. Heard from the start on: unheard, it would end the process.
     user1: Signal,
+    /// Reads the settings again.
+    hangup: Signal,
 }
 
 impl Signals {
@@ -366,15 +382,17 @@ impl Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             user1: signal(SignalKind::user_defined1())?,
+            hangup: signal(SignalKind::hangup())?,
         })
     }
 
-    /// Waits for the word to stop; meanwhile SIGUSR1 makes a snapshot.
-    async fn stop(&mut self, backups: &Backups) -> &'static str {
+    /// Waits for the word to stop; meanwhile SIGUSR1 makes a snapshot and SIGHUP reads the settings again.
+    async fn stop(&mut self, backups: &Backups, reloader: &mut Reloader) -> &'static str {
         loop {
             tokio::select! {
                 _ = self.terminate.recv() => return "SIGTERM",
                 _ = self.interrupt.recv() => return "SIGINT",
+                _ = self.hangup.recv() => reloader.reload(),
                 _ = self.user1.recv() => match backups.make_aside(SnapshotReason::Signal) {
                     Ok(()) => tracing::info!("SIGUSR1: a snapshot is made"),
                     Err(error) => tracing::warn!(%error, "SIGUSR1: no snapshot is made"),

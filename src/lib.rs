@@ -10,12 +10,13 @@
 //! | 0 | [`model`] | pure words: tasks, items, locks, profiles, flows, failures, time |
 //! | 1 | [`breaker`] | what keeps failing is left alone for a while; pure, with a board that all rooms share |
 //! | 1 | [`config`] | the settings of one process |
+//! | 1 | [`meter`] | what the process counts and times of itself; every room that has the store has it |
 //! | 1 | [`outbound`] | HTTP clients and the one TLS stack of this process |
 //! | 2 | [`store`] | the state file, the ledger, the media folder: the only place that knows redb and bincode |
 //! | 2 | [`browser`] | profiles, sessions, replay, evidence: the only place that knows chromiumoxide |
 //! | 2 | [`telemetry`] | the log of one process |
 //! | 3 | [`engine`] | decides: a pure state machine, and the loop around it |
-//! | 4 | [`ops`] | what runs beside the engine: the sender of webhooks, retention, snapshots, the disk guard |
+//! | 4 | [`ops`] | what runs beside the engine: the sender of webhooks, retention, snapshots, the sampler, the disk guard |
 //! | 5 | [`api`] | the only place that knows hyper, save the practice site |
 //! | 6 | [`daemon`] | composes, spawns, drains |
 //! | 7 | [`cli`] | the command line, the demo, and the demo's practice site, which is a hyper server of its own |
@@ -50,6 +51,7 @@ pub mod cli;
 pub mod config;
 pub mod daemon;
 pub mod engine;
+pub mod meter;
 pub mod model;
 pub mod ops;
 pub mod outbound;

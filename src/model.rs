@@ -10,8 +10,10 @@ pub mod flow;
 pub mod id;
 pub mod item;
 pub mod lock;
+pub mod maintenance;
 pub mod profile;
 pub mod proof;
+pub mod schedule;
 pub mod task;
 pub mod time;
 pub mod token;
@@ -24,8 +26,10 @@ pub use item::{
     EvidenceFile, FileInput, HeldFor, InputValue, Item, ItemState, Place, Resolution, Verdict, VerifyPlan, WaitReason,
 };
 pub use lock::{Lease, Lock, LockKind, LockOwner};
+pub use maintenance::{Job, JobRecord, JobResult, JobRun};
 pub use profile::{Parked, Profile, ProfileEffect, ProfileId, ProfileState};
 pub use proof::{Baseline, Proofs};
+pub use schedule::{Schedule, Zone};
 pub use task::{Counts, Intent, OnUnknown, Task, TaskEvent, TaskState};
 pub use time::{BootId, BootTime, Clock, Moment, SystemClock, Timestamp};
 pub use token::{Scope, Scopes, Token, TokenHash, TokenState, TokenText};

@@ -13,9 +13,11 @@ mod epoch;
 pub mod feed;
 mod files;
 mod flows;
+pub mod history;
 mod inspect;
 mod ledger;
 mod locks;
+mod maintenance;
 pub mod media;
 mod migrate;
 mod moves;
@@ -35,7 +37,9 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use redb::{Database, ReadTransaction, ReadableDatabase, StorageBackend};
 use tokio::sync::{Semaphore, watch};
@@ -46,6 +50,7 @@ pub use files::LedgerFile;
 pub use inspect::{Inspected, inspect};
 pub use requests::*;
 
+use crate::meter::{Meter, Timed};
 use crate::model::{
     Delivery, DeliveryId, Fence, Intent, Item, ItemId, ItemState, Lock, LockKind, Moment, Profile, ProfileId, Proofs,
     Resolution, Task, TaskId, Timestamp, Tried,
@@ -84,7 +89,10 @@ pub struct Store {
     db: Arc<Database>,
     writer: WriterHandle,
     feed: Feed,
+    meter: Meter,
     readers: Arc<Semaphore>,
+    /// Reads that wait for a reader.
+    reads_waiting: Arc<AtomicUsize>,
 }
 
 /// The writer's thread, to be joined after the last [`Store`] is dropped: the file is closed then.
@@ -134,8 +142,10 @@ impl Store {
     fn start((db, ledger, report): (Database, Ledger, BootReport)) -> (Self, WriterThread, BootReport) {
         let db = Arc::new(db);
         let feed = Feed::new(fastrand::u32(..));
-        let (writer, thread) = writer::start(db.clone(), ledger, feed.clone());
-        (Self { db, writer, feed, readers: Arc::new(Semaphore::new(READERS)) }, WriterThread(thread), report)
+        let meter = Meter::default();
+        let (writer, thread) = writer::start(db.clone(), ledger, feed.clone(), meter.clone());
+        let (readers, reads_waiting) = (Arc::new(Semaphore::new(READERS)), Arc::default());
+        (Self { db, writer, feed, meter, readers, reads_waiting }, WriterThread(thread), report)
     }
 
     /// Turns to the reason when the disk failed: nothing is acknowledged any more and the daemon stops.
@@ -154,19 +164,45 @@ impl Store {
         &self.feed
     }
 
+    /// What is counted since the store was opened.
+    #[must_use]
+    pub const fn meter(&self) -> &Meter {
+        &self.meter
+    }
+
     async fn read<T: Send + 'static>(
         &self,
         work: impl FnOnce(&ReadTransaction) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
+        let began = Instant::now();
+        let waiting = InLine::new(&self.reads_waiting);
         let permit = self.readers.clone().acquire_owned().await.map_err(|_| StoreError::Closed)?;
-        let db = self.db.clone();
+        drop(waiting);
+        let (db, meter) = (self.db.clone(), self.meter.clone());
         let task = tokio::task::spawn_blocking(move || {
             let txn = db.begin_read()?;
             let answer = work(&txn);
             drop(permit);
+            meter.time(Timed::StoreRead, began.elapsed());
             answer
         });
         task.await.map_err(|_| StoreError::Closed)?
+    }
+}
+
+/// Counted as long as it lives, also where its caller gives up.
+struct InLine(Arc<AtomicUsize>);
+
+impl InLine {
+    fn new(waiting: &Arc<AtomicUsize>) -> Self {
+        waiting.fetch_add(1, Ordering::Relaxed);
+        Self(waiting.clone())
+    }
+}
+
+impl Drop for InLine {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -326,6 +362,7 @@ impl Store {
         stats.batch_p50 = batch_p50;
         stats.readers_max = READERS;
         stats.readers_in_use = READERS - self.readers.available_permits();
+        stats.readers_waiting = self.reads_waiting.load(Ordering::Relaxed);
         Ok(stats)
     }
 

@@ -7,16 +7,21 @@
 //! Not here: files and their rotation (the journal's task), and metrics.
 
 use std::io::IsTerminal as _;
+use std::sync::OnceLock;
 
 use tracing::Metadata;
 use tracing_subscriber::filter::{EnvFilter, FilterFn, filter_fn};
 use tracing_subscriber::layer::{Layer, SubscriberExt as _};
-use tracing_subscriber::{Registry, fmt};
+use tracing_subscriber::{Registry, fmt, reload};
 
 use crate::config::{Log, LogFormat};
 
 /// Targets that begin with this are never logged.
 const SILENCED: &str = "chromiumoxide";
+
+type SetLevel = Box<dyn Fn(EnvFilter) -> Result<(), String> + Send + Sync>;
+
+static LEVEL: OnceLock<SetLevel> = OnceLock::new();
 
 /// Where and how lines are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,8 +44,20 @@ pub fn init(log: &Log) -> Result<(), String> {
         StandardError { is_terminal: std::io::stderr().is_terminal(), is_journal: standard_error_is_the_journal() };
     let no_colour = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let output = choose(log.format, &standard_error, no_colour);
+    let (filter, handle) = reload::Layer::new(filter);
     let subscriber = Registry::default().with(layer(output, log.format)?).with(filter).with(silence());
+    // Set once, as the subscriber is.
+    drop(LEVEL.set(Box::new(move |filter| handle.reload(filter).map_err(|error| error.to_string()))));
     tracing::subscriber::set_global_default(subscriber).map_err(|_| "the log of this process is set already".to_owned())
+}
+
+/// Another filter from now on; `level` is that of the settings.
+///
+/// # Errors
+/// What is wrong with it; the one in force stays.
+pub fn set_level(level: &str) -> Result<(), String> {
+    let filter = EnvFilter::builder().parse(level).map_err(|error| format!("[log] level: {error}"))?;
+    LEVEL.get().map_or_else(|| Err("the log of this process is not set".to_owned()), |set| set(filter))
 }
 
 fn choose(format: LogFormat, standard_error: &StandardError, no_colour: bool) -> Output {

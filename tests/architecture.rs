@@ -7,10 +7,11 @@
 use std::path::{Path, PathBuf};
 
 /// A room, and what it may name: every room of a lower rank.
-const RANKS: [(&str, u8); 12] = [
+const RANKS: [(&str, u8); 13] = [
     ("model", 0),
     ("breaker", 1),
     ("config", 1),
+    ("meter", 1),
     ("outbound", 1),
     ("telemetry", 2),
     ("store", 2),

@@ -10,6 +10,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 need_compiler
 need_browser
 need_strace
+need_promtool
 need_cargo
 need_python
 need_playwright

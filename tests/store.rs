@@ -7,6 +7,8 @@
 mod blind;
 #[path = "store/claims.rs"]
 mod claims;
+#[path = "store/history.rs"]
+mod history;
 #[path = "store/inspect.rs"]
 mod inspect;
 #[path = "store/lent.rs"]

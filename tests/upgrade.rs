@@ -7,7 +7,9 @@
 
 use std::path::Path;
 
-use cove::model::{BootId, BootTime, ItemId, ItemState, LockOwner, Moment, Place, ProfileId, Timestamp};
+use cove::model::{
+    BootId, BootTime, ItemId, ItemState, Job, JobRecord, LockOwner, Moment, Place, ProfileId, Timestamp,
+};
 use cove::store::{
     Idempotency, ItemQuery, LEDGER_FILE, LockQuery, SCHEMA_VERSION, STATE_FILE, Store, StoreError, TaskQuery,
 };
@@ -84,4 +86,29 @@ async fn schema_1_goes_on_where_it_was() {
     assert_eq!(store.check_consistency().await.unwrap(), Vec::<String>::new());
     drop(store);
     tokio::task::spawn_blocking(|| thread.join()).await.unwrap();
+}
+
+/// A file of this schema from before there was a table for the jobs of the maintenance.
+#[tokio::test]
+async fn a_file_without_records_of_jobs_opens_and_keeps_them_from_then_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, thread, _) = Store::open(folder.path(), NOW).unwrap();
+    drop(store);
+    tokio::task::spawn_blocking(|| thread.join()).await.unwrap();
+    let db = redb::Database::open(folder.path().join(STATE_FILE)).unwrap();
+    let txn = db.begin_write().unwrap();
+    let table: redb::TableDefinition<&str, &[u8]> = redb::TableDefinition::new("maintenance");
+    assert!(txn.delete_table(table).unwrap(), "the table has another name");
+    txn.commit().unwrap();
+    drop(db);
+    for open in 0..2 {
+        let (store, thread, report) = Store::open(folder.path(), NOW).unwrap();
+        assert!(!report.created && !report.restored, "{report:?}");
+        let record = JobRecord { next_at: Some(NOW.wall), ..JobRecord::default() };
+        let kept = if open == 0 { Vec::new() } else { vec![(Job::Snapshot, record.clone())] };
+        assert_eq!(store.job_records().await.unwrap(), kept);
+        store.note_job(Job::Snapshot, record).await.unwrap();
+        drop(store);
+        tokio::task::spawn_blocking(|| thread.join()).await.unwrap();
+    }
 }

@@ -102,6 +102,7 @@ codes! {
     NotHeld "not_held" 409 "Nobody holds this lock";
     SnapshotRunning "snapshot_running" 409 "A snapshot is being made or verified";
     SnapshotDamaged "snapshot_damaged" 409 "The snapshot is not good";
+    JobRunning "job_running" 409 "The job runs already";
     SessionEnded "session_ended" 409 "The session is over";
     // The daemon.
     Internal "internal" 500 "A defect of cove";

@@ -87,7 +87,7 @@ pub struct Front {
 
 impl Front {
     pub fn new(context: Arc<Context>, address: SocketAddr) -> Self {
-        let limiter = Limiter::new(context.config.limits.clone());
+        let limiter = Limiter::new(context.limits.clone());
         let trust = Trust::new(context.config.trusted_networks(), User::own());
         let names = OwnNames::new(address, &context.config.server.allowed_hosts);
         Self { context, router: Router::new(), names, address, limiter, trust }
@@ -204,7 +204,9 @@ impl App for Front {
         if response.extensions().get::<SpendsNothing>().is_some() {
             allowance = self.limiter.refund(class, client, Instant::now());
         }
-        let milliseconds = begun.elapsed().as_millis();
+        let took = begun.elapsed();
+        self.context.store.meter().request(method.as_str(), response.status().as_u16(), took);
+        let milliseconds = took.as_millis();
         tracing::debug!(request_id = %id, %method, ?class, status = response.status().as_u16(), milliseconds);
         decorate(response.headers_mut(), &id, allowance, self.context.clock.now());
         response

@@ -7,28 +7,35 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use hyper::{Response, StatusCode};
 use serde_json::{Map, Value, json};
 use tokio::time::timeout;
 
+use super::Context;
 use super::body::{self, Reply};
 use super::error::ApiError;
 use super::front::Call;
 use super::snapshots::snapshot_json;
+use super::usage::{self, Own};
 use super::waits::Waits;
-use super::{Context, usage};
 use crate::breaker::BreakerState;
 use crate::breaker::board::{BreakerView, Transition};
 use crate::config::ProviderKind;
 use crate::engine::{START_BREAKERS, View};
 use crate::model::{ItemState, Timestamp};
 use crate::ops::backup::{BackupView, Backups};
+use crate::ops::maintenance::{Judge, Judgement};
 use crate::store::{Pause, StoreStats};
 
 /// For each part that has to be asked.
 const PART_DEADLINE: Duration = Duration::from_secs(1);
 /// The engine's loop turns every few seconds even when there is nothing to do.
 const STUCK_AFTER: Duration = Duration::from_mins(1);
+/// Of the last commits the slowest may take so long: every answer that stores something waits for one.
+const SLOW_COMMIT_MS: f64 = 1_000.0;
+/// Of the machine's memory: with less left the kernel soon ends whatever is largest.
+const LEAST_MEMORY_PART: u64 = 20;
 /// Of the status.
 const MAX_BREAKERS_SHOWN: usize = 100;
 
@@ -45,11 +52,21 @@ struct Findings {
     /// Why the provider's profiles are not known.
     no_list: Option<String>,
     backups: BackupView,
+    /// None: not told in time.
+    own: Option<Own>,
+    /// Why the queue cannot be told, or since when the item that waits longest does.
+    oldest: Result<Option<Timestamp>, String>,
 }
 
 async fn look(context: &Context) -> Findings {
     let failed = context.store.failed().borrow().is_some();
-    let store = match timeout(PART_DEADLINE, context.store.stats()).await {
+    let (store, free_mb, own, waits) = tokio::join!(
+        timeout(PART_DEADLINE, context.store.stats()),
+        timeout(PART_DEADLINE, usage::disk_free_mb(context.state_dir.clone())),
+        timeout(PART_DEADLINE, usage::own(context)),
+        timeout(PART_DEADLINE, Waits::look(context)),
+    );
+    let store = match store {
         _ if failed => Err("the state file failed; see the daemon's log".to_owned()),
         Ok(Ok(stats)) => Ok(stats),
         Ok(Err(error)) => {
@@ -58,10 +75,16 @@ async fn look(context: &Context) -> Findings {
         }
         Err(_) => Err(format!("the store did not answer within {} s", PART_DEADLINE.as_secs())),
     };
-    let free_mb = timeout(PART_DEADLINE, usage::disk_free_mb(context.state_dir.clone())).await.ok().flatten();
+    let free_mb = free_mb.ok().flatten();
+    let own = own.ok().and_then(Result::ok).map(|(own, _)| own);
+    let oldest = match waits {
+        Ok(Ok(waits)) => Ok(waits.oldest),
+        Ok(Err(_)) | Err(_) => Err("the queue could not be told".to_owned()),
+    };
     let breakers = context.breakers.view(context.clock.now());
     let backups = context.backups.as_ref().map(Backups::view).unwrap_or_default();
-    Findings { store, free_mb, view: context.engine.view(), breakers, no_list: context.roster.trouble(), backups }
+    let (view, no_list) = (context.engine.view(), context.roster.trouble());
+    Findings { store, free_mb, view, breakers, no_list, backups, own, oldest }
 }
 
 impl Findings {
@@ -80,6 +103,37 @@ impl Findings {
         };
         let list = || self.no_list.as_ref().map(|why| format!("its profiles cannot be listed: {why}"));
         self.view.provider_down.clone().or_else(|| breaker.map(breaker_told)).or_else(close).or_else(list)
+    }
+}
+
+impl Findings {
+    fn slow_commits(&self) -> Option<String> {
+        let p99_ms = self.store.as_ref().ok()?.commit_p99_ms;
+        (p99_ms > SLOW_COMMIT_MS).then(|| format!("commits take up to {p99_ms:.0} ms: the disk of the state is slow"))
+    }
+
+    fn short_memory(&self) -> Option<String> {
+        let Some(own) = self.own else { return Some("memory could not be told".to_owned()) };
+        let left = own.available_bytes?;
+        let mib = |bytes: u64| bytes / (1024 * 1024);
+        (left < own.machine_bytes / LEAST_MEMORY_PART).then(|| {
+            let (left, all) = (mib(left), mib(own.machine_bytes));
+            format!("the machine has {left} MiB of its {all} MiB of memory left")
+        })
+    }
+
+    /// What these parts show beside their status.
+    fn figures(&self, parts: &mut Map<String, Value>, now: Timestamp) {
+        parts["store"]["commit_p99_ms"] = json!(self.store.as_ref().ok().map(|stats| stats.commit_p99_ms));
+        parts["memory"]["memory_mb"] = json!(self.own.map(|own| usage::megabytes(own.memory_bytes)));
+        let available = self.own.and_then(|own| own.available_bytes);
+        parts["memory"]["available_mb"] = json!(available.map(usage::megabytes));
+        parts["clock"]["suspect"] = self.view.clock_suspect.into();
+        let oldest = self.oldest.as_ref().ok().copied().flatten();
+        parts["queue"]["oldest_waiting_since"] = json!(oldest);
+        parts["queue"]["oldest_waiting_seconds"] = json!(oldest.map(|oldest| now.since(oldest).as_secs()));
+        parts["snapshots"]["last_created_at"] = json!(self.backups.last.as_ref().map(|last| last.created_at));
+        parts["snapshots"]["last_verified_at"] = json!(self.backups.last_verified_at);
     }
 }
 
@@ -127,8 +181,17 @@ fn judge(findings: &Findings, now: Timestamp) -> (&'static str, Value) {
         count => format!("{}; and {} more", breaker_told(first), count - 1),
     });
     let snapshots = findings.backups.trouble.clone();
-    let degraded = [("provider", findings.provider_trouble()), ("breakers", breakers), ("snapshots", snapshots)];
-    let status = match (unhealthy, degraded.iter().any(|(_, reason)| reason.is_some())) {
+    let clock = "the wall clock jumped: what is scheduled is held until it is put right, or until `cove resume`";
+    let degraded = [
+        ("provider", findings.provider_trouble()),
+        ("breakers", breakers),
+        ("snapshots", snapshots),
+        ("memory", findings.short_memory()),
+        ("clock", view.clock_suspect.then(|| clock.to_owned())),
+        ("queue", findings.oldest.as_ref().err().cloned()),
+    ];
+    let slow = findings.slow_commits();
+    let status = match (unhealthy, slow.is_some() || degraded.iter().any(|(_, reason)| reason.is_some())) {
         (true, _) => "unhealthy",
         (false, true) => "degraded",
         (false, false) => "healthy",
@@ -137,9 +200,29 @@ fn judge(findings: &Findings, now: Timestamp) -> (&'static str, Value) {
         let status = if reason.is_some() { "degraded" } else { "healthy" };
         parts.insert(name.to_owned(), json!({"status": status, "reason": reason}));
     }
-    parts["snapshots"]["last_created_at"] = json!(findings.backups.last.as_ref().map(|last| last.created_at));
-    parts["snapshots"]["last_verified_at"] = json!(findings.backups.last_verified_at);
+    if let Some(slow) = slow {
+        parts.insert("store".to_owned(), json!({"status": "degraded", "reason": slow}));
+    }
+    findings.figures(&mut parts, now);
     (status, Value::Object(parts))
+}
+
+/// On one line: the status, and each part that is not well.
+fn line(status: &str, parts: &Value) -> String {
+    let unwell = parts.as_object().into_iter().flatten().filter_map(|(name, part)| {
+        let reason = part["reason"].as_str()?;
+        Some(format!("{name}: {reason}"))
+    });
+    let unwell = unwell.collect::<Vec<_>>().join("; ");
+    if unwell.is_empty() { status.to_owned() } else { format!("{status}: {unwell}") }
+}
+
+#[async_trait]
+impl Judge for Context {
+    async fn judge(&self) -> Judgement {
+        let (status, parts) = judge(&look(self).await, self.clock.now());
+        Judgement { ok: status != "unhealthy", line: line(status, &parts) }
+    }
 }
 
 pub async fn health(context: Arc<Context>, _: Call) -> Result<Response<Reply>, ApiError> {
@@ -249,7 +332,33 @@ mod tests {
             breakers: Vec::new(),
             no_list: None,
             backups: BackupView::default(),
+            own: Some(Own { machine_bytes: 1_000 << 20, available_bytes: Some(51 << 20), ..Own::default() }),
+            oldest: Ok(None),
         }
+    }
+
+    #[test]
+    fn slow_commits_short_memory_and_a_clock_that_jumped_degrade_and_are_told() {
+        let judged = |findings: Findings, part: &str| {
+            let (status, parts) = judge(&findings, Timestamp::from_millis(50_000));
+            (status, parts[part].clone())
+        };
+        let stats = StoreStats { commit_p99_ms: 1_500.4, ..StoreStats::default() };
+        let (status, store) = judged(Findings { store: Ok(stats), ..findings(|_| {}) }, "store");
+        let told = "commits take up to 1500 ms: the disk of the state is slow";
+        assert_eq!((status, &store["status"], &store["reason"]), ("degraded", &json!("degraded"), &json!(told)));
+        let own = Own { machine_bytes: 1_000 << 20, available_bytes: Some(49 << 20), ..Own::default() };
+        let (status, memory) = judged(Findings { own: Some(own), ..findings(|_| {}) }, "memory");
+        let told = "the machine has 49 MiB of its 1000 MiB of memory left";
+        assert_eq!((status, &memory["reason"]), ("degraded", &json!(told)));
+        let (status, clock) = judged(findings(|view| view.clock_suspect = true), "clock");
+        assert_eq!((status, &clock["suspect"], clock["reason"].is_string()), ("degraded", &json!(true), true));
+        let (status, queue) = judged(Findings { oldest: Err("no".to_owned()), ..findings(|_| {}) }, "queue");
+        assert_eq!((status, &queue["reason"]), ("degraded", &json!("no")));
+        let since = Timestamp::from_millis(20_000);
+        let (status, queue) = judged(Findings { oldest: Ok(Some(since)), ..findings(|_| {}) }, "queue");
+        assert_eq!((status, &queue["oldest_waiting_seconds"]), ("healthy", &json!(30)));
+        assert_eq!(queue["oldest_waiting_since"], json!(since));
     }
 
     #[test]
@@ -265,6 +374,9 @@ mod tests {
         assert_eq!(judge(&findings(|_| {}), stuck).0, "unhealthy");
         let (status, parts) = judge(&findings(|view| view.no_disk = Some("full".to_owned())), Timestamp::ZERO);
         assert_eq!((status, &parts["disk"]["reason"]), ("unhealthy", &json!("full")));
+        assert_eq!(line(status, &parts), "unhealthy: disk: full");
+        let (status, parts) = judge(&findings(|_| {}), Timestamp::ZERO);
+        assert_eq!(line(status, &parts), "healthy");
         let unknown = Findings { free_mb: None, ..findings(|_| {}) };
         assert_eq!(judge(&unknown, Timestamp::ZERO).0, "unhealthy");
         let failed = Findings { store: Err("gone".to_owned()), ..findings(|_| {}) };

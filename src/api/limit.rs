@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -58,23 +58,43 @@ struct Window {
     used: u32,
 }
 
+/// The limits in force, which a reload of the settings may change; a clone is another handle.
+#[derive(Clone)]
+pub struct LiveLimits(Arc<RwLock<Limits>>);
+
+impl LiveLimits {
+    #[must_use]
+    pub fn new(limits: Limits) -> Self {
+        Self(Arc::new(RwLock::new(limits)))
+    }
+
+    /// From the next request on; a window that runs keeps its end.
+    pub fn set(&self, limits: Limits) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = limits;
+    }
+
+    fn get(&self) -> Limits {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
 pub struct Limiter {
-    limits: Limits,
+    limits: LiveLimits,
     windows: Mutex<HashMap<(Class, Client), Window>>,
 }
 
 impl Limiter {
-    pub fn new(limits: Limits) -> Self {
+    pub fn new(limits: LiveLimits) -> Self {
         Self { limits, windows: Mutex::default() }
     }
 
-    const fn limit(&self, class: Class) -> u32 {
+    const fn limit(limits: &Limits, class: Class) -> u32 {
         match class {
-            Class::TaskStarts => self.limits.task_starts,
-            Class::Health => self.limits.health,
-            Class::Metrics => self.limits.metrics,
-            Class::Locks => self.limits.locks,
-            Class::Requests => self.limits.requests,
+            Class::TaskStarts => limits.task_starts,
+            Class::Health => limits.health,
+            Class::Metrics => limits.metrics,
+            Class::Locks => limits.locks,
+            Class::Requests => limits.requests,
             Class::Unlimited => 0,
         }
     }
@@ -108,11 +128,12 @@ impl Limiter {
         now: Instant,
         act: impl FnOnce(&mut Window, u32) -> bool,
     ) -> Option<Allowance> {
-        let limit = self.limit(class);
+        let limits = self.limits.get();
+        let limit = Self::limit(&limits, class);
         if limit == 0 {
             return None;
         }
-        let length = Duration::from_secs(self.limits.window_seconds.max(1));
+        let length = Duration::from_secs(limits.window_seconds.max(1));
         let mut windows = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
         let mut key = (class, client);
         if !windows.contains_key(&key) && windows.len() >= MAX_CLIENTS {
@@ -138,7 +159,20 @@ mod tests {
     const ANNA: Client = Client::Address(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST));
 
     fn limiter() -> Limiter {
-        Limiter::new(Limits { window_seconds: 60, task_starts: 2, health: 0, metrics: 1, locks: 3, requests: 1 })
+        let limits = Limits { window_seconds: 60, task_starts: 2, health: 0, metrics: 1, locks: 3, requests: 1 };
+        Limiter::new(LiveLimits::new(limits))
+    }
+
+    #[test]
+    fn limits_that_are_set_anew_count_at_once_and_forget_nobody() {
+        let (limiter, now) = (limiter(), Instant::now());
+        assert!(limiter.spend(Class::Requests, ANNA, now).unwrap().granted);
+        assert!(!limiter.spend(Class::Requests, ANNA, now).unwrap().granted);
+        let limits = Limits { requests: 2, metrics: 0, ..limiter.limits.get() };
+        limiter.limits.set(limits);
+        let next = limiter.spend(Class::Requests, ANNA, now).unwrap();
+        assert_eq!((next.granted, next.limit, next.remaining), (true, 2, 0));
+        assert_eq!(limiter.spend(Class::Metrics, ANNA, now), None);
     }
 
     #[test]

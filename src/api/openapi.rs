@@ -24,6 +24,7 @@ use super::page::Asset;
 use super::query::{MAX_LIMIT, Query};
 use super::routes::{Access, ROUTES, Route, Takes};
 use crate::model::{ItemState, TaskState};
+use crate::store::history::RESOLUTIONS;
 use operations::{Holds, OPERATIONS, Operation};
 
 static SERVED: LazyLock<Asset> =
@@ -49,6 +50,7 @@ pub fn document() -> Value {
         let path = route.path.replace("{*rest}", "{rest}");
         paths.entry(path).or_default().insert(route.method.as_str().to_lowercase(), describe(route, operation));
     }
+    let shared = share_errors(&mut paths);
     let mut schemas = Map::new();
     for (name, schema) in answers::all().into_iter().chain(requests::all()) {
         schemas.insert(name.to_owned(), schema);
@@ -66,10 +68,29 @@ pub fn document() -> Value {
         "paths": paths,
         "components": {
             "schemas": schemas,
+            "responses": shared,
             "headers": headers(),
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer", "description": "`cove tokens create NAME --scope SCOPE`"}},
         },
     })
+}
+
+/// Many routes can answer the same errors: each set is described once, and named by those who answer it.
+fn share_errors(paths: &mut BTreeMap<String, Map<String, Value>>) -> Map<String, Value> {
+    let mut shared = Map::new();
+    let operations = paths.values_mut().flat_map(|operations| operations.values_mut());
+    let responses = operations.filter_map(|operation| operation["responses"].as_object_mut()).flatten();
+    for (status, response) in responses.filter(|(status, _)| status.as_str() >= "400") {
+        let known = shared.iter().find(|(_, other)| *other == response).map(|(name, _): (&String, _)| name.clone());
+        let name = known.unwrap_or_else(|| {
+            let of_status = shared.keys().filter(|name| name.starts_with(&format!("Error{status}_"))).count();
+            let name = format!("Error{status}_{}", of_status + 1);
+            shared.insert(name.clone(), response.clone());
+            name
+        });
+        *response = json!({"$ref": format!("#/components/responses/{name}")});
+    }
+    shared
 }
 
 fn operation_of(route: &Route) -> Option<&'static Operation> {
@@ -190,6 +211,8 @@ fn query_schema(route: &Route, name: &str) -> Value {
         json!({"type": "string", "enum": words})
     };
     match name {
+        "step" => json!({"type": "integer", "enum": RESOLUTIONS.map(|resolution| resolution.step_seconds)}),
+        "from" | "to" => json!({"type": "string", "format": "date-time"}),
         "limit" => json!({"type": "integer", "minimum": 1, "maximum": MAX_LIMIT}),
         "state" if route.path == "/api/v1/tasks" => one_of(&TaskState::ALL.map(TaskState::name)),
         "state" => one_of(&ItemState::ALL.map(ItemState::name)),

@@ -15,8 +15,8 @@ use super::error::ApiError;
 use super::front::Call;
 use super::limit::Class;
 use super::{
-    Context, admin, claims, devtools, events, evidence, flows, health, intents, locks, metrics, openapi, page,
-    profiles, sessions, snapshots, start, tasks, tokens, uploads, webhooks,
+    Context, admin, claims, devtools, events, evidence, flows, health, intents, locks, maintenance, metrics, openapi,
+    page, profiles, sessions, snapshots, start, tasks, tokens, uploads, webhooks,
 };
 use crate::model::Scope;
 
@@ -166,11 +166,14 @@ routes! {
     GET "/api/v1/health" OpenHealth Nothing Health health::health;
     GET "/api/v1/status" OpenStatus Nothing Requests health::status;
     GET "/api/v1/metrics" OpenMetrics Nothing Metrics metrics::json;
+    GET "/api/v1/metrics/history" OpenMetrics Nothing Requests metrics::history::show;
     GET "/metrics" OpenMetrics Nothing Metrics metrics::prometheus;
     GET "/api/v1/snapshots" Read Nothing Requests snapshots::list;
     POST "/api/v1/snapshots" Admin Nothing Requests snapshots::create;
     GET "/api/v1/snapshots/{name}" Admin Nothing Requests snapshots::download;
     POST "/api/v1/snapshots/{name}/verify" Admin Nothing Requests snapshots::verify;
+    GET "/api/v1/maintenance" Read Nothing Requests maintenance::list;
+    POST "/api/v1/maintenance/{job}/run" Admin Nothing Requests maintenance::run;
     GET "/api/v1/events" Read Nothing Requests events::listen;
     POST "/api/v1/pause" Admin Nothing Requests admin::pause;
     POST "/api/v1/resume" Admin MaybeJson Requests admin::resume;
@@ -257,7 +260,7 @@ mod tests {
     #[test]
     fn every_route_is_found_by_its_own_path() {
         for route in ROUTES {
-            let variable = ["{id}", "{name}", "{file}", "{token}", "{delivery}", "{*rest}"];
+            let variable = ["{id}", "{name}", "{file}", "{token}", "{delivery}", "{job}", "{*rest}"];
             let path = variable.iter().fold(route.path.to_owned(), |path, part| path.replace(part, "x1"));
             assert_eq!(found(&route.method, &path).map(|(path, _)| path), Some(route.path));
             let Found::WrongMethod(allow) = Router::new().find(&Method::PATCH, &path) else { panic!("{path}") };

@@ -1,6 +1,6 @@
 //! What the daemon and its sessions use, sampled when somebody asks.
 //!
-//! Called by the status handler. Figures of processor time are rates since the previous sample, so two
+//! Called by the handlers of status, health and metrics. Figures of processor time are rates since the previous sample, so two
 //! samples are kept: the daemon's own, and one per session that still runs. Invariant: the provider is
 //! asked at most every [`SESSIONS_FRESH`] and waited for at most [`SESSIONS_DEADLINE`]; a session that
 //! does not answer in time is shown without figures.
@@ -38,12 +38,14 @@ struct Samples {
 
 /// What /proc says of this process.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-struct Own {
-    memory_bytes: u64,
-    machine_bytes: u64,
-    cpu_seconds: f64,
-    threads: usize,
-    fds: usize,
+pub struct Own {
+    pub memory_bytes: u64,
+    pub machine_bytes: u64,
+    /// What programs could still get of it without swapping; None: the kernel does not tell.
+    pub available_bytes: Option<u64>,
+    pub cpu_seconds: f64,
+    pub threads: usize,
+    pub fds: usize,
 }
 
 /// Percent of one processor between two samples; None for the first.
@@ -58,7 +60,7 @@ fn rounded(number: f64) -> f64 {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "bytes of memory as megabytes with one decimal")]
-fn megabytes(bytes: u64) -> f64 {
+pub fn megabytes(bytes: u64) -> f64 {
     rounded(bytes as f64 / MIB)
 }
 
@@ -71,12 +73,14 @@ fn kilobytes(text: &str, name: &str) -> Option<u64> {
 fn read_own() -> Own {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let count = |path: &str| std::fs::read_dir(path).map_or(0, Iterator::count);
+    let machine = read("/proc/meminfo");
     // Proportional where the kernel tells it, resident where it does not.
     let memory = kilobytes(&read("/proc/self/smaps_rollup"), "Pss");
     let memory = memory.or_else(|| kilobytes(&read("/proc/self/status"), "VmRSS"));
     Own {
         memory_bytes: memory.unwrap_or(0),
-        machine_bytes: kilobytes(&read("/proc/meminfo"), "MemTotal").unwrap_or(0),
+        machine_bytes: kilobytes(&machine, "MemTotal").unwrap_or(0),
+        available_bytes: kilobytes(&machine, "MemAvailable"),
         cpu_seconds: cpu_seconds(),
         threads: count("/proc/self/task"),
         fds: count("/proc/self/fd"),
@@ -99,15 +103,19 @@ pub async fn disk_free_mb(path: PathBuf) -> Option<u64> {
     Some(free.f_bavail.saturating_mul(free.f_frsize) / (1024 * 1024))
 }
 
-pub async fn resource_usage(context: &Context, view: &View, free_mb: Option<u64>) -> Result<Value, ApiError> {
+/// What this process uses, and percent of one processor since the look before.
+pub async fn own(context: &Context) -> Result<(Own, Option<f64>), ApiError> {
     let own = off_runtime(read_own).await?;
     let now = Instant::now();
-    let cpu = {
-        let mut samples = context.usage.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = samples.own.replace((now, own.cpu_seconds));
-        // The first sample is over the whole life so far.
-        rate(before.or(Some((context.started, 0.0))), now, own.cpu_seconds)
-    };
+    let mut samples = context.usage.inner.lock().unwrap_or_else(PoisonError::into_inner);
+    let before = samples.own.replace((now, own.cpu_seconds));
+    // The first sample is over the whole life so far.
+    let cpu_percent = rate(before.or(Some((context.started, 0.0))), now, own.cpu_seconds);
+    Ok((own, cpu_percent))
+}
+
+pub async fn resource_usage(context: &Context, view: &View, free_mb: Option<u64>) -> Result<Value, ApiError> {
+    let (own, cpu) = own(context).await?;
     let limit = megabytes(own.machine_bytes);
     let percent = if limit > 0.0 { rounded(megabytes(own.memory_bytes) / limit * 100.0) } else { 0.0 };
     Ok(json!({

@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::{exit, load, print, print_json, tell};
 use crate::browser::host::{self, HostOptions};
+use crate::config::Sources;
 use crate::daemon::{self, Passed};
 use crate::model::flow::{Flow, Severity};
 use crate::telemetry;
@@ -27,6 +28,7 @@ pub enum ConfigCommand {
 }
 
 pub async fn serve(file: Option<PathBuf>, state_dir: Option<PathBuf>) -> u8 {
+    let sources = Sources::from_process(file.clone(), state_dir.clone());
     let mut loaded = match load(file, state_dir) {
         Ok(loaded) => loaded,
         Err(code) => return code,
@@ -50,7 +52,7 @@ pub async fn serve(file: Option<PathBuf>, state_dir: Option<PathBuf>) -> u8 {
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
-    match daemon::serve(loaded.config, passed).await {
+    match daemon::serve(loaded.config, sources, passed).await {
         Ok(()) => exit::OK,
         Err(error) => {
             // On a terminal the log may be elsewhere; under systemd this line is the status.

@@ -80,7 +80,13 @@ fn value_of(key: &Key, text: &str, variable: &str) -> Result<Entry, ConfigError>
                 )
             })?
         }
-        Rule::Choice(_) | Rule::Address | Rule::Path | Rule::Url | Rule::LogFilter => Value::String(trimmed.to_owned()),
+        Rule::Choice(_)
+        | Rule::Address
+        | Rule::Path
+        | Rule::Url
+        | Rule::LogFilter
+        | Rule::Schedule
+        | Rule::TimeZone => Value::String(trimmed.to_owned()),
     };
     Ok(Entry { value: key.check(value, variable)?, source: variable.to_owned() })
 }

@@ -11,6 +11,8 @@ use toml::Value;
 
 use super::error::ConfigError;
 use super::{dolphin, network};
+use crate::model::schedule::{ALLOWED_SCHEDULES, ALLOWED_TIME_ZONES};
+use crate::model::{Schedule, Zone};
 
 const DAY_SECONDS: u64 = 24 * 60 * 60;
 const KIB: u64 = 1 << 10;
@@ -40,6 +42,10 @@ pub(super) enum Rule {
     /// Any of these words.
     Words(&'static [&'static str]),
     LogFilter,
+    /// A cron expression; empty or `off` is none.
+    Schedule,
+    /// Empty is the system's.
+    TimeZone,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -84,6 +90,12 @@ pub(super) static KEYS: &[Key] = &[
     key("snapshots", "keep_count", Rule::Integer(1, 10_000)),
     key("snapshots", "include_media", Rule::Bool),
     key("snapshots", "include_evidence", Rule::Bool),
+    key("maintenance", "time_zone", Rule::TimeZone),
+    key("maintenance", "health_check", Rule::Schedule),
+    key("maintenance", "lock_cleanup", Rule::Schedule),
+    key("maintenance", "retention", Rule::Schedule),
+    key("maintenance", "snapshot", Rule::Schedule),
+    key("maintenance", "snapshot_verification", Rule::Schedule),
     key("resources", "disk_reserve_mb", Rule::Integer(LEAST_RESERVE_MB, 1024 * 1024)),
     key("browser", "provider", Rule::Choice(&["chromium", "dolphin"])),
     key("browser", "chromium", Rule::Path),
@@ -173,6 +185,8 @@ impl Rule {
             Self::LogFilter => {
                 "off, error, warn, info, debug, trace, or a filter such as info,cove::engine=debug".to_owned()
             }
+            Self::Schedule => ALLOWED_SCHEDULES.to_owned(),
+            Self::TimeZone => ALLOWED_TIME_ZONES.to_owned(),
         }
     }
 
@@ -201,6 +215,8 @@ impl Rule {
             Self::Networks => list(&|text| text.parse::<network::Network>().is_ok()),
             Self::Words(words) => list(&|text| words.contains(&text)),
             Self::LogFilter => text.is_some_and(is_log_filter),
+            Self::Schedule => text.is_some_and(|text| Schedule::parse(text).is_ok()),
+            Self::TimeZone => text.is_some_and(|text| text.is_empty() || Zone::named(text).is_some()),
         };
         (!fits).then(|| {
             let wrong_type = value.type_str() != self.type_name();
@@ -215,7 +231,13 @@ impl Rule {
         match self {
             Self::Integer(..) => "integer",
             Self::Bool => "boolean",
-            Self::Choice(_) | Self::Address | Self::Path | Self::Url | Self::LogFilter => "string",
+            Self::Choice(_)
+            | Self::Address
+            | Self::Path
+            | Self::Url
+            | Self::LogFilter
+            | Self::Schedule
+            | Self::TimeZone => "string",
             Self::Paths | Self::Profiles | Self::Hosts | Self::Networks | Self::Words(_) => "array",
         }
     }
@@ -305,6 +327,22 @@ mod tests {
         assert!(error.value.is_none() && !error.to_string().contains("ey-the"), "{error}");
         let error = key("dolphin.api_host").check(Value::String("http://me:pass@host".into()), "x").unwrap_err();
         assert!(error.value.is_none() && !error.to_string().contains("pass@"), "{error}");
+    }
+
+    #[test]
+    fn schedules_and_time_zones() {
+        let check = |path: &str, text: &str| key(path).check(Value::String(text.to_owned()), "x");
+        for good in ["", "off", "0 3 * * *", "*/5 8-18 * * MON-FRI"] {
+            assert!(check("maintenance.snapshot", good).unwrap().is_some(), "{good}");
+        }
+        let error = check("maintenance.snapshot", "daily").unwrap_err().to_string();
+        let told = "maintenance.snapshot = \"daily\" (x): allowed is a cron expression of five fields";
+        assert!(error.starts_with(told) && error.ends_with("or \"off\""), "{error}");
+        for good in ["", "UTC", "Europe/Berlin", "America/Argentina/Buenos_Aires"] {
+            assert!(check("maintenance.time_zone", good).is_ok(), "{good}");
+        }
+        let error = check("maintenance.time_zone", "Berlin").unwrap_err().to_string();
+        assert!(error.contains("allowed is a name of the time zone database, such as Europe/Berlin"), "{error}");
     }
 
     #[test]

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::FutureExt;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::attach::Attach;
@@ -18,6 +19,7 @@ use super::event::{AttemptEnd, Event};
 use super::turn::Child;
 use crate::browser::evidence::EvidenceFolder;
 use crate::browser::{AttemptName, CommitGate, Mode, Replay, ReplayEnd, Session, StartOptions};
+use crate::meter::Timed;
 use crate::model::flow::Flow;
 use crate::model::{EvidenceFile, Failure, FailureCode, InputValue, Item, Proofs, Task};
 use crate::store::media::{self, MediaError};
@@ -90,6 +92,7 @@ async fn attempt(child: &Child, item: &Item, task: &Task) -> Outcome {
         Err(failure) => return Outcome::before_the_browser(failure),
     };
     let options = StartOptions { headless: child.shared.headless };
+    let began = Instant::now();
     let started = tokio::select! {
         started = child.shared.provider.start(&item.profile, options) => started,
         // The start may go through all the same: the close that follows stops what came up.
@@ -104,6 +107,7 @@ async fn attempt(child: &Child, item: &Item, task: &Task) -> Outcome {
             return Outcome::unarmed(failure, browser);
         }
     };
+    child.shared.store.meter().time(Timed::ProviderStart, began.elapsed());
     child.tell(Event::Opened { fence: child.fence, session: session.clone() }).await;
     let publish = Replay {
         flow: &flow,

@@ -1,7 +1,6 @@
-//! Forgets finished tasks by age and by count: first the evidence on the disk, then the rows, in steps; and
-//! locks of outside programs whose lease is over.
+//! Forgets finished tasks by age and by count: first the evidence on the disk, then the rows, in steps.
 //!
-//! Spawned by the daemon; ends with the token. Invariant: a row goes only after the files that it names, so
+//! A job of the maintenance. Invariant: a row goes only after the files that it names, so
 //! that a crash in between leaves a task without evidence and never evidence without a task. Keys stay
 //! (fence.md rule 2). Which tasks are finished, and when, is the store's to know.
 
@@ -9,16 +8,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio_util::sync::CancellationToken;
-
 use crate::browser::evidence;
 use crate::config::Retention;
-use crate::engine::EngineHandle;
 use crate::model::{Clock, ItemId, Timestamp};
-use crate::store::{Cleanup, Store, StoreError};
+use crate::store::{Store, StoreError};
 
-/// Between two looks.
-const EVERY: Duration = Duration::from_secs(15 * 60);
 /// Tasks looked up at a time.
 const BATCH: usize = 20;
 /// Between two tasks, so that a large clean-up leaves the disk to others.
@@ -27,36 +21,9 @@ const DAY: Duration = Duration::from_secs(86_400);
 
 pub struct Keeper {
     pub store: Store,
-    pub engine: EngineHandle,
     pub clock: Arc<dyn Clock>,
     pub state_dir: PathBuf,
     pub retention: Retention,
-}
-
-/// Runs until `stop`.
-pub async fn run(keeper: Keeper, stop: CancellationToken) {
-    keeper.engine.ready().await;
-    loop {
-        // Leases run on a clock of their own, which nobody sets.
-        match keeper.store.clean_up_locks(Cleanup::default(), keeper.clock.moment()).await {
-            Ok(cleaned) if cleaned.removed > 0 => tracing::info!(locks = cleaned.removed, "expired locks were removed"),
-            Ok(_) => {}
-            Err(error) => tracing::warn!(%error, "expired locks could not be removed: trying again later"),
-        }
-        let clock_suspect = keeper.engine.view().clock_suspect;
-        tokio::select! {
-            () = stop.cancelled() => return,
-            cleaned = clean(&keeper, clock_suspect) => match cleaned {
-                Ok(0) => {}
-                Ok(tasks) => tracing::info!(tasks, "finished tasks were forgotten"),
-                Err(error) => tracing::warn!(%error, "finished tasks could not be forgotten: trying again later"),
-            }
-        }
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = tokio::time::sleep(EVERY) => {}
-        }
-    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -115,7 +82,6 @@ mod tests {
 
     use super::{Keeper, clean};
     use crate::config::Retention;
-    use crate::engine;
     use crate::model::{Clock, Failure, FailureCode, Moment, OnUnknown, ProfileId, SystemClock, Verdict};
     use crate::store::{AttemptEnded, Claim, NewItem, NewTask, Store};
 
@@ -164,7 +130,6 @@ mod tests {
         let jumped = Moment { wall: now.wall.plus(Duration::from_secs(10 * 365 * 86_400)), ..now };
         let keeper = Keeper {
             store: store.clone(),
-            engine: engine::pair().0,
             clock: Arc::new(Set(jumped)),
             state_dir: folder.path().to_owned(),
             retention: Retention { task_days: 90, tasks: 1_000 },

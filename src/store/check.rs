@@ -16,7 +16,7 @@ use sha2::{Digest, Sha256};
 use super::media::hex;
 use super::tables;
 use super::{StoreError, codec, reads};
-use crate::model::{Delivery, Intent, Item, ItemId, Lock, Profile, Task, TaskEvent, TaskId, Token};
+use crate::model::{Delivery, Intent, Item, ItemId, JobRecord, Lock, Profile, Task, TaskEvent, TaskId, Token};
 use index::Found;
 
 /// Every record, one a line, table by table in key order.
@@ -49,6 +49,10 @@ pub(super) fn dump(txn: &ReadTransaction) -> Result<String, StoreError> {
     for row in txn.open_table(tables::TOKENS)?.iter()? {
         let (hash, row) = row?;
         line(format_args!("token {} {:?}", hex(hash.value()), codec::decode::<Token>("tokens", row.value())?));
+    }
+    for row in txn.open_table(tables::MAINTENANCE)?.iter()? {
+        let (name, row) = row?;
+        line(format_args!("job {} {:?}", name.value(), codec::decode::<JobRecord>("maintenance", row.value())?));
     }
     for row in txn.open_table(tables::PROFILES)?.iter()? {
         line(format_args!("profile {:?}", codec::decode::<Profile>("profiles", row?.1.value())?));

@@ -14,6 +14,7 @@ use redb::{ReadTransaction, ReadableTable, ReadableTableMetadata};
 use super::tables::{self, Tx, get};
 use super::writer::Ran;
 use super::{DueDeliveries, DueDelivery, DueLook, Pause, RetryRefused, StoreError, TryEnd, codec, reads};
+use crate::meter::Mark;
 use crate::model::{Delivery, DeliveryId, DeliveryState, Facts, HookEvent, Item, Task, TaskId, Timestamp, Tried};
 
 /// Targets that one look considers.
@@ -163,6 +164,7 @@ pub(super) fn record(
         TryEnd::GivenUp => is.state = DeliveryState::GivenUp,
         TryEnd::Again { at } => is.next_at = at,
     }
+    tx.marks.push(Mark::Delivery(end.name()));
     is.ended_at = (is.state != DeliveryState::Pending).then_some(tried.at);
     tx.put_delivery(Some(&was), &is)?;
     if is.state == DeliveryState::GivenUp && tx.task(is.task)?.is_some() {

@@ -14,12 +14,15 @@ pub(super) mod recover;
 pub(super) mod retention;
 pub(super) mod settle;
 
+use std::time::Duration;
+
 use redb::ReadableTable;
 use sha2::{Digest, Sha256};
 
 pub(super) use super::media::hex;
 use super::tables::{self, Tx};
 use super::{EventRow, News, StoreError, codec};
+use crate::meter::Mark;
 use crate::model::id::SEQUENCE_BITS;
 use crate::model::{
     HeldFor, HookEvent, Intent, Item, ItemId, ItemState, Place, Profile, Task, TaskEvent, TaskId, Timestamp,
@@ -130,9 +133,21 @@ impl Tx<'_> {
         if was.state != is.state {
             self.meta.items[was.state as usize] -= 1;
             self.meta.items[is.state as usize] += 1;
+            self.mark_move(was, &is, now);
             self.shift_counts(&is, was.state, now)?;
         }
         Ok(is)
+    }
+
+    fn mark_move(&mut self, was: &Item, is: &Item, now: Timestamp) {
+        self.marks.push(Mark::Item(is.state));
+        if is.state == ItemState::Running {
+            self.marks.push(Mark::AttemptStarted);
+        }
+        if was.state == ItemState::Running {
+            let after = was.started_at.map_or(Duration::ZERO, |started| now.since(started));
+            self.marks.push(Mark::AttemptEnded { state: is.state, after });
+        }
     }
 
     /// The part of [`Self::change_item`] for a change that keeps the state and is nobody's news.
@@ -255,6 +270,7 @@ impl Tx<'_> {
             }
             if is.is_terminal() {
                 task.finished_at = Some(now);
+                self.marks.push(Mark::TaskEnded { state: is, after: now.since(task.created_at) });
                 self.finished.insert((now.as_millis(), id.raw()), ())?;
                 self.open_flows.remove((task.flow.as_str(), id.raw()))?;
             } else {

@@ -217,6 +217,7 @@ pub struct StoreStats {
     pub batch_p50: u32,
     pub readers_max: usize,
     pub readers_in_use: usize,
+    pub readers_waiting: usize,
 }
 
 /// Why nothing is claimed.
@@ -336,6 +337,17 @@ pub enum TryEnd {
     Delivered,
     Again { at: Timestamp },
     GivenUp,
+}
+
+impl TryEnd {
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Delivered => "delivered",
+            Self::Again { .. } => "again",
+            Self::GivenUp => "given_up",
+        }
+    }
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ledger::Line;
 use super::{News, StoreError, codec};
+use crate::meter::Mark;
 use crate::model::id::SEQUENCE_BITS;
 use crate::model::{BootId, BootTime, Fence, ItemId, ItemState, Moment, TaskId, Timestamp};
 
@@ -86,10 +87,15 @@ pub(super) const LOCK_EXPIRY: TableDefinition<(&str, u64, &str), ()> = TableDefi
 pub(super) const LOCK_OWNERS: TableDefinition<(&str, &str, &str), ()> = TableDefinition::new("lock_owners");
 /// SHA-256 of a token's text → what is kept of it.
 pub(super) const TOKENS: TableDefinition<Hash, Bytes> = TableDefinition::new("tokens");
+/// Name of a job → what is kept of it.
+pub(super) const MAINTENANCE: TableDefinition<&str, Bytes> = TableDefinition::new("maintenance");
 pub(super) const PROFILES: TableDefinition<&str, Bytes> = TableDefinition::new("profiles");
 pub(super) const FLOWS: TableDefinition<&str, Bytes> = TableDefinition::new("flows");
 /// Content hash → recording, as it was put.
 pub(super) const RECORDINGS: TableDefinition<&str, Bytes> = TableDefinition::new("recordings");
+/// (step in seconds, begin of the step in milliseconds) → the numbers of that time. A file from before this table
+/// gets it at its next open, empty.
+pub(super) const HISTORY: TableDefinition<(u32, u64), Bytes> = TableDefinition::new("history");
 
 /// What the store knows of itself; one row.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -173,6 +179,8 @@ macro_rules! transaction {
             pub wakes_sender: bool,
             /// Lines of logs, for the feed.
             pub told: Vec<News>,
+            /// What is counted after the commit.
+            pub marks: Vec<Mark>,
             /// Counts writes, so that a refused operation can be shown to have left nothing behind.
             pub writes: u64,
             /// The latest time that an operation has decided by.
@@ -197,6 +205,7 @@ macro_rules! transaction {
                     silent: false,
                     wakes_sender: false,
                     told: Vec::new(),
+                    marks: Vec::new(),
                     writes: 0,
                     latest: BootTime::default(),
                 })
@@ -252,9 +261,11 @@ transaction! {
     lock_expiry: LOCK_EXPIRY<(&'static str, u64, &'static str), ()>;
     lock_owners: LOCK_OWNERS<(&'static str, &'static str, &'static str), ()>;
     tokens: TOKENS<Hash, Bytes>;
+    maintenance: MAINTENANCE<&'static str, Bytes>;
     profiles: PROFILES<&'static str, Bytes>;
     flows: FLOWS<&'static str, Bytes>;
     recordings: RECORDINGS<&'static str, Bytes>;
+    history: HISTORY<(u32, u64), Bytes>;
 }
 
 /// What an operation's tables leave behind.
@@ -265,6 +276,7 @@ pub(super) struct Closed {
     pub ledger_anew: Option<Timestamp>,
     pub wakes_sender: bool,
     pub told: Vec<News>,
+    pub marks: Vec<Mark>,
     pub writes: u64,
     pub latest: BootTime,
 }
@@ -298,8 +310,9 @@ impl Tx<'_> {
 
     /// Closes the tables, so that the transaction can end; what is left is what the end needs.
     pub fn close(self) -> Closed {
-        let Self { meta, ledger_before, ledger_after, ledger_anew, wakes_sender, told, writes, latest, .. } = self;
-        Closed { meta, ledger_before, ledger_after, ledger_anew, wakes_sender, told, writes, latest }
+        let Self { meta, ledger_before, ledger_after, ledger_anew, wakes_sender, told, marks, writes, latest, .. } =
+            self;
+        Closed { meta, ledger_before, ledger_after, ledger_anew, wakes_sender, told, marks, writes, latest }
     }
 
     /// Writes what changed of `meta`; called once, right before the commit.

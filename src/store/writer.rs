@@ -17,6 +17,7 @@ use super::StoreError;
 use super::feed::Feed;
 use super::ledger::{Ledger, Line, Position};
 use super::tables::{Closed, Tx};
+use crate::meter::{Meter, Timed};
 use crate::model::BootTime;
 
 /// Operations that wait; a caller beyond waits for room.
@@ -168,7 +169,12 @@ impl WriterHandle {
 }
 
 /// Starts the thread. It ends, and closes the file, when the last handle is gone.
-pub(super) fn start(db: Arc<Database>, ledger: Ledger, feed: Feed) -> (WriterHandle, std::thread::JoinHandle<()>) {
+pub(super) fn start(
+    db: Arc<Database>,
+    ledger: Ledger,
+    feed: Feed,
+    meter: Meter,
+) -> (WriterHandle, std::thread::JoinHandle<()>) {
     let (queue, inbox) = mpsc::channel(QUEUE);
     let (failing, failed) = watch::channel(None);
     let stats = Arc::new(Mutex::new(WriterStats::default()));
@@ -176,8 +182,17 @@ pub(super) fn start(db: Arc<Database>, ledger: Ledger, feed: Feed) -> (WriterHan
     let latest = BootTime::default();
     let position = Arc::new(Mutex::new(ledger.position()));
     let (stats_too, outbox_too, position_too) = (stats.clone(), outbox.clone(), position.clone());
-    let mut writer =
-        Writer { db, ledger, position: position_too, latest, stats: stats_too, failing, outbox: outbox_too, feed };
+    let mut writer = Writer {
+        db,
+        ledger,
+        position: position_too,
+        latest,
+        stats: stats_too,
+        failing,
+        outbox: outbox_too,
+        feed,
+        meter,
+    };
     let thread = std::thread::Builder::new()
         .name("cove-store-writer".to_owned())
         .spawn(move || writer.run(inbox))
@@ -231,6 +246,7 @@ struct Writer {
     failing: watch::Sender<Option<StoreError>>,
     outbox: Arc<Notify>,
     feed: Feed,
+    meter: Meter,
 }
 
 impl Writer {
@@ -267,7 +283,9 @@ impl Writer {
             batch.remove(dirty).answer(Ok(()));
         }
         let operations = u32::try_from(batch.len()).unwrap_or(u32::MAX);
-        self.stats.lock().expect("readers of the figures do not panic").add(started.elapsed(), operations);
+        let took = started.elapsed();
+        self.stats.lock().expect("readers of the figures do not panic").add(took, operations);
+        self.meter.time(Timed::StoreCommit, took);
         Ok(())
     }
 
@@ -287,7 +305,8 @@ impl Writer {
                 return Ok(Some(number));
             }
         }
-        let Closed { meta, ledger_before, ledger_after, ledger_anew, wakes_sender, told, writes, latest } = tx.close();
+        let Closed { meta, ledger_before, ledger_after, ledger_anew, wakes_sender, told, marks, writes, latest } =
+            tx.close();
         self.latest = latest;
         if writes == 0 && ledger_before.is_empty() && ledger_after.is_empty() {
             txn.abort()?;
@@ -307,6 +326,7 @@ impl Writer {
             self.outbox.notify_one();
         }
         self.feed.tell(told);
+        self.meter.mark(marks);
         Ok(None)
     }
 }

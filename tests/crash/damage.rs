@@ -96,7 +96,7 @@ fn refusal(error: &OpenError, untouched: bool) -> Result<Outcome, String> {
     let told = error.to_string();
     match error {
         OpenError::NotAStateFile { .. } if told.contains("panic") => Err(told),
-        OpenError::NotAStateFile { .. } if !told.contains("put a good copy back") => {
+        OpenError::NotAStateFile { .. } if !told.contains("cove snapshots restore") => {
             Err(format!("no word of help: {told}"))
         }
         OpenError::NotAStateFile { .. } if !untouched => Err(format!("refused, and altered: {told}")),

@@ -54,9 +54,20 @@ impl Disk {
         run("python3", &["-c", SHUTDOWN, self.at.to_str().unwrap()]).unwrap();
     }
 
-    fn replay(&mut self) {
+    /// A container that was started meanwhile has the mounts of its begin: as long as one has this, the file system is
+    /// not unmounted, and mounted again it is the same one, with its power cut.
+    async fn until_gone(&self) {
+        let began = std::time::Instant::now();
+        while !run("losetup", &["-j", self.image.to_str().unwrap()]).unwrap().stdout.is_empty() {
+            assert!(began.elapsed() < super::rig::PATIENCE, "another mount namespace holds {}", self.image.display());
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    }
+
+    async fn replay(&mut self) {
         run("umount", &[self.at.to_str().unwrap()]).unwrap();
         self.mounted = false;
+        self.until_gone().await;
         self.mount().unwrap();
     }
 }
@@ -96,7 +107,7 @@ async fn a_power_cut_of_a_real_file_system_loses_nothing_that_had_its_answer() {
         let memory = Arc::new(Mutex::new(Memory::default()));
         for _ in 0..CUTS_OF_ONE_STATE.min(cuts - done) {
             load_and_kill(&mut daemon, &memory, &mut dice, || disk.cut_the_power()).await;
-            disk.replay();
+            disk.replay().await;
             daemon.boot().await;
             settled(&daemon).await;
             ask_again_and_compare(&daemon, &memory).await;

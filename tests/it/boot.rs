@@ -3,10 +3,11 @@
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::rig::{Daemon, PracticeSite, cove, write_config};
+use super::rig::{Daemon, PATIENCE, PracticeSite, cove, signal, write_config};
 
 /// Runs `cove serve` until it refuses; exit code and stderr.
 fn refused(folder: &Path, env: &[(&str, &str)]) -> (Option<i32>, String) {
@@ -93,4 +94,41 @@ async fn without_a_browser_items_wait_and_say_so_and_lose_no_attempt() {
     let health = daemon.get("/api/v1/health").await;
     assert_eq!((health.status, &health.body["status"]), (200, &json!("degraded")), "{}", health.body);
     assert!(health.body["parts"]["provider"]["reason"].as_str().unwrap().contains("/nonexistent/chromium"));
+}
+
+/// Limits and the log's level change in a running daemon; what waits for a restart is named, and settings with a
+/// mistake change nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hangup_reads_the_settings_again() {
+    let daemon = Daemon::start().await;
+    let config = daemon.folder.path().join("cove.toml");
+    let written = std::fs::read_to_string(&config).unwrap();
+    let limit = async |wanted: Option<&str>| {
+        let began = Instant::now();
+        loop {
+            let answer = daemon.get("/api/v1/tasks").await;
+            let limit = answer.headers.get("x-ratelimit-limit").map(|limit| limit.to_str().unwrap().to_owned());
+            if limit.as_deref() == wanted {
+                return;
+            }
+            assert!(began.elapsed() < PATIENCE, "{limit:?}, not {wanted:?}\n{}", daemon.logged());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    limit(None).await;
+    std::fs::write(&config, written.replace("\nrequests = 0\n", "\nrequests = 123456\n") + "slots = 3\n").unwrap();
+    signal(daemon.pid(), rustix::process::Signal::HUP);
+    limit(Some("123456")).await;
+    let told = |text: &str| daemon.logged().contains(text);
+    assert!(told("engine.slots") && told("take effect at the next start"), "{}", daemon.logged());
+    // A mistake anywhere: all of it is refused, and the daemon goes on.
+    std::fs::write(&config, written.replace("\nrequests = 0\n", "\nrequests = 7\n") + "slots = 0\n").unwrap();
+    signal(daemon.pid(), rustix::process::Signal::HUP);
+    let began = Instant::now();
+    while !told("nothing was changed") {
+        assert!(began.elapsed() < PATIENCE, "{}", daemon.logged());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    limit(Some("123456")).await;
+    assert_eq!(daemon.get("/api/v1/status").await.body["slots"]["total"], 15);
 }

@@ -49,6 +49,8 @@ pub fn wrong(method: &str, route: &str, status: u16, headers: &HeaderMap, body: 
     let Some(response) = operation["responses"].get(status.to_string()) else {
         return Some("the status is not described".to_owned());
     };
+    let shared = response["$ref"].as_str().map(|shared| shared.trim_start_matches('#'));
+    let response = shared.map_or(response, |pointer| DOCUMENT.pointer(pointer).unwrap());
     let missing = response["headers"].as_object().into_iter().flat_map(|named| named.keys());
     let optional = ["Idempotent-Replay", "Retry-After", "WWW-Authenticate"];
     // Limits that are switched off are not shown.

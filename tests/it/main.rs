@@ -21,6 +21,8 @@ mod kept;
 mod kill;
 mod lock_history;
 mod locks;
+mod maintenance;
+mod metrics;
 mod publish;
 mod queue;
 mod refusals;

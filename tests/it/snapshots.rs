@@ -86,8 +86,7 @@ async fn a_snapshot_is_made_listed_fetched_and_verified() {
     let fetched = daemon.client.get(format!("{}/api/v1/snapshots/{name}", daemon.base)).send().await.unwrap();
     assert_eq!((fetched.status().as_u16(), fetched.content_length()), (200, first["bytes"].as_u64()));
     let bytes = fetched.bytes().await.unwrap();
-    let sum = cove::store::media::hex(&Sha256::digest(&bytes));
-    assert_eq!(first["sha256"], sum.as_str());
+    assert_eq!(first["sha256"], cove::store::media::hex(&Sha256::digest(&bytes)));
 
     let verified = daemon.request("POST", &format!("/api/v1/snapshots/{name}/verify"), None).await;
     assert_eq!((verified.status, &verified.body["verified"]), (200, &json!(true)), "{}", verified.body);

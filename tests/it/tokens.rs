@@ -39,7 +39,7 @@ fn path_of(route: &Route) -> String {
     if route.path == "/api/v1/docs/{file}" {
         return "/api/v1/docs/docs.js".to_owned();
     }
-    let parts = ["{id}", "{name}", "{file}", "{token}", "{delivery}", "{*rest}"];
+    let parts = ["{id}", "{name}", "{file}", "{token}", "{delivery}", "{job}", "{*rest}"];
     parts.iter().fold(route.path.to_owned(), |path, part| path.replace(part, "x1"))
 }
 

@@ -123,6 +123,7 @@ def parameters(values):
     for noun, value in values.items():
         text += f'\n[[operations]]\ninclude-path-regex = "^/api/v1/{noun}/[{{]id[}}]"\nparameters = {{ "path.id" = "{value}" }}\n'
     text += '\n[[operations]]\ninclude-path-regex = "^/api/v1/flows/[{]name[}]/(run|check)$"\nparameters = { "path.name" = "atelier" }\n'
+    text += '\n[[operations]]\ninclude-path-regex = "^/api/v1/maintenance/"\nparameters = { "path.job" = "lock_cleanup" }\n'
     return text
 
 

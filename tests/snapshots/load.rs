@@ -17,6 +17,7 @@ use super::work::{Opened, enqueue, items, plan, publish};
 use super::{number, seed};
 
 const SUBMITTERS: usize = 4;
+const ROUNDS_OF_ONE_STATE: u64 = 5;
 
 /// What the load had an answer to.
 #[derive(Clone, Debug, Default)]
@@ -80,14 +81,26 @@ async fn put_back(snapshot: &Path, ledger: &Path) -> (tempfile::TempDir, Opened)
     (folder, opened)
 }
 
+/// A new state is begun every few snapshots, so that long runs do not only meet large ones.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn d8_snapshots_under_full_load_are_whole() {
     let (seed, rounds) = (seed(), number("SNAPSHOTS", 5));
+    let mut dice = fastrand::Rng::with_seed(seed);
+    let (mut left, mut tasks, mut late) = (rounds, 0, 0);
+    while left > 0 {
+        let these = left.min(ROUNDS_OF_ONE_STATE);
+        let (known, meanwhile) = rounds_of_one_state(these, &mut dice).await;
+        (left, tasks, late) = (left - these, tasks + known, late + meanwhile);
+    }
+    println!("{rounds} snapshots, {tasks} tasks, {late} of them while one was made");
+}
+
+/// How many tasks there were, and how many of them while a snapshot was made.
+async fn rounds_of_one_state(rounds: u64, dice: &mut fastrand::Rng) -> (usize, usize) {
     let folder = tempfile::tempdir().unwrap();
     let opened = Opened::furnished(folder.path()).await;
     let (known, stop) = (Arc::new(Mutex::new(Known::default())), Arc::new(AtomicBool::new(false)));
     let mut running = JoinSet::new();
-    let mut dice = fastrand::Rng::with_seed(seed);
     for who in 0..SUBMITTERS {
         running.spawn(load(opened.store.clone(), known.clone(), stop.clone(), dice.fork(), who));
     }
@@ -114,7 +127,6 @@ async fn d8_snapshots_under_full_load_are_whole() {
         ended.unwrap();
     }
     let known = known.lock().unwrap().clone();
-    println!("{rounds} snapshots, {} tasks, {late} of them while one was made, {seed}", known.tasks.len());
     assert!(late > 0, "nothing was written while a snapshot was made");
     // The negative control: the first one does not pass for a later moment.
     let path = folder.path().join("snapshots").join(&snapshots[0].0.name);
@@ -123,4 +135,5 @@ async fn d8_snapshots_under_full_load_are_whole() {
     assert!(why.contains("is not there") || why.contains("was published before"), "{why}");
     restored.close().await;
     opened.close().await;
+    (known.tasks.len(), late)
 }

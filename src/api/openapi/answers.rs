@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use crate::api::error::Code;
 use crate::breaker::BreakerState;
-use crate::model::{ItemState, Resolution, Scope, TaskState, WaitReason};
+use crate::model::{ItemState, Job, JobResult, Resolution, Scope, TaskState, WaitReason};
 
 pub fn of(name: &str) -> Value {
     json!({"$ref": format!("#/components/schemas/{name}")})
@@ -307,6 +307,21 @@ fn snapshots() -> Vec<(&'static str, Value)> {
     vec![("Snapshot", snapshot), ("Snapshots", page), ("SnapshotBegun", object([("name", text())]))]
 }
 
+fn maintenance() -> Vec<(&'static str, Value)> {
+    let job = object([
+        ("name", words(Job::ALL.map(Job::name))),
+        ("schedule", maybe_text()),
+        ("last_run_at", maybe_time()),
+        ("last_duration_seconds", json!({"type": ["number", "null"], "minimum": 0})),
+        ("last_result", maybe(words(JobResult::ALL.map(JobResult::name)))),
+        ("last_detail", maybe_text()),
+        ("last_error", maybe_text()),
+        ("next_run_at", maybe_time()),
+        ("running", flag()),
+    ]);
+    vec![("Job", job), ("Jobs", page("jobs", "Job"))]
+}
+
 fn breaker() -> Value {
     let moved = object([("at", time()), ("from", words(BreakerState::NAMES)), ("to", words(BreakerState::NAMES))]);
     object([
@@ -366,13 +381,17 @@ fn health_and_status() -> Vec<(&'static str, Value)> {
         }
         part
     };
+    let maybe_number = || json!({"type": ["number", "null"], "minimum": 0});
     let free = || json!({"type": ["integer", "null"], "minimum": 0});
     let parts = object([
-        ("store", part(&[])),
+        ("store", part(&[("commit_p99_ms", maybe_number())])),
         ("engine", part(&[("draining", flag()), ("turned_at", time())])),
         ("disk", part(&[("free_mb", free())])),
         ("provider", part(&[])),
         ("breakers", part(&[])),
+        ("memory", part(&[("memory_mb", maybe_number()), ("available_mb", maybe_number())])),
+        ("clock", part(&[("suspect", flag())])),
+        ("queue", part(&[("oldest_waiting_since", maybe_time()), ("oldest_waiting_seconds", free())])),
         ("snapshots", part(&[("last_created_at", maybe_time()), ("last_verified_at", maybe_time())])),
     ]);
     let health = object([
@@ -383,20 +402,37 @@ fn health_and_status() -> Vec<(&'static str, Value)> {
         ("timestamp", time()),
         ("parts", parts),
     ]);
+    let times = || {
+        let parts = [
+            ("count", count()),
+            ("sum", number()),
+            ("min", number()),
+            ("max", number()),
+            ("mean", number()),
+            ("p50", number()),
+            ("p90", number()),
+            ("p95", number()),
+            ("p99", number()),
+        ];
+        object(parts)
+    };
     let metrics = object([
         ("timestamp", time()),
         ("uptime_seconds", count()),
         ("counters", map_of(number())),
         ("gauges", map_of(number())),
-        ("histograms", map_of(json!({"type": "object", "additionalProperties": true}))),
-        ("timers", map_of(json!({"type": "object", "additionalProperties": true}))),
+        ("histograms", map_of(times())),
+        ("timers", map_of(times())),
         ("database_pools", map_of(map_of(number()))),
     ]);
+    let point = json!({"type": "array", "prefixItems": [time(), number()], "items": false, "minItems": 2});
+    let history = object([("name", text()), ("step_seconds", count()), ("points", list(point))]);
     vec![
         ("Simple", object([("ok", flag()), ("status", words(["healthy"]))])),
         ("Health", health),
         ("Status", status()),
         ("Metrics", metrics),
+        ("MetricsHistory", history),
         ("State", object([("state", words(["running", "paused"]))])),
         ("Document", json!({"type": "object", "additionalProperties": true})),
     ]
@@ -446,6 +482,7 @@ pub fn all() -> Vec<(&'static str, Value)> {
     all.extend(sessions_and_claims());
     all.extend(flows_media_tokens());
     all.extend(snapshots());
+    all.extend(maintenance());
     all.extend(health_and_status());
     all
 }

@@ -111,12 +111,15 @@ operations! {
     GET "/api/v1/health" health "Each part, and why it is not well." [] None; [200 json("Health"), 503 json("Health")] [];
     GET "/api/v1/status" status "What runs, what waits, what is used." [] None; [200 json("Status")] [];
     GET "/api/v1/metrics" metrics "Counters, gauges, histograms and timers." [] None; [200 json("Metrics")] [];
+    GET "/api/v1/metrics/history" metricsHistory "What a gauge or counter was: minute by minute for a day, then coarser for 30 days." ["name" "from" "to" "step"] None; [200 json("MetricsHistory")] [];
     GET "/metrics" prometheus "The same as Prometheus text." [] None; [200 Holds::Bytes("text/plain; version=0.0.4; charset=utf-8")] [];
     GET "/api/v1/events" listenToEvents "What happens, as server-sent events." ["task"] None; [200 Holds::Bytes("text/event-stream")] [TooManyListeners];
     GET "/api/v1/snapshots" listSnapshots "Snapshots, newest first, and the one that is being made." ["cursor" "limit"] None; [200 json("Snapshots")] [SnapshotFailed];
     POST "/api/v1/snapshots" createSnapshot "Make one; what was answered before is in it. It is listed when it is whole." [] None; [202 json("SnapshotBegun")] [SnapshotRunning SnapshotDamaged SnapshotFailed];
     GET "/api/v1/snapshots/{name}" getSnapshot "The file." [] None; [200 Holds::Bytes("application/zstd")] [NotFound SnapshotFailed];
     POST "/api/v1/snapshots/{name}/verify" verifySnapshot "Unpack it, open it, and look at everything in it; answers when that is done." [] None; [200 json("Snapshot")] [NotFound SnapshotRunning SnapshotDamaged SnapshotFailed];
+    GET "/api/v1/maintenance" listJobs "Jobs that keep the house clean: when, and how the last run ended." [] None; [200 json("Jobs")] [];
+    POST "/api/v1/maintenance/{job}/run" runJob "Run one now; its schedule stays as it is." [] None; [202 json("Job")] [NotFound JobRunning];
     POST "/api/v1/pause" pause "Start nothing more." [] None; [202 json("State")] [];
     POST "/api/v1/resume" resume "Go on, also after a restore." [] Some("Resume"); [202 json("State")] [ResumeRefused];
     GET "/api/v1/tokens" listTokens "Tokens, without their texts." [] None; [200 json("Tokens")] [];

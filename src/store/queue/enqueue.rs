@@ -10,6 +10,7 @@ use super::super::tables::{Bytes, FlowRow, Hash, IDEMPOTENCY, IdempotencyRow, NO
 use super::super::writer::Ran;
 use super::super::{EnqueueError, Enqueued, Idempotency, NewItem, NewTask, PossibleDuplicate, StoreError, codec};
 use super::{hex, key_hash};
+use crate::meter::Mark;
 use crate::model::{Counts, Item, ItemId, ItemState, Place, Task, TaskState, Timestamp};
 
 pub(in crate::store) fn enqueue(tx: &mut Tx<'_>, new: &NewTask, now: Timestamp) -> Ran<Enqueued, EnqueueError> {
@@ -29,6 +30,7 @@ pub(in crate::store) fn enqueue(tx: &mut Tx<'_>, new: &NewTask, now: Timestamp) 
             warnings.push(PossibleDuplicate { index, older_item });
         }
     }
+    tx.marks.push(Mark::TaskAccepted);
     tx.log(task.id, None, "accepted", &format!("{} items", new.items.len()), now)?;
     Ok(Ok(Enqueued { task: task.id, state: TaskState::Queued, items: task.counts.total(), replayed: false, warnings }))
 }
