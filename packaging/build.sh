@@ -94,7 +94,14 @@ if wanted deb; then
 fi
 if wanted rpm; then
   say "rpm"
-  "$tools/bin/cargo-generate-rpm" generate-rpm --payload-compress zstd --source-date "$SOURCE_DATE_EPOCH" --output "$out/"
+  # From a copy: an rpm keeps the times of its files, and those of a checkout are when it was made.
+  copy=$stage/tree
+  mkdir -p "$copy/target/package"
+  cp -r Cargo.toml Cargo.lock src systemd packaging LICENSE LICENSE-APACHE LICENSE-MIT "$copy/"
+  cp -r "$stage/cove" "$stage/man" "$stage/completions" "$stage/NEWS.gz" "$copy/target/package/"
+  find "$copy" -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +
+  (cd "$copy" && "$tools/bin/cargo-generate-rpm" generate-rpm --payload-compress zstd \
+    --source-date "$SOURCE_DATE_EPOCH" --output "$out/")
 fi
 if wanted tar; then
   say "tarball"

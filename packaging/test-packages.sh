@@ -193,6 +193,9 @@ twenty_restarts() {
 }
 say "restart and upgrade under load"
 host=$(browsers)
+before=$(main)
+under_load "a reload" inside systemctl reload cove
+check "the daemon is the same" test "$before" = "$(main)"
 under_load "a restart" inside systemctl restart cove
 under_load "twenty restarts" twenty_restarts
 before=$(main)
