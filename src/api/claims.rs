@@ -72,10 +72,12 @@ pub async fn claim(context: Arc<Context>, call: Call) -> Result<Response<Reply>,
                 Looked::Moved | Looked::Nothing => {}
             }
         }
-        // Every change of the queue turns the engine, which shows itself anew.
+        // Every change of the queue turns the engine, which shows itself anew. What was asked of the engine is such a
+        // change itself: at the end of the wait it is no reason to look again.
+        let over = Instant::now() >= until;
         match timeout_at(until, changes.changed()).await {
-            Ok(Ok(())) => {}
-            Ok(Err(_)) | Err(_) => return why_not.map_or_else(|| Ok(body::empty(StatusCode::NO_CONTENT)), Err),
+            Ok(Ok(())) if !over => {}
+            _ => return why_not.map_or_else(|| Ok(body::empty(StatusCode::NO_CONTENT)), Err),
         }
     }
 }

@@ -31,6 +31,9 @@ async fn rule_2_finished_tasks_are_forgotten_with_their_evidence_and_their_keys_
     let waits = daemon.post("/api/v1/bulk-upload/start", &keyed(&daemon, &practice.site.url(), "fourth")).await;
     assert_eq!(daemon.stop(), Some(0));
     daemon.boot().await;
+    // By its schedule it comes once an hour.
+    let asked = daemon.request("POST", "/api/v1/maintenance/retention/run", None).await;
+    assert_eq!(asked.status, 202, "{}", asked.body);
     let began = std::time::Instant::now();
     while daemon.get(&format!("/api/v1/tasks/{}", tasks[1])).await.status != 404 {
         assert!(began.elapsed() < PATIENCE, "{}", daemon.logged());

@@ -12,8 +12,8 @@ use super::websocket::{self, Socket};
 
 /// The constant of `engine::session`.
 const VANISHED: Duration = cove::engine::VANISHED_AFTER;
-/// A worker that waits costs some twenty to a thousand, a loop without a pause more than ten thousand.
-const SLEEPS_A_SECOND: u64 = 5_000;
+/// A worker that waits costs some twenty to ninety, a loop without a pause more than ten thousand.
+const SLEEPS_A_SECOND: u64 = 1_000;
 
 impl Daemon {
     async fn ask_session(&self, profile: &str, ttl_seconds: u32) -> Answer {
