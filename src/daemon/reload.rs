@@ -68,7 +68,8 @@ fn is_live(key: &str) -> bool {
 
 /// `section.key` of what differs.
 fn changed(before: &Config, after: &Config) -> Vec<String> {
-    let table = |config: &Config| toml::from_str::<toml::Table>(&config.to_toml()).unwrap_or_default();
+    let table =
+        |config: &Config| toml::from_str::<toml::Table>(&config.to_toml()).expect("what was written can be read");
     let (before, after) = (table(before), table(after));
     let mut keys = Vec::new();
     for (section, values) in &after {
