@@ -305,8 +305,11 @@ enum Facts {
 fn parse(bytes: &[u8]) -> Result<Vec<Line>, &'static str> {
     let text = std::str::from_utf8(bytes).map_err(|_| "not text")?;
     let (sum, json) = text.strip_suffix('\n').ok_or("no end of line")?.split_once(' ').ok_or("no checksum")?;
-    let sum = u32::from_str_radix(sum, 16).map_err(|_| "no checksum")?;
-    if crc32fast::hash(json.as_bytes()) != sum {
+    if sum.len() != 8 || !sum.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+        return Err("no checksum");
+    }
+    // As it is written: a digit in the other case is a flipped bit.
+    if sum != format!("{:08x}", crc32fast::hash(json.as_bytes())) {
         return Err("the checksum does not match");
     }
     match serde_json::from_str(json) {
