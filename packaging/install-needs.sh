@@ -82,6 +82,25 @@ need_promtool() {
   fi
 }
 
+# The tests put the package's sample site before the daemon. Debian's package starts a server on port 80, which is
+# not wanted: what starts services is told not to while it is installed.
+need_nginx() {
+  local told=/usr/sbin/policy-rc.d
+  if command -v nginx >/dev/null && command -v openssl >/dev/null; then
+    return 0
+  fi
+  say "installing nginx and openssl"
+  if command -v apt-get >/dev/null && [ ! -e "$told" ]; then
+    printf '#!/bin/sh\nexit 101\n' | as_root tee "$told" >/dev/null
+    as_root chmod 755 "$told"
+    install_packages "nginx-light openssl" "nginx openssl" || { as_root rm -f "$told"; return 1; }
+    as_root rm -f "$told"
+  else
+    install_packages "nginx-light openssl" "nginx openssl"
+  fi
+  command -v nginx >/dev/null || give_up "nginx was installed and is still not found in PATH"
+}
+
 # A link into a snap, or the script that Ubuntu installs in a browser's place: a snap cannot use the
 # daemon's folders.
 is_snap() {

@@ -11,6 +11,7 @@ need_compiler
 need_browser
 need_strace
 need_promtool
+need_nginx
 need_cargo
 need_python
 need_playwright

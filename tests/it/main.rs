@@ -23,6 +23,7 @@ mod lock_history;
 mod locks;
 mod maintenance;
 mod metrics;
+mod nginx;
 mod publish;
 mod queue;
 mod refusals;

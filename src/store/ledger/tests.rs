@@ -219,3 +219,16 @@ fn rule_11_two_lines_whose_newline_is_damaged_are_no_torn_tail() {
         assert_eq!(std::fs::read(&path).unwrap(), content, "nothing is cut");
     }
 }
+
+/// A checksum that is the same number in other letters is not what was written.
+#[test]
+fn rule_11_a_digit_of_the_checksum_in_the_other_case_is_damage() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("ledger");
+    let lettered =
+        (1..).map(armed).find(|line| line_text(line)[..8].contains(|digit: char| digit.is_ascii_lowercase()));
+    let whole = line_text(&lettered.unwrap());
+    let content = whole[..8].to_ascii_uppercase() + &whole[8..] + &line_text(&armed(1));
+    std::fs::write(&path, content).unwrap();
+    assert_eq!(open(&path).damage.map(|damage| damage.line), Some(1));
+}
