@@ -240,7 +240,7 @@ async fn rule_15_a_session_that_outlived_the_daemon_is_the_same_session() {
 #[tokio::test]
 async fn starts_come_a_few_at_a_time_and_apart_and_stops_one_by_one() {
     let sim = Sim::start();
-    let dolphin = Dolphin { parallel_starts: 2, start_stagger_ms: 100, ..sim.dolphin() };
+    let dolphin = Dolphin { parallel_starts: 2, start_stagger_ms: 1_000, ..sim.dolphin() };
     let deadlines = cove::browser::dolphin::Deadlines {
         start: Duration::from_secs(30),
         stop: Duration::from_secs(30),
@@ -248,8 +248,8 @@ async fn starts_come_a_few_at_a_time_and_apart_and_stops_one_by_one() {
     };
     let provider = sim.provider_of(&dolphin, None, &rig::patient(), deadlines);
     let mut profiles = Vec::new();
-    for number in 101..107 {
-        profiles.push(sim.profile(number, json!({"start_delay_ms": 300, "stop_delay_ms": 100})).await);
+    for number in 101..105 {
+        profiles.push(sim.profile(number, json!({"start_delay_ms": 1500, "stop_delay_ms": 100})).await);
     }
     let started =
         futures_util::future::join_all(profiles.iter().map(|profile| provider.start(profile, HEADLESS))).await;
@@ -261,7 +261,8 @@ async fn starts_come_a_few_at_a_time_and_apart_and_stops_one_by_one() {
     let log = sim.get("/log?call=start").await;
     let times: Vec<u64> =
         log["entries"].as_array().unwrap().iter().map(|entry| entry["time_ms"].as_u64().unwrap()).collect();
-    assert!(times.windows(2).all(|pair| pair[1] - pair[0] >= 80), "{times:?}");
+    // They are sent a second apart, and each may be late. Without that the first two would come together.
+    assert!(times.windows(2).all(|pair| pair[1] - pair[0] >= 300), "{times:?}");
 }
 
 #[tokio::test]
