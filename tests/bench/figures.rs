@@ -40,11 +40,16 @@ struct Daemon {
 
 impl Daemon {
     async fn start(settings: &str) -> Self {
+        Self::start_limited("task_starts = 0\nhealth = 0\nmetrics = 0\nrequests = 0", settings).await
+    }
+
+    /// `limits` are the lines of that section.
+    async fn start_limited(limits: &str, settings: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir(folder.path().join("media")).unwrap();
         let text = format!(
             "[server]\nlisten = \"127.0.0.1:0\"\n[state]\ndir = \"{0}/state\"\n[media]\nroots = [\"{0}/media\"]\n\
-             [auth]\nrequired = false\n[limits]\ntask_starts = 0\nhealth = 0\nrequests = 0\n{settings}\n",
+             [auth]\nrequired = false\n[limits]\n{limits}\n{settings}\n",
             folder.path().display()
         );
         std::fs::write(folder.path().join("cove.toml"), text).unwrap();
@@ -378,6 +383,9 @@ fn main() {
         }
         if wanted("reads") {
             http::reads().await;
+        }
+        if wanted("scrape") {
+            http::scrape().await;
         }
         if wanted("proxy") {
             proxy::measure().await;

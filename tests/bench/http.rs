@@ -85,7 +85,7 @@ fn median(mut rates: Vec<f64>) -> f64 {
 }
 
 pub async fn guards() {
-    let mut daemon = Daemon::start("health = 1000000000\n[log]\nlevel = \"warn\"").await;
+    let mut daemon = Daemon::start_limited("health = 1000000000", "[log]\nlevel = \"warn\"").await;
     let host = daemon.base.trim_start_matches("http://").to_owned();
     let mut bare = Command::new(std::env::current_exe().unwrap())
         .args(["--bench", HELLO])
@@ -110,21 +110,66 @@ pub async fn guards() {
     daemon.stop();
 }
 
-pub async fn reads() {
-    let mut daemon = Daemon::start("[browser]\nchromium = \"/nonexistent/chromium\"").await;
+/// Somewhere to publish that never starts: a flow, a profile and a film.
+async fn furnish(daemon: &Daemon) -> std::path::PathBuf {
     put_flow(&daemon.base).await;
     post(&daemon.base, "/api/v1/profiles", &json!({"name": "anna"})).await;
     let film = daemon.folder.path().join("media/1.mp4");
     std::fs::write(&film, "film").unwrap();
+    film
+}
+
+/// A task of `items`.
+fn order(film: &std::path::Path, number: usize, items: usize) -> String {
+    let items: Vec<_> = (0..items)
+        .map(|item| {
+            json!({"profile": "anna", "inputs": {"site": "http://127.0.0.1:9", "account": "anna", "video": film,
+                "caption": format!("{number}-{item}")}})
+        })
+        .collect();
+    json!({"flow": "atelier", "items": items}).to_string()
+}
+
+/// What a scrape takes after much traffic: 10,000 requests of every kind that asks or submits, 10,000 items in the
+/// queue, and every histogram filled.
+pub async fn scrape() {
+    const REQUESTS: usize = 9_000;
+    const TASKS: usize = 1_000;
+    const SCRAPES: usize = 300;
+    const READS: [&str; 6] = ["tasks", "locks", "profiles", "flows", "status", "health/simple"];
+    let mut daemon = Daemon::start("[browser]\nchromium = \"/nonexistent/chromium\"").await;
+    let film = furnish(&daemon).await;
     let host = daemon.base.trim_start_matches("http://").to_owned();
-    let body = |number: usize| {
-        json!({"flow": "atelier", "items": [{"profile": "anna", "inputs": {"site": "http://127.0.0.1:9",
-            "account": "anna", "video": film, "caption": number.to_string()}}]})
-        .to_string()
-    };
+    let mut connection = Connection::open(&host).await;
+    for number in 0..TASKS {
+        connection.post("/api/v1/bulk-upload/start", &order(&film, number, 10)).await;
+    }
+    for number in 0..REQUESTS {
+        connection.get(&format!("/api/v1/{}", READS[number % READS.len()])).await;
+    }
+    for (name, path) in [("Prometheus text", "/metrics"), ("JSON", "/api/v1/metrics")] {
+        let (mut took, mut bytes) = (Vec::new(), 0);
+        for _ in 0..SCRAPES {
+            let began = Instant::now();
+            bytes = connection.get(path).await.len();
+            took.push(began.elapsed());
+        }
+        println!(
+            "scrape, {name:24} {:13.2} ms   p99 of {SCRAPES}, median {:.2}, {bytes} bytes (at most 5)",
+            percentile(&mut took.clone(), 99),
+            percentile(&mut took, 50)
+        );
+    }
+    daemon.stop();
+}
+
+pub async fn reads() {
+    let mut daemon = Daemon::start("[browser]\nchromium = \"/nonexistent/chromium\"").await;
+    let film = furnish(&daemon).await;
+    let host = daemon.base.trim_start_matches("http://").to_owned();
     let mut submitters = JoinSet::new();
     for number in 0..SUBMITTERS {
-        let (host, body) = (host.clone(), body(number));
+        let (host, body) = (host.clone(), order(&film, number, 1));
         submitters.spawn(async move {
             let mut connection = Connection::open(&host).await;
             loop {
@@ -133,7 +178,8 @@ pub async fn reads() {
         });
     }
     let mut connection = Connection::open(&host).await;
-    let task = post(&daemon.base, "/api/v1/bulk-upload/start", &serde_json::from_str(&body(0)).unwrap()).await;
+    let task =
+        post(&daemon.base, "/api/v1/bulk-upload/start", &serde_json::from_str(&order(&film, 0, 1)).unwrap()).await;
     let path = format!("/api/v1/tasks/{}", task["task_id"].as_str().unwrap());
     let mut took = Vec::new();
     for _ in 0..READS {
