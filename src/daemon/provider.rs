@@ -6,6 +6,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::ServeError;
 use crate::breaker::board::Board;
@@ -15,6 +16,7 @@ use crate::browser::dolphin::{Deadlines, DolphinProvider, Setup};
 use crate::browser::host::HostOptions;
 use crate::config::{Config, ProviderKind};
 use crate::model::Clock;
+use crate::ops::resources::Browsers;
 
 /// The browser host of this daemon listens on `browser-host-<pid>.sock` in the state directory.
 const HOST_SOCKET: &str = "browser-host-";
@@ -27,9 +29,20 @@ pub(super) fn start(
     clock: &Arc<dyn Clock>,
 ) -> Result<Arc<dyn Provider>, ServeError> {
     Ok(match config.browser.provider {
-        ProviderKind::Chromium => Arc::new(chromium(config, state_dir)?),
+        ProviderKind::Chromium => {
+            let gap = Duration::from_millis(config.browser.start_stagger_ms);
+            Arc::new(chromium(config, state_dir)?.with_start_gap(gap))
+        }
         ProviderKind::Dolphin => Arc::new(dolphin(config, state_dir, breakers, clock)?),
     })
+}
+
+/// Whether they are children of this process.
+pub(super) const fn browsers(config: &Config) -> Browsers {
+    match config.browser.provider {
+        ProviderKind::Chromium if config.browser.host_socket.is_none() => Browsers::Here,
+        ProviderKind::Chromium | ProviderKind::Dolphin => Browsers::Elsewhere,
+    }
 }
 
 fn dolphin(
