@@ -21,6 +21,8 @@ use crate::ops::resources::Browsers;
 /// The browser host of this daemon listens on `browser-host-<pid>.sock` in the state directory.
 const HOST_SOCKET: &str = "browser-host-";
 const SOCKET_ENDING: &str = ".sock";
+/// The unit of a browser host that is a service of its own; its memory is bounded there.
+const HOST_SERVICE: &str = "cove-browser.service";
 
 pub(super) fn start(
     config: &Config,
@@ -37,11 +39,12 @@ pub(super) fn start(
     })
 }
 
-/// Whether they are children of this process.
+/// Where they take their memory from.
 pub(super) const fn browsers(config: &Config) -> Browsers {
     match config.browser.provider {
         ProviderKind::Chromium if config.browser.host_socket.is_none() => Browsers::Here,
-        ProviderKind::Chromium | ProviderKind::Dolphin => Browsers::Elsewhere,
+        ProviderKind::Chromium => Browsers::Beside(HOST_SERVICE),
+        ProviderKind::Dolphin => Browsers::Elsewhere,
     }
 }
 

@@ -149,13 +149,17 @@ fn little_available(pressure: &Pressure, load: &Load, margin: u64) -> Option<Str
     let wanted = estimate_bytes.saturating_mul(load.unseen + 1).saturating_add(margin);
     (available.saturating_sub(reserve_bytes) < wanted).then(|| {
         let (available, reserve, estimate) = (mib(available), mib(reserve_bytes), mib(estimate_bytes));
+        let margin = match mib(margin) {
+            0 => String::new(),
+            margin => format!(" and {margin} more before anything goes on"),
+        };
         let starting = match load.unseen {
             0 => String::new(),
             unseen => format!(", as each of the {unseen} that have just started"),
         };
         format!(
             "{available} MiB of memory are available, of which {reserve} stay in reserve; \
-             a session is taken to need {estimate}{starting}"
+             a session is taken to need {estimate}{starting}{margin}"
         )
     })
 }

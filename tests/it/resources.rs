@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use greedy::GreedySite;
 
-use super::rig::{Daemon, PATIENCE, PracticeSite, run, signal};
+use super::rig::{Daemon, PATIENCE, PracticeSite, processes_with, run, signal};
 
 const NOTHING: &str = "cpu_threshold_percent = 0\n";
 
@@ -186,5 +186,6 @@ async fn a_lent_browser_above_the_limit_is_ended_and_its_lock_freed_and_the_reas
     let told = super::rig::answer(daemon.client.get(version)).await;
     assert_eq!((told.status, told.code()), (409, "session_ended"), "{}", told.body);
     assert!(told.body["detail"].as_str().unwrap().contains("more than the 50 MiB"), "{}", told.body);
-    assert!(daemon.browsers().is_empty());
+    let folder = daemon.state().join("profiles/anna").display().to_string();
+    assert_eq!(processes_with(&folder), [] as [u32; 0]);
 }

@@ -129,13 +129,17 @@ impl State {
     }
 }
 
-/// The end of an attempt whose browser was ended for its size: what it met is that, unless it came to an end of its own.
+/// The end of an attempt whose browser was ended for its size: what it met is that, unless it came to an end of its
+/// own.
 pub(super) fn because_of_memory(end: AttemptEnd, ended_for: Option<Failure>) -> AttemptEnd {
     let Some(failure) = ended_for else { return end };
-    let is_ours = |met: &Failure| matches!(met.code, FailureCode::Canceled | FailureCode::BrowserLost);
     match end {
-        AttemptEnd::Unarmed(met) if is_ours(&met) => AttemptEnd::Unarmed(failure),
-        AttemptEnd::Unknown(met) if is_ours(&met) => AttemptEnd::Unknown(failure),
+        AttemptEnd::Unarmed(met) if matches!(met.code, FailureCode::Canceled | FailureCode::BrowserLost) => {
+            AttemptEnd::Unarmed(failure)
+        }
+        AttemptEnd::Unknown(met) if matches!(met.code, FailureCode::LostAfterCommit | FailureCode::BrowserLost) => {
+            AttemptEnd::Unknown(Failure::new(failure.code, format!("{}; {}", failure.detail, met.detail)))
+        }
         end => end,
     }
 }

@@ -18,7 +18,9 @@ const SMOOTHED_OVER_SECONDS: f64 = 10.0;
 pub enum Browsers {
     /// In this process's control group: as children of it.
     Here,
-    /// In another one, such as a service's: only the groups around ours may hold both.
+    /// In the group of a service that stands beside ours.
+    Beside(&'static str),
+    /// Nobody knows in which: only the groups around ours may hold both.
     Elsewhere,
 }
 
@@ -110,15 +112,23 @@ fn group_available(root: &Path, browsers: Browsers) -> Option<u64> {
     if !own.components().all(|part| matches!(part, Component::Normal(_))) {
         return None;
     }
-    let skipped = usize::from(browsers == Browsers::Elsewhere && own.components().next().is_some());
+    // At the root that we see stands the limit of a whole container.
+    let around = own.parent().unwrap_or(own);
+    let innermost = match browsers {
+        Browsers::Here => own.to_owned(),
+        Browsers::Beside(service) => around.join(service),
+        Browsers::Elsewhere => around.to_owned(),
+    };
     let mount = root.join("sys/fs/cgroup");
-    own.ancestors().skip(skipped).filter_map(|group| left_in(&mount.join(group))).min()
+    innermost.ancestors().filter_map(|group| left_in(&mount.join(group))).min()
 }
 
 /// The page cache that the group can give back counts as left, as it does for the machine.
 fn left_in(group: &Path) -> Option<u64> {
     let number = |name: &str| read(group, name).trim().parse::<u64>().ok();
-    let (most, used) = (number("memory.max")?, number("memory.current")?);
+    // Above `high` everything in the group is slowed down.
+    let most = number("memory.max").into_iter().chain(number("memory.high")).min()?;
+    let used = number("memory.current")?;
     let stat = read(group, "memory.stat");
     let cache = stat.lines().find_map(|line| line.strip_prefix("inactive_file ")?.trim().parse().ok()).unwrap_or(0);
     Some(most.saturating_sub(used.saturating_sub(cache)))
@@ -209,11 +219,20 @@ mod tests {
         group("system.slice", "100\n", "2000\n", "0\n");
         assert_eq!(left(Browsers::Here), Some(0), "more is used than allowed");
 
+        group("system.slice/cove-browser.service", "800\n", "500\n", "100\n");
+        let beside = Browsers::Beside("cove-browser.service");
+        assert_eq!((left(beside), left(Browsers::Beside("other.service"))), (Some(0), Some(0)), "the group around it");
+        group("system.slice", "max\n", "2000\n", "0\n");
+        assert_eq!((left(beside), left(Browsers::Beside("other.service"))), (Some(400), None));
+        write(root.path(), "sys/fs/cgroup/system.slice/cove-browser.service/memory.high", "700\n");
+        assert_eq!((left(beside), left(Browsers::Here)), (Some(300), None));
+
         // In a container's own namespace its limits stand at the root.
         write(root.path(), "proc/self/cgroup", "0::/\n");
         write(root.path(), "sys/fs/cgroup/memory.max", "5000\n");
         write(root.path(), "sys/fs/cgroup/memory.current", "1000\n");
         assert_eq!((left(Browsers::Here), left(Browsers::Elsewhere)), (Some(4_000), Some(4_000)));
+        assert_eq!(left(beside), Some(4_000));
         write(root.path(), "proc/meminfo", "MemAvailable:    2 kB\n");
         assert_eq!(gauge(root.path()).look(SECOND).available_bytes, Some(2_048), "the machine has less");
         write(root.path(), "proc/self/cgroup", "0::/../other\n");

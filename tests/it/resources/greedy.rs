@@ -8,11 +8,14 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
-/// 1.6 GB in 16 pieces, a tenth of a second apart.
+/// 1.6 GB in 16 pieces, a tenth of a second apart. Every 20 s something appears that can be waited for, so that a flow
+/// stays as long as it takes.
 const PAGE: &str = r"<!doctype html><button id=share>Share</button><script>
     const held = [];
     const eat = () => setInterval(() => { if (held.length < 16) held.push(new Uint8Array(100 * 2 ** 20).fill(1)); }, 100);
     document.querySelector('#share').onclick = () => { fetch('/clicked', {method: 'POST'}); eat(); };
+    for (const seconds of [20, 40, 60, 80])
+        setTimeout(() => document.body.append(Object.assign(document.createElement('p'), {id: `t${seconds}`, textContent: seconds})), seconds * 1000);
     if (location.search === '?before') eat();
 </script>";
 
@@ -43,13 +46,15 @@ impl GreedySite {
 
     /// `before`: it eats before the commit point; else behind it.
     pub fn recording(&self, when: &str) -> String {
-        let steps = json!([
-            {"type": "navigate", "url": format!("{}/?{when}", self.base)},
-            {"type": "waitForElement", "selectors": [if when == "before" { "#never" } else { "#share" }], "timeout": 120_000},
-            {"type": "customStep", "name": "commit", "parameters": {}},
-            {"type": "click", "selectors": ["#share"]},
-            {"type": "waitForElement", "selectors": ["#never"], "timeout": 120_000},
-        ]);
+        let wait = |id: &str| json!({"type": "waitForElement", "selectors": [id], "timeout": 30_000});
+        let navigate = json!({"type": "navigate", "url": format!("{}/?{when}", self.base)});
+        let commit = json!({"type": "customStep", "name": "commit", "parameters": {}});
+        let click = json!({"type": "click", "selectors": ["#share"]});
+        let waits = ["#t20", "#t40", "#t60", "#t80", "#never"].map(wait);
+        let steps = match when {
+            "before" => [vec![navigate], waits.to_vec(), vec![commit, click, wait("#never")]].concat(),
+            _ => [vec![navigate, commit, click], waits.to_vec()].concat(),
+        };
         json!({"title": when, "steps": steps}).to_string()
     }
 }
