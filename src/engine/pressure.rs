@@ -120,7 +120,7 @@ pub fn shortage(pressure: &Pressure, load: &Load, was: Option<Scarce>) -> Option
     let stands = was == Some(Scarce::Memory);
     let margin = if stands { bounds.estimate_bytes / MEMORY_MARGIN_PART } else { 0 };
     let available = || little_available(pressure, load, margin);
-    let total = || over_the_total(bounds, load, margin);
+    let total = || over_the_total(bounds, load);
     let stall = || stalls(bounds, machine, stands);
     let cpu = || busy(bounds, machine, was == Some(Scarce::Cpu)).map(|why| Shortage { of: Scarce::Cpu, why });
     available().or_else(total).or_else(stall).map(memory).or_else(cpu)
@@ -164,10 +164,11 @@ fn little_available(pressure: &Pressure, load: &Load, margin: u64) -> Option<Str
     })
 }
 
-/// While nothing of ours runs there is nothing to wait for: one session always fits.
-fn over_the_total(bounds: &Bounds, load: &Load, margin: u64) -> Option<String> {
+/// While nothing of ours runs there is nothing to wait for: one session always fits. Without a margin: whatever starts
+/// fills the total by its estimate at once, and where the total is that of so many sessions, as many are to run.
+fn over_the_total(bounds: &Bounds, load: &Load) -> Option<String> {
     let (total, used) = (bounds.total_limit_bytes, load.sessions_bytes);
-    let wanted = used.saturating_add(bounds.estimate_bytes).saturating_add(margin);
+    let wanted = used.saturating_add(bounds.estimate_bytes);
     (total > 0 && used > 0 && wanted > total).then(|| {
         let (used, total, estimate) = (mib(used), mib(total), mib(bounds.estimate_bytes));
         format!(

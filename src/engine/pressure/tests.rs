@@ -70,9 +70,9 @@ fn all_sessions_together_stay_below_their_limit_and_a_first_one_always_fits() {
     assert_eq!(short(&pressure, used(600), None), None);
     assert_eq!(short(&pressure, used(601), None), Some(Scarce::Memory));
     assert_eq!((room(&pressure, &used(0)), room(&pressure, &used(600)), room(&pressure, &used(601))), (2, 1, 0));
-    assert_eq!(short(&pressure, used(501), Some(Scarce::Memory)), Some(Scarce::Memory));
-    assert_eq!(short(&pressure, used(500), Some(Scarce::Memory)), None);
-    // A limit of just one session: when it is gone the next may start, whatever the margin.
+    assert_eq!(short(&pressure, used(601), Some(Scarce::Memory)), Some(Scarce::Memory));
+    assert_eq!(short(&pressure, used(600), Some(Scarce::Memory)), None, "the place of one that ended");
+    // A limit of just one session: when it is gone the next may start.
     let one = Pressure { bounds: Bounds { total_limit_bytes: BOUNDS.estimate_bytes, ..bounds }, ..pressure };
     assert_eq!(short(&one, used(1), None), Some(Scarce::Memory));
     assert_eq!((short(&one, used(0), Some(Scarce::Memory)), room(&one, &used(0))), (None, 1));

@@ -232,5 +232,5 @@ fn what_runs_is_counted_against_the_total_by_its_measure_or_its_estimate() {
     report(&mut state, total(7, &[("anna", 601)]));
     assert_eq!(scarce(&state), Some(Scarce::Memory));
     report(&mut state, total(8, &[]));
-    assert_eq!(scarce(&state), None, "not measured: its estimate, and a quarter of one more");
+    assert_eq!(scarce(&state), None, "not measured: its estimate, and one more");
 }
