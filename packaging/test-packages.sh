@@ -136,7 +136,7 @@ say "an upload with Chromium"
 check "media, the flow, a profile" shell 'install -d -m 750 -g cove-media /srv/media &&
   echo "a very short film" >/srv/media/1.mp4 && chgrp cove-media /srv/media/1.mp4 && chmod 640 /srv/media/1.mp4 &&
   sed -i "s|^#roots = \[\]|roots = [\"/srv/media\"]|" /etc/cove/cove.toml &&
-  printf "COVE_LIMITS__HEALTH=0\nCOVE_LIMITS__REQUESTS=0\n" >>/etc/default/cove && systemctl restart cove &&
+  printf "COVE_LIMITS__HEALTH=0\nCOVE_LIMITS__REQUESTS=0\nCOVE_RESOURCES__CPU_THRESHOLD_PERCENT=0\n" >>/etc/default/cove && systemctl restart cove &&
   systemd-run -q --unit=practice --property=Type=exec cove practice-site --listen 127.0.0.1:8099 --dir /tmp/practice &&
   cove flows add atelier /usr/share/doc/cove/examples/flows/atelier.json && cove profiles add anna'
 upload() {

@@ -15,12 +15,14 @@ mod keys;
 mod load;
 mod network;
 mod places;
+mod resources;
 #[cfg(test)]
 mod tests;
 
 pub use error::ConfigError;
 pub use load::{Loaded, Sources};
 pub use network::Network;
+pub use resources::Resources;
 
 /// The commented default file, as it is installed.
 pub const DEFAULT_FILE: &str = include_str!("../packaging/cove.toml");
@@ -142,18 +144,21 @@ pub struct Maintenance {
     pub snapshot_verification: String,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Resources {
-    /// With less than this free where the state directory is, nothing new is started or accepted. In MiB.
-    pub disk_reserve_mb: u64,
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ProviderKind {
     Chromium,
     Dolphin,
+}
+
+impl ProviderKind {
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Chromium => "chromium",
+            Self::Dolphin => "dolphin",
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -169,6 +174,8 @@ pub struct Browser {
     /// Socket of a browser host that runs as its own service; None: the daemon starts one as its child.
     #[serde(with = "empty_is_none")]
     pub host_socket: Option<PathBuf>,
+    /// Between the begin of one start and that of the next, while one is on its way.
+    pub start_stagger_ms: u64,
 }
 
 /// What to do with a profile that runs already, and not for cove.
@@ -343,15 +350,16 @@ impl Maintenance {
     }
 }
 
-impl Default for Resources {
-    fn default() -> Self {
-        Self { disk_reserve_mb: 256 }
-    }
-}
-
 impl Default for Browser {
     fn default() -> Self {
-        Self { provider: ProviderKind::Chromium, chromium: None, headless: true, sandbox: true, host_socket: None }
+        Self {
+            provider: ProviderKind::Chromium,
+            chromium: None,
+            headless: true,
+            sandbox: true,
+            host_socket: None,
+            start_stagger_ms: 500,
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! `cove serve`: composes the rooms, spawns the long-lived tasks, and drains them.
 //!
 //! The only place that spawns tasks which live as long as the process: the engine's loop, the sender of
-//! webhooks, the disk guard and the API. The end of any of them ends the daemon; the maintenance, snapshots, the list of
+//! webhooks, the disk guard, the watch over the machine and the API. The end of any of them ends the daemon; the maintenance, snapshots, the list of
 //! the provider's profiles, the sampler and the announcer run beside them. The order of a stop: nothing new starts,
 //! what is not armed is handed back, what is armed is waited for up to the drain limit, the sender ends at
 //! once (what it did not deliver stays in the outbox), the API closes its connections, the browser host
@@ -29,7 +29,7 @@ use crate::api::{self, Context};
 use crate::breaker::BreakerLimits;
 use crate::breaker::board::Board;
 use crate::browser::Provider;
-use crate::config::{Config, ConfigError, Sources};
+use crate::config::{Config, ConfigError, Resources, Sources};
 use crate::engine::{self, EngineError, EngineHandle, Limits, Shared};
 use crate::model::{Clock, SystemClock, Token, TokenHash};
 use crate::ops::announce::{self, Announcer};
@@ -37,13 +37,13 @@ use crate::ops::backup::{self, Backups};
 use crate::ops::roster::{self, Roster, RosterHandle};
 use crate::ops::sampler::{self, Sampler};
 use crate::ops::webhooks;
-use crate::ops::{disk, maintenance};
+use crate::ops::{disk, maintenance, resources};
 use crate::store::ballast::is_full;
 use crate::store::snapshot::SnapshotReason;
 use crate::store::{BootReport, OpenError, Store, StoreError, WriterThread};
 use listen::{ListenFile, Listeners};
 pub use passed::Passed;
-use reload::Reloader;
+use reload::{Live, Reloader};
 
 /// A configuration or a state file that a restart cannot mend (sysexits `EX_CONFIG`).
 const EXIT_CONFIG: u8 = 78;
@@ -152,7 +152,8 @@ pub async fn serve(config: Config, sources: Sources, passed: Passed) -> Result<(
         }
         name = signals.next() => Some(name),
     };
-    let mut reloader = Reloader::new(sources, config.as_ref().clone(), sockets_were_passed, running.limits.clone());
+    let live = Live { limits: running.limits.clone(), resources: running.resources.clone() };
+    let mut reloader = Reloader::new(sources, config.as_ref().clone(), sockets_were_passed, live);
     let result = running.run(&config, &mut signals, &mut reloader, writer, stopping).await;
     if let Some(file) = listen_file {
         file.remove();
@@ -168,6 +169,8 @@ struct Running {
     webhooks: JoinHandle<Result<(), StoreError>>,
     stop_webhooks: CancellationToken,
     disk: JoinHandle<()>,
+    /// Measures the machine and the sessions.
+    watching: JoinHandle<()>,
     api: JoinHandle<()>,
     /// What keeps the house clean; nobody waits for it.
     keeping: JoinHandle<()>,
@@ -175,6 +178,8 @@ struct Running {
     backing_up: JoinHandle<()>,
     backups: Backups,
     limits: LiveLimits,
+    /// What may be taken of the machine, for the watch; changed by SIGHUP.
+    resources: tokio::sync::watch::Sender<Resources>,
     /// Ends by itself where profiles are made in cove.
     listing: JoinHandle<()>,
     /// Keeps the metrics' history; nobody waits for it.
@@ -203,6 +208,8 @@ impl Running {
         let (engine_handle, engine) = engine::pair();
         let sender = webhooks::Sender::new(store.clone(), clock.clone(), breakers.clone());
         let disk = disk::Guard::new(state_dir, config.resources.disk_reserve_mb);
+        let resources = tokio::sync::watch::Sender::new(config.resources.clone());
+        let watch = resources::Watch::new(provider::browsers(config), resources.subscribe());
         let context = Context::new(
             config.clone(),
             state_dir.to_owned(),
@@ -238,11 +245,14 @@ impl Running {
             evidence_max_bytes: config.engine.evidence_max_bytes,
             limits: Limits::from(&config.engine),
             no_disk: disk.word(),
+            pressure: watch.word(),
         });
         let (stop_api, stop_webhooks) = (CancellationToken::new(), CancellationToken::new());
         let Listeners { tcp, unix, address, socket } = listeners;
         Ok(Self {
             address,
+            watching: tokio::spawn(watch.run(engine_handle.clone(), provider.clone())),
+            resources,
             engine_handle,
             engine: tokio::spawn(engine::run(engine, shared)),
             webhooks: tokio::spawn(webhooks::run(sender, stop_webhooks.clone())),
@@ -288,6 +298,7 @@ impl Running {
             ended = &mut self.engine => Some(flatten("the engine", ended)),
             ended = &mut self.webhooks => Some(flatten("the sender of webhooks", ended)),
             _ = &mut self.disk => Some(Err(ServeError::Panicked("the disk guard"))),
+            _ = &mut self.watching => Some(Err(ServeError::Panicked("the watch over the machine"))),
             ended = &mut self.api => {
                 let panicked = ended.is_err();
                 Some(if panicked { Err(ServeError::Panicked("the API")) } else { Ok(()) })
@@ -314,6 +325,7 @@ impl Running {
         self.sampling.abort();
         self.webhooks.abort();
         self.disk.abort();
+        self.watching.abort();
         self.provider.shutdown().await;
         listen::remove_socket(self.socket.as_deref());
         // The last handles of the store go with the tasks; the writer then closes the file.

@@ -10,6 +10,7 @@ mod attempt;
 mod clock;
 pub mod event;
 mod operator;
+pub mod pressure;
 mod session;
 pub mod state;
 mod turn;
@@ -30,6 +31,7 @@ use crate::store::media::MediaStore;
 use crate::store::{ClaimName, Pause, Store};
 pub use admission::{ProfileFacts, after_failure, effect, effect_after_commit, why_ready_waits, why_waiting};
 use event::Event;
+use pressure::{Bounds, Machine, Pressure, Shortage};
 use session::Doors;
 pub use session::{Borrower, Door, LendAsked, LendRefused, Lent, MAX_VISITS, VANISHED_AFTER, Visit};
 pub use state::Limits;
@@ -68,6 +70,7 @@ pub struct View {
     pub close_errors: BTreeMap<ProfileId, String>,
     /// Why nothing new is started or accepted for want of disk space, if so.
     pub no_disk: Option<String>,
+    pub strain: StrainView,
     /// Why the provider cannot start anything now, if so.
     pub provider_down: Option<String>,
     /// What a start would meet at [`START_BREAKERS`].
@@ -88,6 +91,19 @@ impl View {
             None => "running",
         }
     }
+}
+
+/// What the machine and the sessions were last seen to use, and what is held back for it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct StrainView {
+    /// Why no session is started now, if so.
+    pub shortage: Option<Shortage>,
+    pub bounds: Bounds,
+    pub machine: Machine,
+    /// All that were measured.
+    pub sessions_bytes: u64,
+    /// The most that one took since the daemon started.
+    pub peak_bytes: u64,
 }
 
 /// The loop turns at least this often, so that a stuck one can be seen.
@@ -143,6 +159,8 @@ pub struct Shared {
     pub limits: Limits,
     /// The disk guard's word: why nothing new may be started.
     pub no_disk: watch::Receiver<Option<String>>,
+    /// What the watch over the machine measured last.
+    pub pressure: watch::Receiver<Pressure>,
 }
 
 /// Into the loop's mailbox.

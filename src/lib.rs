@@ -16,7 +16,7 @@
 //! | 2 | [`browser`] | profiles, sessions, replay, evidence: the only place that knows chromiumoxide |
 //! | 2 | [`telemetry`] | the log of one process |
 //! | 3 | [`engine`] | decides: a pure state machine, and the loop around it |
-//! | 4 | [`ops`] | what runs beside the engine: the sender of webhooks, retention, snapshots, the sampler, the disk guard |
+//! | 4 | [`ops`] | what runs beside the engine: the sender of webhooks, retention, snapshots, the sampler, the guards of disk, memory and processors |
 //! | 5 | [`api`] | the only place that knows hyper, save the practice site |
 //! | 6 | [`daemon`] | composes, spawns, drains |
 //! | 7 | [`cli`] | the command line, the demo, and the demo's practice site, which is a hyper server of its own |

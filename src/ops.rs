@@ -8,6 +8,7 @@ pub mod announce;
 pub mod backup;
 pub mod disk;
 pub mod maintenance;
+pub mod resources;
 pub mod retention;
 pub mod roster;
 pub mod sampler;

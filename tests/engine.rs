@@ -130,6 +130,7 @@ async fn start(folder: &Path, external: Option<&str>) -> Running {
         evidence_max_bytes: 1_000,
         limits,
         no_disk: tokio::sync::watch::channel(None).1,
+        pressure: tokio::sync::watch::channel(cove::engine::pressure::Pressure::default()).1,
     };
     let task = submit(&store, &PROFILES, external).await;
     let (handle, engine) = engine::pair();

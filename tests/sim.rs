@@ -1,7 +1,7 @@
 //! A seeded simulation: the real state machine over the real store, with a made-up world around them.
 //!
 //! Random submits, cancels, pauses, retries, resolutions, crashes (also between a commit and the act that it
-//! allows), outside workers and programs with and without a browser of cove's, lost browsers, sites that ask for a person, provider failures, browsers that do not answer, full disks,
+//! allows), outside workers and programs with and without a browser of cove's, lost browsers, sites that ask for a person, provider failures, browsers that do not answer, full disks, machines without room, browsers that take too much,
 //! slow commits, clock steps and restores of an older state file, on virtual time. Beside it runs a reference model (`sim/judge.rs`) of
 //! what was acknowledged and of what the site saw. After every step all indexes are checked and the judge
 //! looks: nothing is posted twice, nothing acknowledged is lost, nothing starts that must not.

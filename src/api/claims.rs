@@ -141,7 +141,7 @@ async fn borrow(context: &Context, asked: &Asked, head: Head) -> Result<Looked, 
         Ok(_) | Err(LendRefused::NotTaken | LendRefused::Busy | LendRefused::UnknownProfile) => {
             Ok(Looked::Refused(None))
         }
-        Err(refused @ (LendRefused::Full | LendRefused::ProviderDown)) => {
+        Err(refused @ (LendRefused::Full | LendRefused::ProviderDown | LendRefused::Short(_))) => {
             Ok(Looked::Refused(Some(sessions::why_refused(context, &head.profile, refused).await)))
         }
         Err(refused) => Err(sessions::why_refused(context, &head.profile, refused).await),

@@ -112,6 +112,8 @@ codes! {
     TooManyListeners "too_many_listeners" 503 "No more listeners fit";
     SessionsFull "sessions_full" 503 "All sessions are lent";
     ProviderDown "provider_down" 503 "No browser can be started now";
+    NoMemory "no_memory" 503 "The machine has no memory for another browser now";
+    NoCpu "no_cpu" 503 "The machine's processors have no time for another browser now";
     Restored "restored" 503 "The state was restored and a human has not resumed yet";
     StoreFailed "store_failed" 503 "The state file failed";
     NoDisk "no_disk" 507 "No space is left";

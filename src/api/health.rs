@@ -21,7 +21,6 @@ use super::usage::{self, Own};
 use super::waits::Waits;
 use crate::breaker::BreakerState;
 use crate::breaker::board::{BreakerView, Transition};
-use crate::config::ProviderKind;
 use crate::engine::{START_BREAKERS, View};
 use crate::model::{ItemState, Timestamp};
 use crate::ops::backup::{BackupView, Backups};
@@ -112,6 +111,14 @@ impl Findings {
         (p99_ms > SLOW_COMMIT_MS).then(|| format!("commits take up to {p99_ms:.0} ms: the disk of the state is slow"))
     }
 
+    /// Held back while cove itself runs nothing: whatever takes the machine, it is not what waits.
+    fn held_back_by_others(&self) -> Option<String> {
+        let View { running, operators, sessions, strain, .. } = &*self.view;
+        let nothing_runs = running.is_empty() && operators.is_empty() && sessions.is_empty();
+        let shortage = strain.shortage.as_ref().filter(|_| nothing_runs)?;
+        Some(format!("no session is started, and none runs: {}", shortage.why))
+    }
+
     fn short_memory(&self) -> Option<String> {
         let Some(own) = self.own else { return Some("memory could not be told".to_owned()) };
         let left = own.available_bytes?;
@@ -128,6 +135,9 @@ impl Findings {
         parts["memory"]["memory_mb"] = json!(self.own.map(|own| usage::megabytes(own.memory_bytes)));
         let available = self.own.and_then(|own| own.available_bytes);
         parts["memory"]["available_mb"] = json!(available.map(usage::megabytes));
+        let strain = &self.view.strain;
+        parts["resources"]["cpu_percent"] = json!(strain.machine.cpu_percent.map(usage::rounded));
+        parts["resources"]["sessions_memory_mb"] = json!(usage::megabytes(strain.sessions_bytes));
         parts["clock"]["suspect"] = self.view.clock_suspect.into();
         let oldest = self.oldest.as_ref().ok().copied().flatten();
         parts["queue"]["oldest_waiting_since"] = json!(oldest);
@@ -187,6 +197,7 @@ fn judge(findings: &Findings, now: Timestamp) -> (&'static str, Value) {
         ("breakers", breakers),
         ("snapshots", snapshots),
         ("memory", findings.short_memory()),
+        ("resources", findings.held_back_by_others()),
         ("clock", view.clock_suspect.then(|| clock.to_owned())),
         ("queue", findings.oldest.as_ref().err().cloned()),
     ];
@@ -291,10 +302,7 @@ fn pause_json(pause: &Pause) -> Value {
 pub async fn status(context: Arc<Context>, _: Call) -> Result<Response<Reply>, ApiError> {
     let findings = look(&context).await;
     let view = &findings.view;
-    let kind = match context.config.browser.provider {
-        ProviderKind::Chromium => "chromium",
-        ProviderKind::Dolphin => "dolphin",
-    };
+    let kind = context.config.browser.provider.name();
     let up = view.provider_down.is_none() && view.breakers.shut_until().is_none();
     let waits = Waits::look(&context).await.ok();
     let resources = usage::resource_usage(&context, view, findings.free_mb).await?;
@@ -320,6 +328,7 @@ mod tests {
     use super::*;
     use crate::breaker::board::Board;
     use crate::breaker::{BreakerLimits, CDP_ATTACH};
+    use crate::engine::pressure::{Scarce, Shortage};
     use crate::model::ProfileId;
 
     fn findings(change: impl FnOnce(&mut View)) -> Findings {
@@ -359,6 +368,23 @@ mod tests {
         let (status, queue) = judged(Findings { oldest: Ok(Some(since)), ..findings(|_| {}) }, "queue");
         assert_eq!((status, &queue["oldest_waiting_seconds"]), ("healthy", &json!(30)));
         assert_eq!(queue["oldest_waiting_since"], json!(since));
+    }
+
+    #[test]
+    fn what_others_take_of_the_machine_degrades_while_cove_runs_nothing() {
+        let shortage = Some(Shortage { of: Scarce::Cpu, why: "busy".to_owned() });
+        let judged = |runs: bool| {
+            let (status, parts) = judge(
+                &findings(|view| {
+                    view.strain.shortage = shortage.clone();
+                    view.running.extend(runs.then(|| (ProfileId::new("anna").unwrap(), None)));
+                }),
+                Timestamp::ZERO,
+            );
+            (status, parts["resources"]["reason"].clone())
+        };
+        assert_eq!(judged(false), ("degraded", json!("no session is started, and none runs: busy")));
+        assert_eq!(judged(true), ("healthy", Value::Null), "what waits, waits for what runs");
     }
 
     #[test]

@@ -22,6 +22,7 @@ use super::front::Call;
 use super::locks::{default_ttl, lock_json, not_yours, read_name};
 use super::profiles::{Directory, no_body};
 use super::query::Query;
+use crate::engine::pressure::Scarce;
 use crate::engine::{Borrower, LendAsked, LendRefused, SessionState};
 use crate::model::lock::MAX_LOCK_TTL;
 use crate::model::{Fence, Lock, LockKind, LockOwner, ProfileId};
@@ -115,6 +116,17 @@ pub async fn why_refused(context: &Context, profile: &ProfileId, refused: LendRe
             let detail = format!("{most} sessions are lent, which is the most ([engine] sessions): end one.");
             let soon = HeaderValue::from_static(FULL_RETRY_AFTER_SECONDS);
             ApiError::new(Code::SessionsFull, detail).with_header(header::RETRY_AFTER, soon)
+        }
+        LendRefused::Short(of) => {
+            let shortage = context.engine.view().strain.shortage.clone();
+            // It may be over by now: then asking again is all there is to say.
+            let why = shortage.map_or_else(|| "the machine had no room for it".to_owned(), |shortage| shortage.why);
+            let code = match of {
+                Scarce::Memory => Code::NoMemory,
+                Scarce::Cpu => Code::NoCpu,
+            };
+            let soon = HeaderValue::from_static(FULL_RETRY_AFTER_SECONDS);
+            ApiError::new(code, format!("No browser is started now: {why}.")).with_header(header::RETRY_AFTER, soon)
         }
         LendRefused::ProviderDown => {
             let down = context.engine.view().provider_down.clone();

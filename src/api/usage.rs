@@ -55,7 +55,7 @@ fn rate(before: Option<(Instant, f64)>, now: Instant, cpu_seconds: f64) -> Optio
     (elapsed > 0.0).then(|| rounded((cpu_seconds - used).max(0.0) / elapsed * 100.0))
 }
 
-fn rounded(number: f64) -> f64 {
+pub fn rounded(number: f64) -> f64 {
     (number * 10.0).round() / 10.0
 }
 
@@ -116,7 +116,12 @@ pub async fn own(context: &Context) -> Result<(Own, Option<f64>), ApiError> {
 
 pub async fn resource_usage(context: &Context, view: &View, free_mb: Option<u64>) -> Result<Value, ApiError> {
     let (own, cpu) = own(context).await?;
-    let limit = megabytes(own.machine_bytes);
+    let strain = &view.strain;
+    // A session may take as much as there is where nothing else is said.
+    let limit = Some(strain.bounds.session_limit_bytes).filter(|limit| *limit > 0).unwrap_or(own.machine_bytes);
+    let limit = megabytes(limit);
+    let total_limit = Some(strain.bounds.total_limit_bytes).filter(|limit| *limit > 0);
+    let held_back = strain.shortage.as_ref();
     let percent = if limit > 0.0 { rounded(megabytes(own.memory_bytes) / limit * 100.0) } else { 0.0 };
     Ok(json!({
         "memory_mb": megabytes(own.memory_bytes),
@@ -126,6 +131,14 @@ pub async fn resource_usage(context: &Context, view: &View, free_mb: Option<u64>
         "num_threads": own.threads,
         "num_fds": own.fds,
         "disk_free_mb": free_mb,
+        "sessions_memory_mb": megabytes(strain.sessions_bytes),
+        "total_limit_mb": total_limit.map(megabytes),
+        "machine": {
+            "memory_available_mb": strain.machine.available_bytes.map(megabytes),
+            "cpu_percent": strain.machine.cpu_percent.map(rounded),
+            "memory_stall_percent": strain.machine.stall_percent,
+        },
+        "held_back": held_back.map(|short| json!({"wait_reason": short.of.reason().name(), "reason": short.why})),
         "sessions": sessions(context, view).await,
         "timestamp": context.clock.now(),
     }))

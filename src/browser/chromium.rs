@@ -8,6 +8,7 @@
 
 mod child;
 mod connection;
+mod launches;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -24,6 +25,7 @@ use super::{Provider, Session, SessionStats, StartOptions};
 use crate::model::{Failure, FailureCode, ProfileId};
 use child::Child;
 use connection::Connection;
+use launches::Launches;
 
 const START_DEADLINE: Duration = Duration::from_mins(1);
 const STOP_DEADLINE: Duration = Duration::from_secs(20);
@@ -40,13 +42,20 @@ pub struct ChromiumProvider {
     /// Made at the first call, and again after it broke.
     connection: Mutex<Option<Arc<Connection>>>,
     child: Option<Child>,
+    launches: Launches,
 }
 
 impl ChromiumProvider {
     /// A host that runs as a service of its own.
     #[must_use]
     pub fn connect(socket: PathBuf) -> Self {
-        Self { socket, connection: Mutex::new(None), child: None }
+        Self { socket, connection: Mutex::new(None), child: None, launches: Launches::default() }
+    }
+
+    /// While a start is on its way, the next one begins so much later.
+    #[must_use]
+    pub fn with_start_gap(self, gap: Duration) -> Self {
+        Self { launches: Launches::with_gap(gap), ..self }
     }
 
     /// Starts `executable browser-host` as a child; it is started again if it dies, and ends with this
@@ -115,6 +124,7 @@ fn down(detail: impl Into<String>) -> Failure {
 #[async_trait]
 impl Provider for ChromiumProvider {
     async fn start(&self, profile: &ProfileId, options: StartOptions) -> Result<Session, Failure> {
+        let _launch = self.launches.turn().await;
         let call = Call::Start { profile: profile.clone(), headless: options.headless };
         self.call(call, START_DEADLINE).await
     }

@@ -293,6 +293,10 @@ pub fn status(status: &Value) -> String {
             text(resources, "disk_free_mb")
         ),
     ];
+    if resources["held_back"].is_object() {
+        let held = &resources["held_back"];
+        lines.push(format!("held back  {}: {}", text(held, "wait_reason"), text(held, "reason")));
+    }
     if status["pause"].is_object() {
         lines.insert(1, format!("pause      {}", pause(&status["pause"])));
     }

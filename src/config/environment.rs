@@ -21,7 +21,7 @@ use super::{Config, dolphin};
 type Environment = BTreeMap<String, String>;
 
 /// What this version has no use for.
-const NOT_USED: &[&str] = &["MEMORY_LIMIT_MB", "DB_MIN_CONNECTIONS", "DB_MAX_CONNECTIONS", "HEARTBEAT_INTERVAL_SECS"];
+const NOT_USED: &[&str] = &["DB_MIN_CONNECTIONS", "DB_MAX_CONNECTIONS", "HEARTBEAT_INTERVAL_SECS"];
 /// What belongs to parts of the original that are not here at all.
 const IGNORED: &[&str] = &["DB_PASSWORD", "SECRET_KEY", "DATABASE_URL", "WEB_UI_PORT", "UI_API_BASE", "UI_API_TOKEN"];
 
@@ -123,6 +123,9 @@ pub(super) fn read_original(
     }
     if let Some(text) = set("RATE_LIMIT_WINDOW") {
         add("limits.window_seconds", text, "RATE_LIMIT_WINDOW");
+    }
+    if let Some(text) = set("MEMORY_LIMIT_MB") {
+        add("resources.session_limit_mb", text, "MEMORY_LIMIT_MB");
     }
     if let Some(text) = set("LOG_LEVEL") {
         add("log.level", &level_of(text), "LOG_LEVEL");

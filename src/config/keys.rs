@@ -17,6 +17,7 @@ use crate::model::{Schedule, Zone};
 const DAY_SECONDS: u64 = 24 * 60 * 60;
 const KIB: u64 = 1 << 10;
 const GIB: u64 = 1 << 30;
+const TIB_IN_MB: u64 = 1 << 20;
 /// Twice the ballast, which lies inside the reserve.
 const LEAST_RESERVE_MB: u64 = 32;
 
@@ -96,12 +97,19 @@ pub(super) static KEYS: &[Key] = &[
     key("maintenance", "retention", Rule::Schedule),
     key("maintenance", "snapshot", Rule::Schedule),
     key("maintenance", "snapshot_verification", Rule::Schedule),
-    key("resources", "disk_reserve_mb", Rule::Integer(LEAST_RESERVE_MB, 1024 * 1024)),
+    key("resources", "disk_reserve_mb", Rule::Integer(LEAST_RESERVE_MB, TIB_IN_MB)),
+    key("resources", "memory_reserve_mb", Rule::Integer(0, TIB_IN_MB)),
+    key("resources", "session_estimate_mb", Rule::Integer(0, TIB_IN_MB)),
+    key("resources", "session_limit_mb", Rule::Integer(0, TIB_IN_MB)),
+    key("resources", "total_limit_mb", Rule::Integer(0, TIB_IN_MB)),
+    key("resources", "cpu_threshold_percent", Rule::Integer(0, 100)),
+    key("resources", "memory_stall_percent", Rule::Integer(0, 100)),
     key("browser", "provider", Rule::Choice(&["chromium", "dolphin"])),
     key("browser", "chromium", Rule::Path),
     key("browser", "headless", Rule::Bool),
     key("browser", "sandbox", Rule::Bool),
     key("browser", "host_socket", Rule::Path),
+    key("browser", "start_stagger_ms", Rule::Integer(0, 60_000)),
     key("dolphin", "api_host", Rule::Url),
     Key { secret: true, ..key("dolphin", "api_token_file", Rule::Path) },
     key("dolphin", "cloud_host", Rule::Url),
@@ -301,7 +309,7 @@ mod tests {
                 assert_eq!(error.value, Some(bad.to_string()));
             }
         }
-        assert_eq!(ranges, 30);
+        assert_eq!(ranges, 37);
     }
 
     #[test]

@@ -149,6 +149,7 @@ fn assemble(entries: &Entries) -> Result<Config, ConfigError> {
 
 /// What needs two keys at once.
 fn check_together(config: &Config, entries: &Entries, errors: &mut Vec<ConfigError>) {
+    check_total_limit(config, entries, errors);
     let (base, max) = (config.engine.retry_base_seconds, config.engine.retry_max_seconds);
     if base > max {
         let place = |key: &str| entries.get(key).map(|entry| entry.source.clone());
@@ -161,6 +162,18 @@ fn check_together(config: &Config, entries: &Entries, errors: &mut Vec<ConfigErr
         let source = place(key).unwrap_or_else(|| "the default".to_owned());
         errors.push(ConfigError::new(key, source, message).with_value(value.to_string()));
     }
+}
+
+/// With less than one session's estimate for all of them nothing would ever start.
+fn check_total_limit(config: &Config, entries: &Entries, errors: &mut Vec<ConfigError>) {
+    let (total, estimate) = (config.resources.total_limit_mb, config.resources.session_estimate_mb);
+    if total == 0 || total >= estimate {
+        return;
+    }
+    let place = |key: &str| entries.get(key).map(|entry| entry.source.clone());
+    let source = place("resources.total_limit_mb").unwrap_or_else(|| "the default".to_owned());
+    let message = format!("allowed is 0 (no limit), or {estimate} (resources.session_estimate_mb) or more");
+    errors.push(ConfigError::new("resources.total_limit_mb", source, message).with_value(total.to_string()));
 }
 
 /// Fills in the state directory and the socket.

@@ -196,6 +196,7 @@ fn the_originals_names_set_their_keys() {
         ("RATE_LIMIT_REQUESTS", "50"),
         ("RATE_LIMIT_WINDOW", "30"),
         ("LOG_LEVEL", "WARNING"),
+        ("MEMORY_LIMIT_MB", "1500"),
         ("DOLPHIN_API_HOST", "localhost:3002"),
         ("DOLPHIN_API_TOKEN", "s3cret"),
     ]));
@@ -203,7 +204,7 @@ fn the_originals_names_set_their_keys() {
     let config = &loaded.config;
     assert_eq!((config.engine.slots, config.limits.requests, config.limits.window_seconds), (32, 50, 30));
     assert_eq!((config.server.listen.to_string().as_str(), config.log.level.as_str()), ("127.0.0.1:9000", "warn"));
-    assert_eq!(config.dolphin.api_host, "http://localhost:3002");
+    assert_eq!((config.dolphin.api_host.as_str(), config.resources.session_limit_mb), ("http://localhost:3002", 1_500));
     assert!(!format!("{loaded:?}").contains("s3cret"), "a token is read where it is used");
     assert_eq!(loaded.origins["engine.slots"], "WORKERS_COUNT × MAX_CONCURRENT_TASKS");
     assert_eq!(loaded.warnings, [] as [String; 0]);
@@ -218,6 +219,24 @@ fn the_originals_names_set_their_keys() {
     let (_dir, path) = written("server.listen = \"[::1]:1\"\n");
     let ported = load(&Sources { file: Some(path), ..sources(&[("WORKER_BASE_PORT", "9001")]) }).unwrap();
     assert_eq!(ported.config.server.listen.to_string(), "[::1]:9001");
+}
+
+#[test]
+fn limits_of_the_machine_are_bounded_and_all_sessions_may_take_as_much_as_one() {
+    let errors_of = |variables: &[(&str, &str)]| lines(&load(&sources(variables)).unwrap_err());
+    let errors = errors_of(&[("MEMORY_LIMIT_MB", "a lot"), ("COVE_RESOURCES__CPU_THRESHOLD_PERCENT", "101")]);
+    let expected = [
+        "resources.session_limit_mb = a lot (MEMORY_LIMIT_MB): allowed is 0 to 1048576",
+        "resources.cpu_threshold_percent = 101 (COVE_RESOURCES__CPU_THRESHOLD_PERCENT): allowed is 0 to 100",
+    ];
+    assert_eq!(errors, expected);
+    let errors = errors_of(&[("COVE_RESOURCES__TOTAL_LIMIT_MB", "511")]);
+    let expected = "resources.total_limit_mb = 511 (COVE_RESOURCES__TOTAL_LIMIT_MB): allowed is 0 (no limit), or 512 \
+                    (resources.session_estimate_mb) or more";
+    assert_eq!(errors, [expected]);
+    for good in [&[("COVE_RESOURCES__TOTAL_LIMIT_MB", "512")][..], &[("COVE_RESOURCES__SESSION_ESTIMATE_MB", "9999")]] {
+        assert!(load(&sources(good)).is_ok(), "{good:?}");
+    }
 }
 
 #[test]
@@ -239,7 +258,6 @@ fn a_bad_profile_of_dolphin_is_a_mistake_of_the_configuration() {
 #[test]
 fn what_is_not_used_is_named_without_its_value() {
     let names = [
-        "MEMORY_LIMIT_MB",
         "DB_MIN_CONNECTIONS",
         "DB_MAX_CONNECTIONS",
         "HEARTBEAT_INTERVAL_SECS",
@@ -254,8 +272,8 @@ fn what_is_not_used_is_named_without_its_value() {
     let variables: Vec<(&str, &str)> = names.iter().map(|name| (*name, "s3cret")).chain(taken).collect();
     let loaded = load(&sources(&variables)).unwrap();
     assert_eq!(loaded.warnings.len(), 2);
-    assert!(loaded.warnings[0].ends_with(&format!(": {}", names[..4].join(", "))), "{}", loaded.warnings[0]);
-    assert!(loaded.warnings[1].ends_with(&format!(": {}", names[4..].join(", "))), "{}", loaded.warnings[1]);
+    assert!(loaded.warnings[0].ends_with(&format!(": {}", names[..3].join(", "))), "{}", loaded.warnings[0]);
+    assert!(loaded.warnings[1].ends_with(&format!(": {}", names[3..].join(", "))), "{}", loaded.warnings[1]);
     assert!(!format!("{loaded:?}").contains("s3cret"));
     assert_eq!(loaded.config, load(&sources(&[])).unwrap().config);
 }

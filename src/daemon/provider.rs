@@ -6,6 +6,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::ServeError;
 use crate::breaker::board::Board;
@@ -15,10 +16,13 @@ use crate::browser::dolphin::{Deadlines, DolphinProvider, Setup};
 use crate::browser::host::HostOptions;
 use crate::config::{Config, ProviderKind};
 use crate::model::Clock;
+use crate::ops::resources::Browsers;
 
 /// The browser host of this daemon listens on `browser-host-<pid>.sock` in the state directory.
 const HOST_SOCKET: &str = "browser-host-";
 const SOCKET_ENDING: &str = ".sock";
+/// The unit of a browser host that is a service of its own; its memory is bounded there.
+const HOST_SERVICE: &str = "cove-browser.service";
 
 pub(super) fn start(
     config: &Config,
@@ -27,9 +31,21 @@ pub(super) fn start(
     clock: &Arc<dyn Clock>,
 ) -> Result<Arc<dyn Provider>, ServeError> {
     Ok(match config.browser.provider {
-        ProviderKind::Chromium => Arc::new(chromium(config, state_dir)?),
+        ProviderKind::Chromium => {
+            let gap = Duration::from_millis(config.browser.start_stagger_ms);
+            Arc::new(chromium(config, state_dir)?.with_start_gap(gap))
+        }
         ProviderKind::Dolphin => Arc::new(dolphin(config, state_dir, breakers, clock)?),
     })
+}
+
+/// Where they take their memory from.
+pub(super) const fn browsers(config: &Config) -> Browsers {
+    match config.browser.provider {
+        ProviderKind::Chromium if config.browser.host_socket.is_none() => Browsers::Here,
+        ProviderKind::Chromium => Browsers::Beside(HOST_SERVICE),
+        ProviderKind::Dolphin => Browsers::Elsewhere,
+    }
 }
 
 fn dolphin(

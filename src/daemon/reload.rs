@@ -3,24 +3,34 @@
 //! Called from the loop that waits for signals. Invariant: settings with any mistake in them change nothing; what
 //! waits for a restart is told at every reload, not only at the first.
 
+use tokio::sync::watch;
+
 use super::LiveLimits;
-use crate::config::{Config, Sources};
+use crate::config::{Config, Resources, Sources};
 use crate::telemetry;
 
 /// Keys that change in a running daemon; `limits.` stands for all of its section.
-const LIVE: [&str; 2] = ["log.level", "limits."];
+const LIVE: [&str; 3] = ["log.level", "limits.", "resources."];
+/// Save this one, which the disk guard and others have from the start.
+const DISK_RESERVE: &str = "resources.disk_reserve_mb";
+
+/// What takes new settings over.
+pub(super) struct Live {
+    pub limits: LiveLimits,
+    pub resources: watch::Sender<Resources>,
+}
 
 pub(super) struct Reloader {
     sources: Sources,
     in_force: Config,
     /// Then the settings say what was passed.
     sockets_were_passed: bool,
-    limits: LiveLimits,
+    live: Live,
 }
 
 impl Reloader {
-    pub fn new(sources: Sources, in_force: Config, sockets_were_passed: bool, limits: LiveLimits) -> Self {
-        Self { sources, in_force, sockets_were_passed, limits }
+    pub fn new(sources: Sources, in_force: Config, sockets_were_passed: bool, live: Live) -> Self {
+        Self { sources, in_force, sockets_were_passed, live }
     }
 
     pub fn reload(&mut self) {
@@ -45,7 +55,10 @@ impl Reloader {
             }
         }
         self.in_force.limits = loaded.config.limits.clone();
-        self.limits.set(loaded.config.limits);
+        self.live.limits.set(loaded.config.limits);
+        let disk_reserve_mb = self.in_force.resources.disk_reserve_mb;
+        self.in_force.resources = Resources { disk_reserve_mb, ..loaded.config.resources };
+        self.live.resources.send_replace(self.in_force.resources.clone());
         let changed = live.join(", ");
         tracing::info!(changed, "SIGHUP: the settings were read again");
         if !waiting.is_empty() {
@@ -63,7 +76,8 @@ fn refuse(errors: &[impl std::fmt::Display]) {
 }
 
 fn is_live(key: &str) -> bool {
-    LIVE.iter().any(|live| if live.ends_with('.') { key.starts_with(live) } else { key == *live })
+    key != DISK_RESERVE
+        && LIVE.iter().any(|live| if live.ends_with('.') { key.starts_with(live) } else { key == *live })
 }
 
 /// `section.key` of what differs.
@@ -102,6 +116,7 @@ mod tests {
         keys.sort();
         assert_eq!(keys, ["browser.chromium", "engine.slots", "limits.requests"]);
         assert_eq!(changed(&after, &before).len(), 3, "also what is not set any more");
+        assert!(is_live("resources.cpu_threshold_percent") && !is_live("resources.disk_reserve_mb"));
         assert!(
             is_live("limits.requests") && is_live("log.level") && !is_live("log.format") && !is_live("engine.slots")
         );

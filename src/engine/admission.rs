@@ -189,6 +189,9 @@ pub fn why_ready_waits(
     if profile.held {
         return (WaitReason::ProfileBusy, profile.held_until);
     }
+    if let Some(shortage) = view.strain.shortage.as_ref().filter(|_| !external && view.busy < view.slots) {
+        return (shortage.of.reason(), None);
+    }
     // Nothing else is missing: the slots (or the outside workers) are taken, or its turn comes within
     // this moment.
     (WaitReason::NoSlot, None)
@@ -199,8 +202,9 @@ mod tests {
     use std::collections::BTreeMap;
     use std::time::Duration;
 
-    use super::{ProfileFacts, Room, back_off, choose, why_waiting};
+    use super::{ProfileFacts, Room, back_off, choose, why_ready_waits, why_waiting};
     use crate::engine::View;
+    use crate::engine::pressure::{Scarce, Shortage};
     use crate::engine::state::Limits;
     use crate::model::{Intent, Item, ItemId, ItemState, ProfileId, TaskId, Timestamp, VerifyPlan, WaitReason};
     use crate::store::Head;
@@ -267,6 +271,26 @@ mod tests {
         assert_eq!(why(parked, &view), Some((WaitReason::ProfileNeedsHuman, None)));
         let enough = View { no_disk: None, ..view };
         assert_eq!(why(free, &enough), Some((WaitReason::ProviderDown, None)));
+    }
+
+    #[test]
+    fn without_room_on_the_machine_an_item_says_so_unless_something_else_is_in_its_way_too() {
+        let of = |of| Some(Shortage { of, why: "full".to_owned() });
+        let mut view = View { slots: 2, busy: 1, ..View::default() };
+        let anna = ProfileId::new("anna").unwrap();
+        let why =
+            |external, view: &View| why_ready_waits(external, &anna, ProfileFacts::default(), view, Timestamp::ZERO);
+        for (scarce, reason) in [(Scarce::Memory, WaitReason::NoMemory), (Scarce::Cpu, WaitReason::NoCpu)] {
+            view.strain.shortage = of(scarce);
+            assert_eq!(why(false, &view), (reason, None));
+            assert_eq!(why(true, &view), (WaitReason::NoSlot, None), "an outside worker needs no browser of cove's");
+        }
+        view.busy = 2;
+        assert_eq!(why(false, &view), (WaitReason::NoSlot, None), "memory alone would not help");
+        view.running.insert(anna.clone(), None);
+        assert_eq!(why(false, &view), (WaitReason::ProfileBusy, None));
+        let down = View { provider_down: Some("gone".to_owned()), ..View { busy: 0, ..view } };
+        assert_eq!(why(false, &down), (WaitReason::ProviderDown, None));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use super::pressure::Pressure;
 use super::{LendAsked, LendRefused, Lent};
 use crate::breaker::Passage;
 use crate::browser::Session;
@@ -44,6 +45,8 @@ pub enum Event {
     Disk {
         short: Option<String>,
     },
+    /// What the watch over the machine measured, every few seconds.
+    Pressure(Pressure),
     /// The answer to [`Act::Look`].
     Outlook(Outlook),
 
@@ -247,6 +250,16 @@ pub enum Act {
     Close {
         fence: Fence,
         profile: ProfileId,
+    },
+    /// End the browser of something armed, which listens to nothing: it is lost to it.
+    EndBrowser {
+        fence: Fence,
+        profile: ProfileId,
+    },
+    /// Nobody gets into a lent browser any more, and whoever comes is told why.
+    ShutDoor {
+        fence: Fence,
+        why: String,
     },
     AnswerOpen {
         token: String,

@@ -16,6 +16,7 @@ use tokio::sync::watch;
 
 use super::event::{AttemptEnd, Event};
 use super::operator::{new_token, running};
+use super::pressure::Scarce;
 use super::turn::Child;
 use crate::browser::{Session, StartOptions};
 use crate::model::{Failure, FailureCode, Fence, ItemId, Moment, ProfileId, Timestamp};
@@ -63,6 +64,8 @@ pub enum LendRefused {
     Draining,
     #[error("the disk is short of space")]
     NoDisk,
+    #[error("the machine has no room for another browser now")]
+    Short(Scarce),
     #[error("all sessions are lent")]
     Full,
     #[error("no browser can be started now")]
@@ -205,7 +208,7 @@ impl Door {
     }
 
     /// The first reason stays.
-    fn close(&self, why: &str) {
+    pub(super) fn close(&self, why: &str) {
         self.way.send_if_modified(|way| {
             let stands = !matches!(way, Way::Shut(_));
             if stands {
@@ -273,6 +276,7 @@ pub(super) async fn run(child: Child, profile: ProfileId, headless: bool, vanish
     let end = match ended {
         Ok(why) => {
             door.close(why);
+            let why = door.why_shut();
             tracing::info!(%profile, fence = %child.fence, why, "session ended");
             AttemptEnd::Done { url: None, result: BTreeMap::new() }
         }

@@ -74,12 +74,14 @@ struct Running {
     starting: bool,
     /// A browser may run that has to be stopped before the lock is freed.
     browser: bool,
+    weighed: strain::Weighed,
 }
 
 impl Running {
     /// An attempt, or something like it, whose browser is on its way.
     fn started(profile: ProfileId, owner: Owner) -> Self {
-        Self { profile, phase: Phase::Unarmed, owner, starting: true, browser: true }
+        let weighed = strain::Weighed::default();
+        Self { profile, phase: Phase::Unarmed, owner, starting: true, browser: true, weighed }
     }
 }
 
@@ -131,6 +133,7 @@ pub struct State {
     pause: Option<Pause>,
     /// Why nothing is started for want of disk space. What runs goes on to its end.
     no_disk: Option<String>,
+    strain: strain::Strain,
     provider: Option<provider::Trouble>,
     /// What a start would meet.
     breakers: Passage,
@@ -161,6 +164,7 @@ impl State {
             draining: false,
             pause: None,
             no_disk: None,
+            strain: strain::Strain::default(),
             provider: None,
             breakers: Passage::Free,
             in_use: BTreeMap::new(),
@@ -176,6 +180,12 @@ impl State {
     }
 
     pub fn apply(&mut self, event: Event, now: Timestamp) -> Step {
+        let step = self.react(event, now);
+        // What starts and ends is weighed as well as what is reported.
+        if self.weigh() { step.and(self.look()) } else { step }
+    }
+
+    fn react(&mut self, event: Event, now: Timestamp) -> Step {
         match event {
             Event::Recovered(leftovers) => self.recovered(leftovers),
             Event::Time(moment) => self.time(moment),
@@ -191,6 +201,7 @@ impl State {
                 self.look()
             }
             Event::Disk { short } => self.disk(short),
+            Event::Pressure(pressure) => self.pressed(pressure),
             Event::Promoted { more } => self.step_done(more),
             // Nothing to do; or the row moved on without us, and whoever moved it rings.
             Event::NotClaimed | Event::ClockSynchronised | Event::ClockMarked => Step::default(),
@@ -252,6 +263,7 @@ impl State {
             close_errors: self.close_errors.clone(),
             clock_suspect: self.clocks.suspect,
             no_disk: self.no_disk.clone(),
+            strain: self.strain_view(),
             provider_down: self.provider.as_ref().map(|trouble| trouble.why.clone()),
             breakers: self.breakers,
             turned_at: now,
@@ -472,6 +484,7 @@ mod operator;
 mod provider;
 mod recovery;
 mod session;
+mod strain;
 #[cfg(test)]
 mod tests;
 mod verify;

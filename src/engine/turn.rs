@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, Span};
 
 use super::event::{Act, Commit, Event, Step, Work};
+use super::pressure::{Scarce, Shortage};
 use super::session::{self, Doors};
 use super::state::State;
 use super::{
@@ -73,6 +74,10 @@ pub async fn run(engine: Engine, shared: Arc<Shared>) -> Result<(), EngineError>
     let mut no_disk = turning.shared.no_disk.clone();
     let short = no_disk.borrow_and_update().clone();
     turning.turn(Event::Disk { short }).await?;
+    let mut pressure = turning.shared.pressure.clone();
+    let first = pressure.borrow_and_update().clone();
+    turning.turn(Event::Pressure(first)).await?;
+    let mut held_back = None;
     let leftovers = turning.shared.store.leftovers().await?;
     let mark = turning.shared.store.clock_mark().await?;
     turning.state.begin_time(mark, turning.shared.clock.moment());
@@ -82,7 +87,9 @@ pub async fn run(engine: Engine, shared: Arc<Shared>) -> Result<(), EngineError>
         turning.turn(Event::Breakers(turning.shared.passage())).await?;
         turning.turn(event).await?;
         let now = turning.shared.clock.now();
-        view.send_replace(Arc::new(turning.state.view(now)));
+        let seen = turning.state.view(now);
+        tell_shortage(&mut held_back, seen.strain.shortage.as_ref());
+        view.send_replace(Arc::new(seen));
         if turning.state.is_drained() {
             return Ok(());
         }
@@ -99,6 +106,7 @@ pub async fn run(engine: Engine, shared: Arc<Shared>) -> Result<(), EngineError>
                 Event::Tick
             }
             Ok(()) = no_disk.changed() => Event::Disk { short: no_disk.borrow_and_update().clone() },
+            Ok(()) = pressure.changed() => Event::Pressure(pressure.borrow_and_update().clone()),
             // An error means that the writer is gone without a reason.
             _ = failed.changed() => {
                 let why = failed.borrow().clone();
@@ -188,6 +196,14 @@ impl Loop {
             }
             Act::Close { fence, profile } => {
                 self.children.spawn(close(self.shared.clone(), self.mailbox.clone(), fence, profile));
+            }
+            Act::EndBrowser { fence, profile } => {
+                self.children.spawn(end_browser(self.shared.clone(), fence, profile));
+            }
+            Act::ShutDoor { fence, why } => {
+                if let Some(door) = self.doors.get(fence) {
+                    door.close(&why);
+                }
             }
             Act::AnswerOpen { token, opened } => answer(self.opening.remove(&token), opened),
             Act::AnswerClose { profile, closed } => answer(self.closing.remove(&profile), closed),
@@ -300,6 +316,26 @@ async fn close(shared: Arc<Shared>, mailbox: mpsc::Sender<Message>, fence: Fence
         wait = (wait * 2).min(CLOSE_LONGEST_WAIT);
     }
     drop(mailbox.send(Message::Event(Event::Closed { fence })).await);
+}
+
+/// Its attempt, or whoever it is lent to, finds it lost. What does not end now is ended when that has ended.
+async fn end_browser(shared: Arc<Shared>, fence: Fence, profile: ProfileId) {
+    tracing::warn!(%profile, %fence, "a browser that takes too much memory is ended behind its commit point");
+    if let Err(failure) = shared.provider.stop(&profile).await {
+        tracing::warn!(%profile, %fence, %failure, "the browser that takes too much memory could not be ended");
+    }
+}
+
+/// Says once that something begins to be held back, or ends to be.
+fn tell_shortage(before: &mut Option<Scarce>, now: Option<&Shortage>) {
+    let of = now.map(|shortage| shortage.of);
+    if std::mem::replace(before, of) == of {
+        return;
+    }
+    match now {
+        Some(Shortage { of, why }) => tracing::info!(reason = of.reason().name(), "no session is started: {why}"),
+        None => tracing::info!("there is room for sessions again"),
+    }
 }
 
 async fn finish(store: &Store, end: AttemptEnded, moment: Moment) -> Result<Event, StoreError> {

@@ -85,6 +85,7 @@ codes! {
     BrowserNotFound "browser_not_found" Provider Uncounted "Install chromium, or name the browser in `[browser] chromium`; the item waits and loses no attempt.";
     BrowserStartFailed "browser_start_failed" Provider Backoff "See the message; for Chromium in a container that runs as root, `[browser] sandbox` may have to be off.";
     BrowserLost "browser_lost" Provider Backoff "The browser closed or crashed during the attempt; check memory and the browser's log.";
+    MemoryLimit "memory_limit" Site Backoff "The page took more memory than one session may: see the message, and raise `[resources] session_limit_mb` if the site needs it.";
     AttachFailed "attach_failed" Provider Backoff "The browser started but its DevTools port did not answer.";
     ProviderDown "provider_down" Provider Uncounted "Start the browser host or Dolphin Anty; the item waits and loses no attempt.";
     ProviderSignedOut "provider_signed_out" Provider Uncounted "Sign in to Dolphin Anty on this machine, or give cove its token in `[dolphin] api_token_file`; the items wait and lose no attempt.";

@@ -49,7 +49,7 @@ impl Daemon {
         std::fs::create_dir(folder.path().join("media")).unwrap();
         let text = format!(
             "[server]\nlisten = \"127.0.0.1:0\"\n[state]\ndir = \"{0}/state\"\n[media]\nroots = [\"{0}/media\"]\n\
-             [auth]\nrequired = false\n[limits]\n{limits}\n{settings}\n",
+             [auth]\nrequired = false\n[resources]\ncpu_threshold_percent = 0\n[limits]\n{limits}\n{settings}\n",
             folder.path().display()
         );
         std::fs::write(folder.path().join("cove.toml"), text).unwrap();

@@ -28,6 +28,7 @@ mod publish;
 mod queue;
 mod refusals;
 mod refusals_queue;
+mod resources;
 mod rig;
 mod sessions;
 mod snapshots;

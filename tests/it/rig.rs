@@ -330,11 +330,12 @@ pub async fn answer(request: reqwest::RequestBuilder) -> Answer {
     Answer { status, headers, body }
 }
 
+/// Tests run beside each other and leave the processors no rest: by them nothing is held back.
 pub fn write_config(folder: &Path, settings: &str) {
     let text = format!(
         "[server]\nlisten = \"127.0.0.1:0\"\nsocket = \"{0}/cove.sock\"\n[state]\ndir = \"{0}/state\"\n\
          [media]\nroots = [\"{0}/media\"]\n[auth]\nrequired = false\n[browser]\nsandbox = false\n\
-         [limits]\ntask_starts = 0\nhealth = 0\nrequests = 0\n[log]\nformat = \"text\"\n\
+         [resources]\ncpu_threshold_percent = 0\n[limits]\ntask_starts = 0\nhealth = 0\nrequests = 0\n[log]\nformat = \"text\"\n\
          [engine]\nretry_base_seconds = 1\nretry_max_seconds = 1\n{settings}\n",
         folder.display()
     );

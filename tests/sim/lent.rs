@@ -118,7 +118,7 @@ impl World {
     /// It comes up or does not, goes on, or ends by itself or because it was asked to.
     pub(super) async fn move_a_lent_one(&mut self, fence: Fence, browser: &Browser) -> Result<(), Crash> {
         let done = || AttemptEnd::Done { url: None, result: std::collections::BTreeMap::new() };
-        if browser.interrupted {
+        if browser.interrupted || browser.cut {
             return self.end(fence, done(), None).await;
         }
         if !browser.asked && self.chance(25) {

@@ -10,6 +10,7 @@ use cove::breaker::{BreakerLimits, CDP_ATTACH, Passage};
 use cove::browser::Session;
 use cove::engine::START_BREAKERS;
 use cove::engine::event::{Act, AttemptEnd, Commit, Event, Work};
+use cove::engine::pressure::Pressure;
 use cove::engine::state::{Limits, State};
 use cove::model::{
     BootId, BootTime, Failure, FailureCode, Fence, ItemId, ItemState, Moment, OnUnknown, ProfileId, Proofs, Resolution,
@@ -25,6 +26,8 @@ use others::{KIND, Worker};
 
 #[path = "lent.rs"]
 mod lent;
+#[path = "machine.rs"]
+mod machine;
 #[path = "others.rs"]
 mod others;
 
@@ -53,10 +56,12 @@ pub struct Tally {
     lends: u64,
     handed_back: u64,
     armed_deletes: u64,
+    held_back: u64,
+    ended_for_memory: u64,
 }
 
 impl Tally {
-    pub fn parts(&self) -> [(&'static str, u64); 17] {
+    pub fn parts(&self) -> [(&'static str, u64); 19] {
         [
             ("starts", self.starts),
             ("posts", self.posts),
@@ -75,6 +80,8 @@ impl Tally {
             ("browsers lent", self.lends),
             ("claims handed back", self.handed_back),
             ("deletes of an armed claim's browser", self.armed_deletes),
+            ("machines without room", self.held_back),
+            ("browsers ended for their memory", self.ended_for_memory),
         ]
     }
 
@@ -96,6 +103,8 @@ impl Tally {
         self.lends += other.lends;
         self.handed_back += other.handed_back;
         self.armed_deletes += other.armed_deletes;
+        self.held_back += other.held_back;
+        self.ended_for_memory += other.ended_for_memory;
     }
 }
 
@@ -123,6 +132,8 @@ struct Browser {
     ended: bool,
     interrupted: bool,
     closing: bool,
+    /// Taken away while it was driven.
+    cut: bool,
 }
 
 #[expect(clippy::struct_excessive_bools, reason = "facts that are independent of each other")]
@@ -146,6 +157,11 @@ pub struct World {
     arm_asked: BTreeMap<Fence, Timestamp>,
     /// Nothing may start.
     full_disk: bool,
+    /// By the last report of the machine nothing may start.
+    no_room: bool,
+    pressure: Pressure,
+    /// Profiles whose pages take too much.
+    heavy: BTreeSet<ProfileId>,
     /// As the daemon has it: gone when it dies.
     board: Board,
     /// Browsers come up and do not answer.
@@ -206,6 +222,9 @@ impl World {
             asked_clock: false,
             arm_asked: BTreeMap::new(),
             full_disk: false,
+            no_room: false,
+            pressure: Pressure::default(),
+            heavy: BTreeSet::new(),
             board: Board::new(BREAKERS),
             mute_browsers: false,
             outside: BTreeMap::new(),
@@ -293,11 +312,13 @@ impl World {
             ended: false,
             interrupted: false,
             closing: false,
+            cut: false,
         };
         match act {
             Act::Start { fence, work } => {
                 let started = match work {
                     Work::Attempt { item, .. } => {
+                        assert!(!self.no_room, "{} starts where there is no room", item.id);
                         self.tally.starts += 1;
                         assert!(!self.full_disk, "{} starts on a full disk", item.id);
                         self.judge.starts(&item, item.started_at.unwrap(), self.skew);
@@ -310,6 +331,7 @@ impl World {
                         Browser { asked: true, clicked, ..browser(Some(item.id), item.profile) }
                     }
                     Work::Verify { item, .. } => {
+                        assert!(!self.no_room, "{} is looked for where there is no room", item.id);
                         self.admitted(item.id);
                         Browser { verifies: true, starting: true, ..browser(Some(item.id), item.profile) }
                     }
@@ -318,6 +340,7 @@ impl World {
                         let shut = self.passage().shut_until();
                         assert!(vanishes || shut.is_none(), "{fence} takes an item while the breaker is open");
                         assert!(!self.full_disk, "{fence} is lent on a full disk");
+                        assert!(!self.no_room, "{fence} is lent where there is no room");
                         Browser { lent: true, ..browser(None, profile) }
                     }
                 };
@@ -342,6 +365,8 @@ impl World {
                 self.browsers.entry(fence).or_insert(gone).closing = true;
             }
             Act::AskClock => self.asked_clock = true,
+            Act::EndBrowser { fence, .. } => self.cut(fence),
+            Act::ShutDoor { fence, .. } => self.shut(fence),
             Act::Look | Act::AnswerOpen { .. } | Act::AnswerClose { .. } | Act::AnswerLend { .. } => {}
         }
     }
@@ -398,6 +423,9 @@ impl World {
         }
         if browser.ended {
             return Ok(());
+        }
+        if browser.cut && !browser.lent {
+            return self.lost(fence).await;
         }
         if browser.verifies {
             return self.verified(fence, &browser).await;
@@ -671,6 +699,7 @@ impl World {
                 Ok(())
             }
             77..=80 if self.skew.is_zero() => self.borrower().await,
+            81..=84 => self.report().await,
             _ => self.move_a_browser().await,
         }
     }
@@ -736,6 +765,7 @@ impl World {
             let mark = self.store().clock_mark().await.unwrap();
             self.state.begin_time(mark, self.moment());
             self.full_disk = false;
+            self.no_room = false;
             self.browsers.clear();
             self.note_parked().await;
             let leftovers = self.store().leftovers().await.unwrap();

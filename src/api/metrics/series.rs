@@ -12,7 +12,8 @@ use crate::api::waits::Waits;
 use crate::api::{Context, off_runtime};
 use crate::breaker::board::Board;
 use crate::breaker::{BreakerState, KINDS};
-use crate::engine::View;
+use crate::config::ProviderKind;
+use crate::engine::{StrainView, View};
 use crate::meter::Counted;
 use crate::model::{ItemState, Job, JobResult, TaskState, Timestamp, WaitReason};
 use crate::ops::backup::{BackupView, Backups};
@@ -131,6 +132,7 @@ pub async fn gather(context: &Context) -> Result<Gathered, ApiError> {
     series.extend(engine(&view));
     series.extend(process(&own, cpu_percent));
     series.extend(disk.series());
+    series.extend(strain(&view.strain, context.config.browser.provider));
     series.extend(items(&stats, &waits, &waiting));
     series.extend(until(&waits));
     series.extend(breakers(&context.breakers, now));
@@ -173,6 +175,29 @@ fn process(own: &Own, cpu_percent: Option<f64>) -> Vec<Series> {
         },
     ];
     series.extend(cpu);
+    series
+}
+
+/// The machine and the sessions, as the watch last saw them. Estimate and peak are told by the kind of browsers.
+fn strain(strain: &StrainView, provider: ProviderKind) -> Vec<Series> {
+    const ESTIMATE: &str = "What a session is taken to need before it is measured.";
+    const PEAK: &str = "The most that one session took since the start.";
+    let of_kind = |name, help, bytes| gauge(name, help, count(bytes)).with("provider", provider.name());
+    let machine = &strain.machine;
+    let part = |name, help, percent: Option<f64>| Some(gauge(name, help, percent? / 100.0));
+    let told = [
+        machine.available_bytes.map(|bytes| {
+            gauge("machine_memory_available_bytes", "What sessions may still get of the memory.", count(bytes))
+        }),
+        part("machine_cpu_ratio", "Use of all processors over some ten seconds, by whomever.", machine.cpu_percent),
+        part("machine_memory_stall_ratio", "How long nothing got on for want of memory.", machine.stall_percent),
+    ];
+    let mut series = vec![
+        of_kind("session_memory_estimate_bytes", ESTIMATE, strain.bounds.estimate_bytes),
+        of_kind("session_peak_memory_bytes", PEAK, strain.peak_bytes),
+        gauge("sessions_memory_bytes", "What all sessions take.", count(strain.sessions_bytes)),
+    ];
+    series.extend(told.into_iter().flatten());
     series
 }
 
@@ -391,6 +416,23 @@ mod tests {
         assert_eq!(depth("queue_depth{state=\"retry_wait\",wait_reason=\"retry_backoff\"}"), "2");
         let sum: f64 = all.iter().filter(|series| series.name == "queue_depth").map(|series| series.value).sum();
         assert_eq!(sum.to_string(), "9");
+    }
+
+    #[test]
+    fn estimate_and_peak_are_told_by_the_kind_of_browser_and_what_the_machine_does_not_tell_is_left_out() {
+        let mut view = StrainView { peak_bytes: 7, sessions_bytes: 5, ..StrainView::default() };
+        view.bounds.estimate_bytes = 9;
+        view.machine.cpu_percent = Some(50.0);
+        let text = text(&strain(&view, ProviderKind::Dolphin), &Counted::default());
+        for line in [
+            "cove_session_memory_estimate_bytes{provider=\"dolphin\"} 9",
+            "cove_session_peak_memory_bytes{provider=\"dolphin\"} 7",
+            "cove_sessions_memory_bytes 5",
+            "cove_machine_cpu_ratio 0.5",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line}\n{text}");
+        }
+        assert!(!text.contains("cove_machine_memory"), "{text}");
     }
 
     #[test]

@@ -86,12 +86,12 @@ operations! {
     POST "/api/v1/locks/refresh" refreshLock "Hold it longer." [] Some("LockRefresh"); [200 json("Refreshed")] [UnknownProfile AmbiguousProfile StaleFence NotHeld];
     POST "/api/v1/locks/release" releaseLock "Give it back." [] Some("LockRelease"); [200 json("Released")] [UnknownProfile AmbiguousProfile StaleFence NotHeld];
     POST "/api/v1/locks/cleanup" cleanUpLocks "Remove expired locks; with `force` all of one owner." [] Some("LockCleanup"); [200 json("CleanedUp")] [];
-    POST "/api/v1/claims" claimItem "An outside worker takes an item; waits for one." [] Some("ClaimRequest"); [200 json("Claim"), 204 NOTHING] [ProfileBusy SessionsFull ProviderDown Restored];
+    POST "/api/v1/claims" claimItem "An outside worker takes an item; waits for one." [] Some("ClaimRequest"); [200 json("Claim"), 204 NOTHING] [ProfileBusy SessionsFull ProviderDown NoMemory NoCpu Restored];
     POST "/api/v1/claims/{id}/refresh" refreshClaim "Keep it longer." [] Some("ClaimRefresh"); [200 json("ClaimRefreshed")] [NotFound StaleFence NotHeld];
     POST "/api/v1/claims/{id}/arm" armClaim "Right before the click: may it be made?" [] Some("ClaimArm"); [200 json("Armed")] [NotFound StaleFence NotHeld AlreadyArmed Canceled SessionEnded MediaMismatch];
     POST "/api/v1/claims/{id}/complete" completeClaim "It was published." [] Some("ClaimComplete"); [200 json("Item")] [NotFound StaleFence NotHeld];
     POST "/api/v1/claims/{id}/fail" failClaim "It was not, or nobody knows." [] Some("ClaimFail"); [200 json("Item")] [NotFound StaleFence NotHeld];
-    POST "/api/v1/sessions" createSession "Lend a profile's browser to a program." [] Some("NewSession"); [201 json("Session")] [UnknownProfile AmbiguousProfile ProfileBusy SessionsFull ProviderDown Restored];
+    POST "/api/v1/sessions" createSession "Lend a profile's browser to a program." [] Some("NewSession"); [201 json("Session")] [UnknownProfile AmbiguousProfile ProfileBusy SessionsFull ProviderDown NoMemory NoCpu Restored];
     GET "/api/v1/sessions" listSessions "Browsers that are lent." [] None; [200 json("Sessions")] [];
     GET "/api/v1/sessions/{id}" getSession "One of them." [] None; [200 json("Session")] [NotFound];
     DELETE "/api/v1/sessions/{id}" deleteSession "End it: the browser is stopped and the profile is free." [] None; [204 NOTHING] [NotFound AlreadyArmed];

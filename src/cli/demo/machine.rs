@@ -148,6 +148,8 @@ impl Layout {
             "engine": { "slots": slots, "drain_seconds": 10 },
             "browser": { "provider": "chromium", "chromium": browser, "headless": true, "sandbox": sandbox },
             "auth": { "required": false },
+            // It shows the way of a post, on whatever machine: nothing is held back for what else runs there.
+            "resources": { "cpu_threshold_percent": 0, "session_estimate_mb": 0, "memory_stall_percent": 0 },
             "limits": { "task_starts": 0, "health": 0, "metrics": 0, "requests": 0 },
         });
         Ok(format!("# Written by `cove demo`.\n\n{}", toml::to_string(&keys)?))
@@ -171,6 +173,10 @@ mod tests {
         assert_eq!(config.state.dir, Some(layout.state()));
         assert_eq!(config.media.roots, [layout.videos()]);
         assert_eq!((config.engine.slots, config.limits.task_starts), (2, 0));
+        let resources = &config.resources;
+        let looked_at =
+            (resources.cpu_threshold_percent, resources.session_estimate_mb, resources.memory_stall_percent);
+        assert_eq!(looked_at, (0, 0, 0), "a busy machine holds nothing back");
         assert!(!config.auth.required && !config.browser.sandbox && config.browser.headless);
     }
 

@@ -3,6 +3,7 @@
 //! The phase is the truth about the click, whatever the attempt believes of itself (fence.md rules 7 and 8).
 //! The lock stays until the browser is verified dead.
 
+use super::strain::because_of_memory;
 use super::{Owner, Phase, Running, State};
 use crate::engine::admission::{self, effect, effect_after_commit};
 use crate::engine::event::{Act, AttemptEnd, Commit, Step};
@@ -23,6 +24,7 @@ impl State {
         let Told { end, evidence, stopped, browser } = told;
         let Some(running) = self.running.get_mut(&fence) else { return Step::default() };
         (running.browser, running.starting) = (browser, false);
+        let end = because_of_memory(end, running.weighed.ended_for.take());
         let stopped = stopped.as_ref().or(match &end {
             AttemptEnd::Unarmed(failure) => Some(failure),
             _ => None,

@@ -33,7 +33,7 @@ impl State {
 
     /// How many may start now.
     pub(super) fn room(&self, now: Timestamp) -> u32 {
-        let free = self.limits.slots.saturating_sub(self.busy());
+        let free = self.limits.slots.saturating_sub(self.busy()).min(self.room_for_sessions());
         if self.breakers.shut_until().is_some_and(|until| until > now) {
             return 0;
         }

@@ -57,6 +57,8 @@ impl State {
             LendRefused::Draining
         } else if self.no_disk.is_some() {
             LendRefused::NoDisk
+        } else if let Some(shortage) = &self.strain.shortage {
+            LendRefused::Short(shortage.of)
         } else if taken || self.in_use.get(&asked.profile).is_some_and(|until| *until > now) {
             LendRefused::Busy
         } else if lent >= usize::try_from(self.limits.sessions).unwrap_or(usize::MAX) {

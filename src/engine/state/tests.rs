@@ -1,6 +1,7 @@
 //! The state machine, fed by hand: one test a rule, each with what must not happen.
 
 mod breakers;
+mod strain;
 
 use std::time::Duration;
 
@@ -116,15 +117,12 @@ fn confirmed() -> AttemptEnd {
     AttemptEnd::Confirmed { url: Some("http://127.0.0.1/p/1".to_owned()), result: std::collections::BTreeMap::new() }
 }
 
+fn head(profile: &str, item: u64) -> Head {
+    Head { profile: ProfileId::new(profile).unwrap(), priority: 0, item: ItemId::new(item) }
+}
+
 fn outlook(heads: &[(&str, u64)]) -> Event {
-    let heads = heads
-        .iter()
-        .map(|(profile, item)| Head {
-            profile: ProfileId::new(profile).unwrap(),
-            priority: 0,
-            item: ItemId::new(*item),
-        })
-        .collect();
+    let heads = heads.iter().map(|(profile, item)| head(profile, *item)).collect();
     Event::Outlook(Outlook { heads, ..Outlook::default() })
 }
 

@@ -31,6 +31,8 @@ impl State {
         let Some(running) = self.running.get_mut(&fence) else { return Step::default() };
         let Owner::Verify { item } = running.owner else { return Step::default() };
         (running.browser, running.starting) = (browser, false);
+        // One that took too much has had its look: at once again it would take as much.
+        let look = look.or_else(|| running.weighed.ended_for.take().map(VerifyFinding::Inconclusive));
         if let Some(VerifyFinding::Inconclusive(failure)) = &look
             && failure.retry() == Retry::Uncounted
             && stopped.is_none()
