@@ -263,7 +263,7 @@ check "a snapshot is made" shell 'cove snapshots create >/tmp/snapshot'
 check "what came after it" shell 'systemd-run -q --unit=practice2 --property=Type=exec cove practice-site --listen 127.0.0.1:8097 --dir /tmp/practice2;
   cove profiles add later'
 check "the snapshot is put back" shell 'systemctl stop cove.service cove.socket &&
-  setpriv --reuid cove --regid cove-media --init-groups cove snapshots restore "$(cat /tmp/snapshot)" && systemctl start cove.socket cove'
+  cove snapshots restore "$(cat /tmp/snapshot)" && systemctl start cove.socket cove'
 check "it is as it was, paused, and goes on" shell 'cove status | tee /tmp/status | grep -qi restore && ! cove profiles list | grep later && cove resume'
 check "with all that it had then" succeeded 2
 check "remove" inside apt-get remove -q -y cove
