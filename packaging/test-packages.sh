@@ -66,10 +66,15 @@ for number in 2 3; do
   fi
   dpkg-deb --root-owner-group -Zgzip -z1 -b "$work/next" "$work/root/debs/$number.deb" >/dev/null
 done
-# It takes nothing but gzip.
-gzip -1c "$tree" >"$work/tree.tar.gz"
-check "piuparts: installed, removed and purged it leaves nothing" piuparts -b "$work/tree.tar.gz" -d "$suite" \
-  --skip-minimize --no-upgrade-test "$deb"
+# It takes nothing but gzip; the folder it is told to pass over is debconf's own, of Debian 13.
+piuparts_passes() {
+  gzip -1c "$tree" >"$work/tree.tar.gz"
+  piuparts -b "$work/tree.tar.gz" -d "$suite" --skip-minimize --no-upgrade-test --ignore /var/cache/debconf/tmp.ci \
+    "$deb" >"$work/piuparts" 2>&1 && return 0
+  grep -A 3 -E 'ERROR|FAIL' "$work/piuparts"
+  return 1
+}
+check "piuparts: installed, removed and purged it leaves nothing" piuparts_passes
 rm "$work/tree.tar.gz"
 say "booting"
 boot
