@@ -109,11 +109,14 @@ check "exposure of the running cove.service: at most 1.2" inside systemd-analyze
 check "exposure of the running cove-browser.service: at most 2.0" inside systemd-analyze security --no-pager --threshold=20 cove-browser.service
 
 say "an upload with Chromium"
+practice_site() {
+  inside systemd-run -q --unit=practice --property=Type=exec cove practice-site --listen 127.0.0.1:8099 --dir /tmp/practice
+}
+check "a site to publish to" practice_site
 check "media, the flow, a profile" shell 'install -d -m 750 -g cove-media /srv/media &&
   echo "a very short film" >/srv/media/1.mp4 && chgrp cove-media /srv/media/1.mp4 && chmod 640 /srv/media/1.mp4 &&
   sed -i "s|^#roots = \[\]|roots = [\"/srv/media\"]|" /etc/cove/cove.toml &&
   printf "COVE_LIMITS__HEALTH=0\nCOVE_LIMITS__REQUESTS=0\n" >>/etc/default/cove && systemctl restart cove &&
-  systemd-run -q --unit=practice --property=Type=exec cove practice-site --listen 127.0.0.1:8099 --dir /tmp/practice &&
   cove flows add atelier /usr/share/doc/cove/examples/flows/atelier.json && cove profiles add anna'
 upload() {
   inside cove run atelier --profile anna --input site=http://127.0.0.1:8099 --input account=anna \
@@ -183,7 +186,14 @@ twenty_restarts() {
     inside systemctl reset-failed cove.service && inside systemctl restart cove.service || return 1
   done
 }
+say "reboot"
+check "it boots again" reboot
+check "and cove is there by itself" shell 'curl -fsS --retry 20 --retry-connrefused http://127.0.0.1:8088/api/v1/health/simple && cove status'
+check "with all that it had" succeeded 1
+check "the practice site is started again" practice_site
+
 say "restart and upgrade under load"
+inside systemctl start cove-browser.service
 host=$(browsers)
 before=$(main)
 limit() {
@@ -248,11 +258,6 @@ check "a wrong setting is told and not retried for ever" shell 'systemctl reset-
   journalctl -u cove --no-pager | grep -q "choose the address in cove.socket"; told=$?
   cp /tmp/good /etc/cove/cove.toml; systemctl reset-failed cove cove.socket; systemctl start cove && exit $told'
 
-say "reboot"
-check "it boots again" reboot
-check "and cove is there by itself" shell 'curl -fsS --retry 20 --retry-connrefused http://127.0.0.1:8088/api/v1/health/simple && cove status'
-check "with all that it had" succeeded 2
-
 say "a dpkg that is killed"
 check "it is killed within postinst" shell 'touch /run/kill-dpkg
   ! dpkg -i /debs/3.deb && [ "$(dpkg-query -W -f "\${Status}" cove)" = "install ok half-configured" ]'
@@ -265,8 +270,7 @@ say "downgrade, remove, reinstall, purge"
 check "downgrade" inside apt-get install -q -y --allow-downgrades /debs/1.deb
 check "it runs" shell 'curl -fsS http://127.0.0.1:8088/api/v1/health/simple'
 check "a snapshot is made" shell 'cove snapshots create >/tmp/snapshot'
-check "what came after it" shell 'systemd-run -q --unit=practice2 --property=Type=exec cove practice-site --listen 127.0.0.1:8097 --dir /tmp/practice2;
-  cove profiles add later'
+check "what came after it" shell 'cove profiles add later'
 check "the snapshot is put back" shell 'systemctl stop cove.service cove.socket &&
   cove snapshots restore "$(cat /tmp/snapshot)" && systemctl start cove.socket cove'
 check "it is as it was, paused, and goes on" shell 'cove status | tee /tmp/status | grep -qi restore && ! cove profiles list | grep later && cove resume'
@@ -280,7 +284,7 @@ check "it goes on where it was" shell 'systemctl start cove'
 check "with all that it had" succeeded 2
 check "purge" inside apt-get purge -q -y cove
 check "users and groups are gone" shell '! getent passwd cove cove-browser && ! getent group cove cove-browser cove-media'
-inside sh -c 'systemctl stop practice practice2 2>/dev/null; rm -r /srv/media'
+inside sh -c 'systemctl stop practice; rm -r /srv/media'
 all_files >"$work/after"
 check "the file system is as before" same_files "$work/before" "$work/after"
 
