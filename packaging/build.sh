@@ -109,7 +109,9 @@ if wanted tar; then
   rm -rf "${stage:?}/$root"
   mkdir -p "$stage/$root"
   cp -r "$stage/cove" "$stage/man" "$stage/completions" "$stage/$root/"
-  cp -r systemd packaging/cove.toml packaging/flows README.md CHANGELOG.md LICENSE LICENSE-APACHE LICENSE-MIT "$stage/$root/"
+  cp -r systemd packaging/cove.toml packaging/etc packaging/flows packaging/grafana packaging/prometheus \
+    packaging/examples README.md CHANGELOG.md LICENSE LICENSE-APACHE LICENSE-MIT "$stage/$root/"
+  rm "$stage/$root/prometheus/alerts_test.yml"
   tar -C "$stage" --sort=name --mtime="@$SOURCE_DATE_EPOCH" --owner=0 --group=0 --numeric-owner -cf - "$root" |
     gzip -9n >"$out/$root.tar.gz"
 fi

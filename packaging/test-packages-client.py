@@ -1,4 +1,6 @@
-"""Asks a daemon 50 times a second, each time on a connection of its own, until the named file appears.
+"""Asks a daemon so many times a second, each time on a connection of its own, until the named file appears.
+
+    test-packages-client.py FILE RATE
 
 Prints how many were answered, how many were refused or failed, and the longest wait for an answer, which is how
 long the daemon was not ready. Exits with 1 where anything failed or hardly anything was asked.
@@ -10,7 +12,7 @@ import os
 import sys
 import time
 
-RATE = 50
+RATE = int(sys.argv[2])
 PATIENCE_SECONDS = 30
 
 
@@ -28,7 +30,7 @@ def ask():
     return outcome, time.monotonic() - began
 
 
-with concurrent.futures.ThreadPoolExecutor(64) as pool:
+with concurrent.futures.ThreadPoolExecutor(64 + RATE) as pool:
     asked = []
     begin = time.monotonic()
     while not os.path.exists(sys.argv[1]):

@@ -87,6 +87,115 @@ fn the_exposure_of_the_units_stays_within_its_bounds() {
     }
 }
 
+/// The places of the files that a package is made of, by its table of assets; a star stands for what lies there.
+fn assets(package: &str) -> Vec<(String, String)> {
+    let text = std::fs::read_to_string(root().join("Cargo.toml")).unwrap();
+    let manifest: toml::Table = toml::from_str(&text).unwrap();
+    let assets = manifest["package"]["metadata"][package]["assets"].as_array().unwrap();
+    let word = |asset: &toml::Value, index: usize, name: &str| {
+        asset.get(index).or_else(|| asset.get(name)).and_then(toml::Value::as_str).unwrap().to_owned()
+    };
+    let place = |asset: &toml::Value| word(asset, 1, "dest").trim_start_matches('/').to_owned();
+    assets.iter().map(|asset| (word(asset, 0, "source"), place(asset))).collect()
+}
+
+/// What issue and README promise, as it lies in the repository or in what `packaging/build.sh` makes first.
+const PROMISED: [&str; 25] = [
+    "target/package/cove",
+    "target/package/man/*.gz",
+    "target/package/completions/bash",
+    "target/package/completions/zsh",
+    "target/package/completions/fish",
+    "target/package/NEWS.gz",
+    "systemd/cove.service",
+    "systemd/cove.socket",
+    "systemd/cove-browser.service",
+    "systemd/cove-browser.socket",
+    "systemd/cove.sysusers",
+    "systemd/cove.tmpfiles",
+    "systemd/examples/*",
+    "packaging/cove.toml",
+    "packaging/etc/default",
+    "packaging/etc/ufw",
+    "packaging/etc/nginx.conf",
+    "packaging/flows/*.json",
+    "packaging/examples/*",
+    "packaging/grafana/cove.json",
+    "packaging/prometheus/alerts.yml",
+    "packaging/prometheus/scrape.yml",
+    "packaging/deb/copyright",
+    "packaging/deb/lintian-overrides",
+    "LICENSE*",
+];
+
+#[test]
+fn the_packages_hold_all_that_is_promised_and_each_file_is_there() {
+    let of_one_kind = ["packaging/deb/copyright", "packaging/deb/lintian-overrides", "LICENSE*"];
+    let [deb, rpm] = ["deb", "generate-rpm"].map(assets);
+    for (package, wanted) in [(&deb, [true, true, false]), (&rpm, [false, false, true])] {
+        for promised in PROMISED {
+            let special = of_one_kind.iter().position(|one| *one == promised);
+            let expected = special.is_none_or(|index| wanted[index]);
+            assert_eq!(package.iter().any(|(source, _)| source == promised), expected, "{promised}");
+        }
+        for (source, _) in package {
+            assert!(PROMISED.contains(&source.as_str()), "{source} is promised nowhere");
+            let (folder, _) = source.split_once('*').unwrap_or((source, ""));
+            let made_first = source.starts_with("target/package/");
+            assert!(made_first || root().join(folder).exists() || source == "LICENSE*", "{source} is not there");
+        }
+    }
+    // The same place in both, but where the systems differ.
+    for (source, place) in &rpm {
+        let of_deb = deb.iter().find(|(other, _)| other == source).map(|(_, place)| place);
+        let differs = source.ends_with("/zsh") || source == "LICENSE*";
+        assert!(differs || of_deb == Some(place), "{source}: {place} and {of_deb:?}");
+    }
+    // The tarball holds folders as they are.
+    let build = std::fs::read_to_string(root().join("packaging/build.sh")).unwrap();
+    let (_, tarball) = build.split_once("if wanted tar").unwrap();
+    for part in
+        ["/cove\"", "/man\"", "/completions\"", "systemd", "packaging/cove.toml", "packaging/etc", "packaging/flows"]
+    {
+        assert!(tarball.contains(part), "the tarball lacks {part}");
+    }
+    for part in
+        ["packaging/examples", "packaging/grafana", "packaging/prometheus", "README.md", "CHANGELOG.md", "LICENSE"]
+    {
+        assert!(tarball.contains(part), "the tarball lacks {part}");
+    }
+}
+
+/// `+` takes a command out of the sandbox, as root: the two that are meant to be, and no other.
+#[test]
+fn nothing_but_the_check_and_the_first_token_runs_as_root() {
+    let mut bare = Vec::new();
+    for unit in ["cove.service", "cove-browser.service"] {
+        let text = std::fs::read_to_string(root().join("systemd").join(unit)).unwrap();
+        let commands = text.lines().filter_map(|line| line.strip_prefix("Exec")?.split_once('='));
+        let prefixed = commands.filter(|(_, command)| command.starts_with(|c: char| !matches!(c, '/')));
+        bare.extend(prefixed.map(|(when, command)| format!("{when} {command}")));
+    }
+    let token = "StartPost -+/usr/bin/cove --socket /run/cove/cove.sock tokens first /etc/cove/admin-token";
+    assert_eq!(bare, ["StartPre +/usr/bin/cove config check", token]);
+}
+
+#[test]
+fn the_scripts_can_be_read_by_bash() {
+    let folder = root().join("packaging");
+    let scripts = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
+    let scripts: Vec<_> = scripts.filter(|path| path.extension().is_some_and(|kind| kind == "sh")).collect();
+    assert!(scripts.len() > 4, "{scripts:?}");
+    let reads = |path: &Path| Command::new("bash").arg("-n").arg(path).output().unwrap();
+    for script in scripts {
+        let output = reads(&script);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    let wrong = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(wrong.path(), "if true; then\n").unwrap();
+    assert!(!reads(wrong.path()).status.success(), "the control: half a script is found");
+}
+
 #[test]
 fn no_package_restarts_the_browsers() {
     for script in ["deb/postinst", "deb/prerm", "deb/postrm", "rpm/post", "rpm/preun", "rpm/postun"] {

@@ -5,7 +5,7 @@
 # is named again at the end. Knobs, all from the environment:
 #
 #   ONLY="power kill"    these rounds alone: sim power faults damage kill syscalls ext4 locks fence
-#                        frozen fleet mishaps soak crowd snapshots controls api packages fuzz
+#                        frozen fleet mishaps soak crowd snapshots controls api packages rpm reproducible fuzz
 #   SEED=n               the same seed for all of them; without it each draws and prints its own
 #   SIM_ROUNDS=1000      random histories of the engine over a real store
 #   POWER_CUTS=20000     simulated power cuts with torn sectors
@@ -147,8 +147,10 @@ if wanted api; then
 fi
 script api '/^schemathesis: /p; /generated/p' "$(schemathesis_python)" tests/schemathesis/run.py \
   "${CARGO_TARGET_DIR:-target}/debug/cove" "${API_EXAMPLES:-25}" ${SEED:+"$SEED"}
-# The life of the deb in a booted system; root, Debian.
+# The lives of the deb and the rpm in a booted system; root, Debian.
 script packages '/^ok /d; p' packaging/test-packages.sh
+script rpm '/^ok /d; p' packaging/test-packages-rpm.sh
+script reproducible p packaging/test-reproducible.sh
 FUZZ_MINUTES=${FUZZ_MINUTES:-70} script fuzz '/^fuzz /p; /^stat::number_of_executed_units/p' fuzz
 
 say "summary"

@@ -5,9 +5,11 @@
 //! is sent again only after an update. The page for people is a later piece.
 
 use std::collections::BTreeMap;
+use std::io::Read;
 use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
+use flate2::read::GzDecoder;
 use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::{Response, StatusCode};
 use sha2::{Digest, Sha256};
@@ -88,6 +90,13 @@ static DOCS_PAGE: LazyLock<Asset> =
     LazyLock::new(|| Asset::new(HTML, include_str!("page/docs.html"), Some(DOCS_POLICY)));
 static DOCS_FILES: LazyLock<BTreeMap<&'static str, Asset>> = LazyLock::new(docs_files);
 
+/// What the viewer's crate keeps compressed; whoever asks for gzip has it compressed again, as all long answers.
+fn unpacked(bytes: &[u8]) -> Vec<u8> {
+    let mut text = Vec::new();
+    GzDecoder::new(bytes).read_to_end(&mut text).expect("the crate's files are whole: a test reads them");
+    text
+}
+
 /// The viewer's own files, of all that its crate holds, and what starts it.
 fn docs_files() -> BTreeMap<&'static str, Asset> {
     let config = Arc::new(utoipa_swagger_ui::Config::from("openapi.json"));
@@ -96,7 +105,7 @@ fn docs_files() -> BTreeMap<&'static str, Asset> {
         .into_iter()
         .filter_map(|(name, kind)| {
             let file = utoipa_swagger_ui::serve(name, Arc::clone(&config)).ok().flatten()?;
-            Some((name, Asset::new(kind, file.bytes.into_owned(), None)))
+            Some((name, Asset::new(kind, unpacked(&file.bytes), None)))
         })
         .collect();
     files.insert("docs.js", Asset::new("text/javascript", include_str!("page/docs.js"), None));
@@ -137,6 +146,16 @@ mod tests {
                 let file = link.strip_prefix("docs/");
                 assert!(file.is_none_or(|file| DOCS_FILES.contains_key(file)), "{link}");
             }
+        }
+    }
+
+    #[test]
+    fn the_viewers_files_are_whole_text() {
+        for (name, least, part) in
+            [("swagger-ui-bundle.js", 1_000_000, "SwaggerUIBundle"), ("swagger-ui.css", 100_000, ".swagger-ui")]
+        {
+            let text = std::str::from_utf8(&DOCS_FILES[name].bytes).unwrap();
+            assert!(text.len() > least && text.contains(part), "{name}: {} bytes", text.len());
         }
     }
 

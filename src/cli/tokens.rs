@@ -4,9 +4,11 @@
 //! the state is touched only as the user whom its folder belongs to, since files of another user would
 //! shut the daemon out; a token goes to stdout once, alone on its line, and what is said about it to stderr.
 
+use std::io::Write as _;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use anyhow::Context as _;
 use clap::Subcommand;
 use serde_json::{Value, json};
 
@@ -41,6 +43,11 @@ pub enum TokensCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Where no token was ever made: make one that may do everything, into a file that its owner alone can read
+    First {
+        /// Where to; the package's service does it with /etc/cove/admin-token
+        file: PathBuf,
+    },
     /// Shut a token at once, and for ever (needs no daemon)
     Revoke {
         /// As `list` shows it
@@ -57,6 +64,9 @@ pub async fn run(global: &Global, command: TokensCommand) -> anyhow::Result<u8> 
         Ok(client) => client,
         Err(code) => return Ok(code),
     };
+    if let TokensCommand::First { file } = &command {
+        return first(&client, file).await;
+    }
     let asked = online(&client, &command).await;
     let somewhere_else = global.url().is_some() || global.socket.is_some();
     let answer = match asked {
@@ -80,7 +90,34 @@ async fn online(client: &Client, command: &TokensCommand) -> Result<Value, Remot
         }
         TokensCommand::List { .. } => client.get("/api/v1/tokens").await,
         TokensCommand::Revoke { id } => client.delete(&format!("/api/v1/tokens/{}", encoded(id))).await,
+        TokensCommand::First { .. } => unreachable!("carried out by `first`"),
     }
+}
+
+/// The file is there before the token is, so that no token is made whose text has nowhere to go.
+async fn first(client: &Client, file: &Path) -> anyhow::Result<u8> {
+    let made = client.get("/api/v1/tokens").await?;
+    if made["tokens"].as_array().is_none_or(|tokens| !tokens.is_empty()) {
+        tell("There is a token already: `cove tokens list` shows it, `cove tokens create` makes another.");
+        return Ok(exit::OK);
+    }
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let failed = || format!("{} cannot be written, so no token was made", file.display());
+    // Mode 0600, as all of its kind.
+    let mut draft = tempfile::NamedTempFile::new_in(folder).with_context(failed)?;
+    let answer = client.post("/api/v1/tokens", &json!({"name": "admin", "scopes": [Scope::Admin.name()]})).await?;
+    let mut keep = || {
+        writeln!(draft, "{}", render::text(&answer, "token"))?;
+        draft.as_file().sync_all()
+    };
+    let kept = keep().and_then(|()| draft.persist(file).map(drop).map_err(|error| error.error));
+    if let Err(error) = kept {
+        let id = render::text(&answer, "id");
+        client.delete(&format!("/api/v1/tokens/{}", encoded(&id))).await?;
+        return Err(anyhow::Error::new(error).context(format!("{}: the token was revoked again", file.display())));
+    }
+    tell(&format!("A token that may do everything is in {}.", file.display()));
+    Ok(exit::OK)
 }
 
 /// The inner error is an exit code, and was told.
@@ -155,6 +192,7 @@ async fn on_store(store: &Store, command: &TokensCommand, now: Timestamp) -> any
             store.revoke_token(id, now).await?.ok_or_else(missing)?;
             Ok(Value::Null)
         }
+        TokensCommand::First { .. } => unreachable!("carried out by `first`"),
     }
 }
 
@@ -169,5 +207,6 @@ fn show(command: &TokensCommand, answer: &Value) {
         TokensCommand::List { json: true } => print_json(&json!({"tokens": answer["tokens"]})),
         TokensCommand::List { .. } => print(&render::tokens(answer["tokens"].as_array().map_or(&[], Vec::as_slice))),
         TokensCommand::Revoke { .. } => print("revoked"),
+        TokensCommand::First { .. } => unreachable!("carried out by `first`"),
     }
 }

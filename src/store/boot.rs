@@ -15,7 +15,7 @@ use super::files::{LedgerFile, LedgerOnDisk, StateOnDisk, lock, sync_folder_of};
 use super::ledger::{Ledger, Line};
 use super::migrate::MIGRATIONS;
 use super::queue::recover::Facts;
-use super::snapshot::{self, SnapshotError, SnapshotFolder, before_migration, take_origin};
+use super::snapshot::{self, Manifest, SnapshotError, SnapshotFolder, before_migration, take_origin};
 use super::tables::{Closed, META, META_KEY, Meta, SCHEMA, Tx, create_all};
 use super::trial::Trial;
 use super::{Pause, StoreError, codec, locks};
@@ -41,10 +41,16 @@ pub enum OpenError {
     )]
     NotAStateFile { path: PathBuf, why: String },
     #[error(
-        "{}: its schema is {found}, newer than {SCHEMA_VERSION}, which this version of cove knows. Install the newer cove again, or put back with `cove snapshots restore` a snapshot from before the upgrade",
-        path.display()
+        "{}: its schema is {found}, newer than {SCHEMA_VERSION}, which this version of cove knows. Install the newer cove again, or put back a snapshot from before the upgrade: {}",
+        path.display(),
+        way_back(kept.as_deref())
     )]
-    NewerSchema { path: PathBuf, found: u32 },
+    NewerSchema {
+        path: PathBuf,
+        found: u32,
+        /// The newest snapshot that this version can put back.
+        kept: Option<PathBuf>,
+    },
     #[error("{}: it has to be brought to a newer schema, and no snapshot could be made of it before: {error}", path.display())]
     NotKept { path: PathBuf, error: SnapshotError },
     #[error("{}: {error}", path.display())]
@@ -111,7 +117,12 @@ pub(super) fn open(
         }
         Ok(())
     };
-    let (db, ledger, report) = open_over(state, keep, ledger, folder, now)?;
+    let (db, ledger, report) = open_over(state, keep, ledger, folder, now).map_err(|error| match error {
+        OpenError::NewerSchema { path, found, .. } => {
+            OpenError::NewerSchema { path, found, kept: newest_of_ours(snapshots) }
+        }
+        other => other,
+    })?;
     Ok((db, ledger, BootReport { created, ..report }))
 }
 
@@ -145,6 +156,22 @@ pub(super) fn open_over<B: StorageBackend, L: LedgerFile>(
         let why = why.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
         Err(OpenError::NotAStateFile { path, why: format!("reading it ended in a panic: {why}") })
     })
+}
+
+/// The command that leads back to a state which this version knows.
+fn way_back(kept: Option<&Path>) -> String {
+    match kept {
+        Some(kept) => format!("cove snapshots restore {}", kept.display()),
+        None => "cove snapshots restore NAME (cove snapshots list shows them)".to_owned(),
+    }
+}
+
+/// A folder that cannot be read is told of by whoever restores from it.
+fn newest_of_ours(snapshots: &SnapshotFolder) -> Option<PathBuf> {
+    let all = snapshots.list().unwrap_or_default();
+    let ours = |manifest: &Manifest| manifest.schema <= SCHEMA_VERSION;
+    let newest = all.into_iter().find(|one| one.damage.is_none() && one.manifest.as_ref().is_some_and(ours))?;
+    Some(snapshots.path().join(newest.name))
 }
 
 /// Makes a whole, empty state file under a temporary name, then gives it its own.
@@ -206,7 +233,7 @@ fn open_database<B: StorageBackend>(
     let (trial, found) = open_trial(state(), path)?;
     drop(trial);
     if found > SCHEMA_VERSION {
-        return Err(OpenError::NewerSchema { path: path.to_owned(), found });
+        return Err(OpenError::NewerSchema { path: path.to_owned(), found, kept: None });
     }
     if found < SCHEMA_VERSION {
         keep(found)?;

@@ -70,6 +70,9 @@ async fn a_newer_schema_is_refused_with_78_and_a_second_daemon_is_told_of_the_fi
     let mut daemon = Daemon::start().await;
     let (code, told) = refused(daemon.folder.path(), &[("COVE_SERVER__SOCKET", "/nonexistent/s")]);
     assert!(code == Some(1) && told.contains("another process holds"), "{code:?} {told}");
+    let made = super::rig::run(&["snapshots", "create"], daemon.folder.path());
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let name = String::from_utf8(made.stdout).unwrap();
     assert_eq!(daemon.stop(), Some(0));
     let schema: redb::TableDefinition<&str, u32> = redb::TableDefinition::new("schema");
     let db = redb::Database::open(daemon.state().join(cove::store::STATE_FILE)).unwrap();
@@ -78,7 +81,8 @@ async fn a_newer_schema_is_refused_with_78_and_a_second_daemon_is_told_of_the_fi
     txn.commit().unwrap();
     drop(db);
     let (code, told) = refused(daemon.folder.path(), &[]);
-    assert!(code == Some(78) && told.contains("newer"), "{code:?} {told}");
+    let way_back = format!("cove snapshots restore {}", daemon.state().join("snapshots").join(name.trim()).display());
+    assert!(code == Some(78) && told.contains("newer") && told.contains(&way_back), "{code:?} {told}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -139,6 +139,34 @@ async fn loopback_reads_are_open_once_there_is_a_token_and_not_through_a_proxy()
     assert_eq!(daemon.get("/api/v1/status").await.status, 401, "no token is left");
 }
 
+/// As the package's service does it after each start.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_token_is_made_once_into_a_file_for_its_owner_alone() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let daemon = Daemon::start_as("", &[REQUIRED]).await;
+    let folder = daemon.folder.path();
+    let file = folder.join("admin-token");
+    let first = |file: &Path| run(&["tokens", "first", file.to_str().unwrap()], folder);
+    let nowhere = first(&folder.join("nowhere/token"));
+    assert!(!nowhere.status.success() && String::from_utf8_lossy(&nowhere.stderr).contains("no token was made"));
+    assert_eq!(daemon.get("/api/v1/status").await.status, 401, "none was made");
+    let made = first(&file);
+    assert!(made.status.success() && made.stdout.is_empty(), "{}", String::from_utf8_lossy(&made.stderr));
+    assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    let text = std::fs::read_to_string(&file).unwrap();
+    assert_eq!(ask(&daemon, "GET", "/api/v1/tokens", Some(text.trim())).await.status, 200, "an administrator's");
+    assert!(first(&file).status.success());
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), text, "as it was");
+    let listed = run(&["tokens", "list", "--json"], folder);
+    let listed: Value = serde_json::from_slice(&listed.stdout).unwrap();
+    let id = listed["tokens"][0]["id"].as_str().unwrap();
+    assert_eq!(listed["tokens"].as_array().unwrap().len(), 1, "{listed}");
+    // Who revoked it does not want another.
+    assert!(run(&["tokens", "revoke", id], folder).status.success());
+    assert!(first(&folder.join("second")).status.success());
+    assert!(!folder.join("second").exists());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_command_line_makes_lists_and_revokes_with_and_without_a_daemon() {
     let mut daemon = Daemon::prepare("", &[REQUIRED]);

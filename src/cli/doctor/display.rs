@@ -100,10 +100,10 @@ pub fn judge(display: &Display, whose: Whose, provider: ProviderKind, headless: 
             format!("{found}, and [browser] headless = false needs one"),
             "set DISPLAY for the service, or [browser] headless = true",
         ),
-        ProviderKind::Chromium => Line::warning(
+        // As on any bare server.
+        ProviderKind::Chromium => Line::ok(
             NAME,
-            format!("{found}; flows run without one, but nobody sees a window to sign in"),
-            "sign in through the link that `cove profiles open NAME` prints",
+            format!("{found}, and none is needed: to sign in there is the link that `cove profiles open NAME` prints"),
         ),
     }
 }
@@ -137,7 +137,7 @@ mod tests {
             judge(&display, Whose::Ours, provider, headless, running).status
         };
         assert_eq!(status(Display::There("x".to_owned()), Chromium, false, false), Status::Ok);
-        assert_eq!(status(Display::None, Chromium, true, false), Status::Warning);
+        assert_eq!(status(Display::None, Chromium, true, false), Status::Ok);
         assert_eq!(status(Display::None, Chromium, false, false), Status::Error);
         assert_eq!(status(Display::Gone("x".to_owned()), Chromium, false, false), Status::Error);
         assert_eq!(status(Display::None, Dolphin, false, true), Status::Ok);

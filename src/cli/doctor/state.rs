@@ -382,7 +382,7 @@ mod tests {
         assert!(stranger.status == Status::Error && stranger.help.unwrap().contains("kill 7"));
         let denied = OpenError::Io { path: path(), error: io::ErrorKind::PermissionDenied.into() };
         assert_eq!(judge(Err(denied), Holder::Nobody).status, Status::Warning);
-        let newer = OpenError::NewerSchema { path: path(), found: SCHEMA_VERSION + 1 };
+        let newer = OpenError::NewerSchema { path: path(), found: SCHEMA_VERSION + 1, kept: None };
         assert_eq!(judge(Err(newer), Holder::Nobody).status, Status::Error);
         let other = OpenError::NotAStateFile { path: path(), why: "text".to_owned() };
         assert!(judge(Err(other), Holder::Nobody).help.unwrap().contains("cove snapshots restore"));
