@@ -23,6 +23,7 @@ mod front;
 mod guard;
 mod health;
 mod intents;
+mod json;
 mod keyring;
 pub mod limit;
 mod locks;

@@ -13,10 +13,11 @@ use serde_json::{Value, json};
 use super::body::{self, Reply, full};
 use super::error::{ApiError, Code, FieldError};
 use super::form::Walk;
-use super::front::{Call, parse_json};
+use super::front::Call;
+use super::json::parse_json;
 use super::profiles::no_body;
 use super::{Context, off_runtime};
-use crate::model::flow::{Flow, Problem, Severity};
+use crate::model::flow::{Flow, MAX_RECORDING_BYTES, Problem, Severity};
 use crate::store::{DeleteFlowError, FlowInfo, PutFlow};
 
 const MAX_NAME_BYTES: usize = 64;
@@ -62,7 +63,14 @@ pub async fn show(context: Arc<Context>, call: Call) -> Result<Response<Reply>, 
 
 /// A recording's problems; 400 where it is no JSON at all.
 async fn check_recording(json: Bytes) -> Result<Result<Vec<Problem>, Vec<Problem>>, ApiError> {
-    off_runtime(move || parse_json(&json).map(|_| Flow::parse(&json).map(|(_, warnings)| warnings))).await?
+    off_runtime(move || {
+        // One that is too long for a recording is not looked at, be it JSON or not.
+        if json.len() <= MAX_RECORDING_BYTES {
+            parse_json(&json)?;
+        }
+        Ok(Flow::parse(&json).map(|(_, warnings)| warnings))
+    })
+    .await?
 }
 
 fn refused(problems: Vec<Problem>) -> ApiError {

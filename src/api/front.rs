@@ -21,19 +21,22 @@ use serde_json::Value;
 use tokio::time::{Instant, timeout};
 use tracing::Instrument as _;
 
-use super::Context;
 use super::body::{Reply, RequestBody, is_json, too_large};
 use super::error::{ApiError, Code, FieldError};
 use super::guard::{OwnNames, X_REQUEST_ID, request_id};
+use super::json::parse_json;
 use super::keyring::{self, Caller};
 use super::limit::{Allowance, Class, Client, Limiter};
 use super::peer::{Peer, Trust, User};
 use super::routes::{Access, Found, Params, Route, Router, Takes};
 use super::server::App;
+use super::{Context, off_runtime};
 use crate::model::Timestamp;
 
 /// For a handler that reads no large body. Hashing media is the longest that one may do.
 const HANDLER_DEADLINE: Duration = Duration::from_mins(15);
+/// A body from here on is read where it holds up nobody else.
+const LONG_BODY_BYTES: usize = 64 * 1024;
 /// A body where none is expected.
 const MAX_STRAY_BODY_BYTES: u64 = 4 * 1024;
 
@@ -60,12 +63,12 @@ impl Call {
     /// The body as JSON; None where none came.
     pub async fn json(self, context: &Context) -> Result<Option<Value>, ApiError> {
         let bytes = self.bytes(context).await?;
-        if bytes.is_empty() { Ok(None) } else { parse_json(&bytes).map(Some) }
+        match bytes.len() {
+            0 => Ok(None),
+            1..LONG_BODY_BYTES => parse_json(&bytes).map(Some),
+            _ => off_runtime(move || parse_json(&bytes)).await?.map(Some),
+        }
     }
-}
-
-pub fn parse_json(bytes: &[u8]) -> Result<Value, ApiError> {
-    serde_json::from_slice(bytes).map_err(|error| ApiError::new(Code::InvalidJson, format!("Not JSON: {error}.")))
 }
 
 /// What came of a request, and who was counted for it.

@@ -11,8 +11,8 @@ use serde_json::{Map, Value};
 
 use super::error::ApiError;
 use super::form::Walk;
-use super::front::parse_json;
 use super::guard::{OwnNames, request_id};
+use super::json::parse_json;
 use super::query::{Listing, Query};
 use super::routes::Router;
 use super::start::idempotency_key;

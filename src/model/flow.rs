@@ -28,6 +28,7 @@ use super::FailureCode;
 pub use inputs::{InputProblem, InputSpec, InputType, RawInput};
 pub use keys::{KeyStroke, stroke};
 pub use origin::{is_new_tab, origin_of, url_contains};
+pub use parse::MAX_RECORDING_BYTES;
 pub use selector::Selector;
 pub use settings::is_external_kind;
 pub use template::Template;
