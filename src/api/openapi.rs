@@ -5,6 +5,7 @@
 //! error that it can answer; the tests of the whole daemon hold each answer against it.
 
 mod answers;
+mod examples;
 mod operations;
 mod requests;
 
@@ -43,18 +44,17 @@ pub async fn show(_: Arc<Context>, call: Call) -> Result<Response<Reply>, ApiErr
 /// When a route has no operation: the two tables disagree.
 #[must_use]
 pub fn document() -> Value {
+    let named = answers::all().into_iter().chain(requests::all());
+    let schemas: Map<String, Value> = named.map(|(name, schema)| (name.to_owned(), schema)).collect();
     let mut paths: BTreeMap<String, Map<String, Value>> = BTreeMap::new();
     for route in ROUTES {
         let operation = operation_of(route).expect("every route has its operation");
         // It knows no parameter of several parts.
         let path = route.path.replace("{*rest}", "{rest}");
-        paths.entry(path).or_default().insert(route.method.as_str().to_lowercase(), describe(route, operation));
+        let described = describe(route, operation, &schemas);
+        paths.entry(path).or_default().insert(route.method.as_str().to_lowercase(), described);
     }
     let shared = share_errors(&mut paths);
-    let mut schemas = Map::new();
-    for (name, schema) in answers::all().into_iter().chain(requests::all()) {
-        schemas.insert(name.to_owned(), schema);
-    }
     json!({
         "openapi": "3.1.0",
         "info": {
@@ -107,6 +107,7 @@ fn headers() -> Value {
         "RetryAfter": {"description": "Seconds to wait.", "schema": whole},
         "Challenge": {"description": "What a token is needed for.", "schema": {"type": "string"}},
         "Allow": {"description": "The methods that the path knows.", "schema": {"type": "string"}},
+        "Tag": {"description": "Names these bytes; sent back as `If-None-Match` they are not sent again.", "schema": {"type": "string"}},
         "Replay": {"description": "`true` where the Idempotency-Key came before.", "schema": {"type": "string"}},
     })
 }
@@ -115,12 +116,15 @@ fn header(name: &str) -> Value {
     json!({"$ref": format!("#/components/headers/{name}")})
 }
 
-fn answer_headers(route: &Route, status: u16) -> Value {
+fn answer_headers(route: &Route, operation: &Operation, status: u16) -> Value {
     let mut headers = json!({"X-Request-Id": header("RequestId")});
     if route.class != Class::Unlimited {
         headers["X-RateLimit-Limit"] = header("RateLimit");
         headers["X-RateLimit-Remaining"] = header("RateLimitRemaining");
         headers["X-RateLimit-Reset"] = header("RateLimitReset");
+    }
+    if [200, 304].contains(&status) && (is_cached(operation) || operation.id == "getFlow") {
+        headers["ETag"] = header("Tag");
     }
     match status {
         202 if is_order(route) => headers["Idempotent-Replay"] = header("Replay"),
@@ -132,17 +136,21 @@ fn answer_headers(route: &Route, status: u16) -> Value {
     headers
 }
 
+fn is_cached(operation: &Operation) -> bool {
+    operation.answers.iter().any(|(status, _)| *status == 304)
+}
+
 fn is_order(route: &Route) -> bool {
     route.class == Class::TaskStarts && route.takes == Takes::Json
 }
 
-fn describe(route: &Route, operation: &Operation) -> Value {
+fn describe(route: &Route, operation: &Operation, schemas: &Map<String, Value>) -> Value {
     let mut described = json!({
         "operationId": operation.id,
         "summary": operation.summary,
         "tags": [tag(route.path)],
         "parameters": parameters(route, operation),
-        "responses": responses(route, operation),
+        "responses": responses(route, operation, schemas),
     });
     match route.access {
         Access::Anyone | Access::PathSecret => described["security"] = json!([]),
@@ -187,9 +195,12 @@ fn body(route: &Route, operation: &Operation) -> Option<Value> {
 fn parameters(route: &Route, operation: &Operation) -> Vec<Value> {
     let text = json!({"type": "string", "minLength": 1});
     let named = route.path.split(['{', '}']).skip(1).step_by(2).map(|name| name.trim_start_matches('*'));
-    let in_path = named.map(|name| json!({"name": name, "in": "path", "required": true, "schema": text}));
-    let in_query =
-        operation.query.iter().map(|name| json!({"name": name, "in": "query", "schema": query_schema(route, name)}));
+    let told = |name: &str| parameter_told(route, name);
+    let in_path = named
+        .map(|name| json!({"name": name, "in": "path", "required": true, "schema": text, "description": told(name)}));
+    let in_query = operation.query.iter().map(
+        |name| json!({"name": name, "in": "query", "schema": query_schema(route, name), "description": told(name)}),
+    );
     let mut all: Vec<Value> = in_path.chain(in_query).collect();
     if is_order(route) {
         all.push(
@@ -197,11 +208,51 @@ fn parameters(route: &Route, operation: &Operation) -> Vec<Value> {
             "description": "The same key and body give the same task, for 400 days."}),
         );
     }
+    if is_cached(operation) {
+        all.push(json!({"name": "If-None-Match", "in": "header", "schema": {"type": "string"},
+            "description": "The `ETag` of what is there already: where it still is that, the answer is 304."}));
+    }
     if operation.id == "listenToEvents" {
         all.push(json!({"name": "Last-Event-ID", "in": "header", "schema": {"type": "string", "pattern": "^[!-~]*$"},
             "description": "Goes on behind this event; where that cannot be, the first event is `resync`."}));
     }
     all
+}
+
+/// What a parameter is, for whoever reads the description.
+fn parameter_told(route: &Route, name: &str) -> &'static str {
+    match (name, tag(route.path)) {
+        ("id", "tasks") => "The task: its `id`, such as `t17`.",
+        ("id", "items") => "The item: its `id`, such as `i42`.",
+        ("id", "profiles") => "The profile: its `id`.",
+        ("id", "claims") => "The claim: its `claim_id`.",
+        ("id", "sessions") => "The lent browser: its `session_id`.",
+        ("id", "tokens") => "The token: its `id`, not its text.",
+        ("name", "flows") => "The flow's name.",
+        ("name", "snapshots") => "The snapshot's name, as it is listed.",
+        ("name", _) => "A gauge or a counter, as `GET /api/v1/metrics` names it.",
+        ("file", "page") => "A file of the page.",
+        ("file", _) => "The file's name, as the listing has it.",
+        ("token", _) => "What makes the address a secret; part of the address that was handed out.",
+        ("rest", _) => "The rest of the address.",
+        ("delivery", _) => "The delivery: its `id`.",
+        ("job", _) => "The job's name, as it is listed.",
+        ("state", "tasks") if route.path == "/api/v1/tasks" => "Tasks in this state alone.",
+        ("state", _) => "Items in this state alone.",
+        ("flow", _) => "Tasks of this flow alone.",
+        ("profile", _) => "What this profile publishes alone: its id, or an unambiguous name.",
+        ("task", _) => "What belongs to this task alone.",
+        ("kind", _) => "Locks of this kind alone.",
+        ("owner", _) => "Locks of this owner alone.",
+        ("cursor", _) => "The `next_cursor` of an answer to this path.",
+        ("limit", _) => "How many at most; 100 where nothing is said.",
+        ("attempt", _) => "The number of the attempt; the last one where nothing is said.",
+        ("fence", _) => "The fence of the attempt; the last one where nothing is said.",
+        ("from", _) => "From when on.",
+        ("to", _) => "Until when; now where nothing is said.",
+        ("step", _) => "Seconds from one value to the next.",
+        _ => "",
+    }
 }
 
 /// One that is empty counts as absent.
@@ -220,10 +271,7 @@ fn query_schema(route: &Route, name: &str) -> Value {
         "fence" => json!({"type": "string", "pattern": "^(f[0-9]{1,15})?$"}),
         "kind" => json!({"type": "string", "pattern": "^[a-z0-9_.-]{0,64}$"}),
         "task" => json!({"type": "string", "pattern": "^(t[0-9]{1,15})?$"}),
-        "cursor" => {
-            let help = "The `next_cursor` of an answer to this path.";
-            json!({"type": "string", "pattern": "^[A-Za-z0-9_-]*$", "description": help})
-        }
+        "cursor" => json!({"type": "string", "pattern": "^[A-Za-z0-9_-]*$"}),
         _ => json!({"type": "string"}),
     }
 }
@@ -260,7 +308,7 @@ fn errors(route: &Route, operation: &Operation) -> Vec<Code> {
     codes
 }
 
-fn responses(route: &Route, operation: &Operation) -> Value {
+fn responses(route: &Route, operation: &Operation, schemas: &Map<String, Value>) -> Value {
     let mut responses: BTreeMap<u16, Value> = BTreeMap::new();
     let mut by_status: BTreeMap<u16, Vec<Code>> = BTreeMap::new();
     for code in errors(route, operation) {
@@ -274,18 +322,20 @@ fn responses(route: &Route, operation: &Operation) -> Value {
             "detail": first.title(), "code": first.name(), "request_id": "r1", "errors": [],
         });
         let content = json!({"application/problem+json": {"schema": answers::of("Problem"), "example": example}});
-        let headers = answer_headers(route, *status);
+        let headers = answer_headers(route, operation, *status);
         responses.insert(*status, json!({"description": told.join(" "), "headers": headers, "content": content}));
     }
     for (status, holds) in operation.answers {
         let content = match holds {
             Holds::Nothing => Value::Null,
-            Holds::Json(schema) => json!({"application/json": {"schema": answers::of(schema)}}),
+            Holds::Json(schema) => {
+                let example = examples::of(schema, schemas);
+                json!({"application/json": {"schema": answers::of(schema), "example": example}})
+            }
             Holds::Bytes(kind) => json!({*kind: {"schema": {"type": "string"}}}),
         };
         let description = hyper::StatusCode::from_u16(*status).ok().and_then(|status| status.canonical_reason());
-        let mut response =
-            json!({"description": description.unwrap_or_default(), "headers": answer_headers(route, *status)});
+        let mut response = json!({"description": description.unwrap_or_default(), "headers": answer_headers(route, operation, *status)});
         if !content.is_null() {
             response["content"] = content;
         }
