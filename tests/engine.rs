@@ -16,6 +16,7 @@ use async_trait::async_trait;
 use cove::breaker::board::Board;
 use cove::breaker::{BreakerLimits, DOLPHIN, Passage};
 use cove::browser::{Provider, Session, SessionStats, StartOptions};
+use cove::engine::pressure::Pressure;
 use cove::engine::{
     self, Borrower, EngineError, EngineHandle, LendAsked, Limits, ProfileFacts, Shared, why_ready_waits,
 };
@@ -25,6 +26,7 @@ use cove::model::{
 use cove::store::media::MediaStore;
 use cove::store::{ItemQuery, NewItem, NewTask, Store, WriterThread};
 use futures_util::FutureExt;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -92,6 +94,7 @@ struct Running {
     store: Store,
     handle: EngineHandle,
     task: TaskId,
+    pressure: watch::Sender<Pressure>,
     _writer: WriterThread,
     _engine: JoinSet<Result<(), EngineError>>,
 }
@@ -119,6 +122,7 @@ async fn start(folder: &Path, external: Option<&str>) -> Running {
         catch_up_per_hour: 0,
         sessions: 1,
     };
+    let pressure = watch::Sender::default();
     let shared = Shared {
         store: store.clone(),
         provider: provider.clone(),
@@ -129,14 +133,14 @@ async fn start(folder: &Path, external: Option<&str>) -> Running {
         headless: true,
         evidence_max_bytes: 1_000,
         limits,
-        no_disk: tokio::sync::watch::channel(None).1,
-        pressure: tokio::sync::watch::channel(cove::engine::pressure::Pressure::default()).1,
+        no_disk: watch::channel(None).1,
+        pressure: pressure.subscribe(),
     };
     let task = submit(&store, &PROFILES, external).await;
     let (handle, engine) = engine::pair();
     let mut children = JoinSet::new();
     children.spawn(engine::run(engine, Arc::new(shared)));
-    Running { provider, board, store, handle, task, _writer: writer, _engine: children }
+    Running { provider, board, store, handle, task, pressure, _writer: writer, _engine: children }
 }
 
 async fn submit(store: &Store, profiles: &[&str], external: Option<&str>) -> TaskId {
@@ -253,4 +257,20 @@ async fn an_item_whose_worker_did_not_wait_for_the_answer_is_back_in_the_queue_u
     assert_eq!((item.attempts, item.failure.unwrap().code), (0, FailureCode::WorkerLost));
     let lent = running.handle.lend(asked).await.ok().unwrap().lent;
     assert!(lent.fence > item.fence.unwrap() && lent.claimed.is_some(), "{lent:?}");
+}
+
+/// Nobody rings for what is submitted here: only the loop's own beat finds it.
+#[tokio::test(flavor = "multi_thread")]
+async fn reports_that_come_often_do_not_put_the_heartbeat_off() {
+    let folder = tempfile::tempdir().unwrap();
+    let running = start(folder.path(), Some("studio")).await;
+    running.provider.up.store(true, Ordering::SeqCst);
+    running.handle.ready().await;
+    submit(&running.store, &PROFILES[..1], None).await;
+    running
+        .until("what nobody rang for is started", || {
+            running.pressure.send_replace(Pressure::default());
+            running.provider.calls() > 0
+        })
+        .await;
 }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, Span};
 
@@ -82,10 +83,15 @@ pub async fn run(engine: Engine, shared: Arc<Shared>) -> Result<(), EngineError>
     let mark = turning.shared.store.clock_mark().await?;
     turning.state.begin_time(mark, turning.shared.clock.moment());
     let mut event = Event::Recovered(leftovers);
+    let mut beat = Instant::now() + HEARTBEAT;
     loop {
         turning.turn(Event::Time(turning.shared.clock.moment())).await?;
         turning.turn(Event::Breakers(turning.shared.passage())).await?;
         turning.turn(event).await?;
+        if Instant::now() >= beat {
+            beat = Instant::now() + HEARTBEAT;
+            turning.turn(Event::Tick).await?;
+        }
         let now = turning.shared.clock.now();
         let seen = turning.state.view(now);
         tell_shortage(&mut held_back, seen.strain.shortage.as_ref());
@@ -93,11 +99,16 @@ pub async fn run(engine: Engine, shared: Arc<Shared>) -> Result<(), EngineError>
         if turning.state.is_drained() {
             return Ok(());
         }
-        let sleep = turning.state.wake_at(now).map_or(HEARTBEAT, |at| at.since(now).min(HEARTBEAT));
+        // What comes often must neither put the heartbeat off nor swallow a time that passes meanwhile.
+        let wake = turning.state.wake_at(now).map(|at| Instant::now() + at.since(now).min(HEARTBEAT));
+        beat = wake.map_or(beat, |wake| wake.min(beat));
         event = tokio::select! {
             () = bell.notified() => Event::Bell,
             Some(message) = inbox.recv() => turning.received(message),
-            () = tokio::time::sleep(sleep) => Event::Tick,
+            () = tokio::time::sleep_until(beat) => {
+                beat = Instant::now() + HEARTBEAT;
+                Event::Tick
+            }
             // A child that ended has said what it had to say.
             Some(ended) = turning.children.join_next() => {
                 if let Err(error) = ended {
