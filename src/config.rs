@@ -114,6 +114,8 @@ pub struct Engine {
 pub struct Retention {
     pub task_days: u64,
     pub tasks: u64,
+    /// Of uploads, from when the last task that named them was forgotten, or else from when they came.
+    pub media_days: u64,
 }
 
 /// Where snapshots lie, how long, and what is in them beside the state.
@@ -300,7 +302,7 @@ impl Default for Engine {
 
 impl Default for Retention {
     fn default() -> Self {
-        Self { task_days: 90, tasks: 100_000 }
+        Self { task_days: 90, tasks: 100_000, media_days: 1 }
     }
 }
 

@@ -215,8 +215,14 @@ impl Running {
         let handle = RosterHandle::default();
         let context = context.map_err(ServeError::Media)?.with_roster(handle.clone()).with_tokens(known);
         let (backups, worker) = backup::pair(store.clone(), engine_handle.clone(), clock.clone(), config.clone());
-        let (jobs, upkeep) =
-            maintenance::pair(store.clone(), engine_handle.clone(), clock.clone(), backups.clone(), config.clone());
+        let (jobs, upkeep) = maintenance::pair(
+            store.clone(),
+            engine_handle.clone(),
+            clock.clone(),
+            backups.clone(),
+            context.media.clone(),
+            config.clone(),
+        );
         let context = Arc::new(context.with_backups(backups.clone()).with_maintenance(jobs));
         let roster = Roster { store: store.clone(), provider: provider.clone(), clock: clock.clone(), handle };
         let announcer = Announcer::new(store.feed().clone(), engine_handle.clone(), breakers.clone(), clock.clone());

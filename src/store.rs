@@ -35,7 +35,7 @@ mod writer;
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
@@ -352,6 +352,17 @@ impl Store {
     /// Finished tasks to forget: ended before `before`, or the oldest beyond `keep`.
     pub async fn prunable(&self, before: Timestamp, keep: u64, limit: usize) -> Result<Vec<Prunable>, StoreError> {
         self.read(move |txn| retention::prunable(txn, before, keep, limit)).await
+    }
+
+    /// Files that items name, whatever their state: `limit` items from `from` (zero at first) on. Items that
+    /// are made meanwhile come later.
+    pub async fn files_named(&self, from: u64, limit: usize) -> Result<NamedFiles, StoreError> {
+        self.read(move |txn| retention::files_named(txn, from, limit)).await
+    }
+
+    /// Files that these items name.
+    pub async fn files_of(&self, items: Vec<ItemId>) -> Result<Vec<PathBuf>, StoreError> {
+        self.read(move |txn| retention::files_of(txn, &items)).await
     }
 
     pub async fn stats(&self) -> Result<StoreStats, StoreError> {

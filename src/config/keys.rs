@@ -85,6 +85,7 @@ pub(super) static KEYS: &[Key] = &[
     key("engine", "sessions", Rule::Integer(0, 256)),
     key("retention", "task_days", Rule::Integer(1, 3_650)),
     key("retention", "tasks", Rule::Integer(0, 100_000_000)),
+    key("retention", "media_days", Rule::Integer(1, 3_650)),
     key("snapshots", "dir", Rule::Path),
     key("snapshots", "keep_days", Rule::Integer(1, 3_650)),
     key("snapshots", "keep_count", Rule::Integer(1, 10_000)),
@@ -301,7 +302,7 @@ mod tests {
                 assert_eq!(error.value, Some(bad.to_string()));
             }
         }
-        assert_eq!(ranges, 30);
+        assert_eq!(ranges, 31);
     }
 
     #[test]

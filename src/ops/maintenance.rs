@@ -26,6 +26,7 @@ use crate::config::Config;
 use crate::engine::EngineHandle;
 use crate::model::{Clock, Job, JobResult, JobRun, Timestamp};
 use crate::ops::backup::Backups;
+use crate::store::media::MediaStore;
 use crate::store::{Store, StoreError};
 pub use jobs::{Judge, Judgement};
 use plan::{JobRow, Plan};
@@ -48,6 +49,7 @@ struct Inner {
     engine: EngineHandle,
     clock: Arc<dyn Clock>,
     backups: Backups,
+    media: MediaStore,
     state_dir: PathBuf,
     config: Arc<Config>,
     /// Made of what the store has kept, by whoever comes first.
@@ -74,6 +76,7 @@ pub fn pair(
     engine: EngineHandle,
     clock: Arc<dyn Clock>,
     backups: Backups,
+    media: MediaStore,
     config: Arc<Config>,
 ) -> (Maintenance, Worker) {
     let (asked, inbox) = mpsc::channel(Job::ALL.len());
@@ -82,6 +85,7 @@ pub fn pair(
         engine,
         clock,
         backups,
+        media,
         state_dir: config.state_dir(),
         config,
         plan: OnceCell::new(),

@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use super::Maintenance;
 use crate::model::{Job, JobResult};
 use crate::ops::backup::BackupRefused;
-use crate::ops::retention::{self, Keeper, RetentionError};
+use crate::ops::retention::{self, Cleaned, Keeper, RetentionError};
 use crate::store::snapshot::{Snapshot, SnapshotReason};
 use crate::store::{Cleanup, StoreError};
 
@@ -101,14 +101,24 @@ impl Maintenance {
     async fn forget(&self) -> Done {
         let keeper = Keeper {
             store: self.0.store.clone(),
+            media: self.0.media.clone(),
             clock: self.0.clock.clone(),
             state_dir: self.0.state_dir.clone(),
             retention: self.0.config.retention.clone(),
         };
-        Ok(success(match retention::clean(&keeper, false).await? {
-            0 => "nothing is old enough to be forgotten".to_owned(),
-            tasks => format!("finished tasks that were forgotten, with their evidence: {tasks}"),
-        }))
+        let Cleaned { tasks, uploads } = retention::clean(&keeper, false).await?;
+        let mut told = Vec::new();
+        if tasks > 0 {
+            told.push(format!("finished tasks that were forgotten, with their evidence: {tasks}"));
+        }
+        if uploads.files > 0 {
+            told.push(format!(
+                "uploads that nothing names and that were removed: {}, {} bytes",
+                uploads.files, uploads.bytes
+            ));
+        }
+        let nothing = "nothing is old enough to be forgotten".to_owned();
+        Ok(success(if told.is_empty() { nothing } else { told.join("; ") }))
     }
 
     async fn make_snapshot(&self) -> Done {
