@@ -142,6 +142,7 @@ pub struct Maintenance {
     pub retention: String,
     pub snapshot: String,
     pub snapshot_verification: String,
+    pub compaction: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -321,6 +322,7 @@ impl Default for Maintenance {
             retention: "5 * * * *".to_owned(),
             snapshot: "0 3 * * *".to_owned(),
             snapshot_verification: "30 3 * * *".to_owned(),
+            compaction: "0 4 * * SUN".to_owned(),
         }
     }
 }
@@ -335,6 +337,7 @@ impl Maintenance {
             Job::Retention => &self.retention,
             Job::Snapshot => &self.snapshot,
             Job::SnapshotVerification => &self.snapshot_verification,
+            Job::Compaction => &self.compaction,
         };
         Schedule::parse(text).ok().flatten()
     }

@@ -39,6 +39,7 @@ use crate::ops::sampler::{self, Sampler};
 use crate::ops::webhooks;
 use crate::ops::{disk, maintenance};
 use crate::store::ballast::is_full;
+use crate::store::compaction::Compacted;
 use crate::store::snapshot::SnapshotReason;
 use crate::store::{BootReport, OpenError, Store, StoreError, WriterThread};
 use listen::{ListenFile, Listeners};
@@ -425,6 +426,10 @@ fn make_private_dir(path: &Path) -> Result<(), ServeError> {
 fn log_boot(state_dir: &Path, report: &BootReport) {
     let BootReport { created, restored, epoch, .. } = report;
     tracing::info!(state_dir = %state_dir.display(), created, restored, epoch, "state file open");
+    if let Some(Compacted { before_bytes, after_bytes, took }) = report.compacted {
+        let seconds = took.as_secs_f64();
+        tracing::info!(before_bytes, after_bytes, seconds, "the state file was compacted");
+    }
     if report.ledger_cut_bytes > 0 {
         tracing::warn!(bytes = report.ledger_cut_bytes, "a torn last line of the publish ledger was cut off");
     }

@@ -9,6 +9,7 @@ pub mod ballast;
 mod boot;
 mod check;
 mod codec;
+pub mod compaction;
 mod epoch;
 pub mod feed;
 mod files;
@@ -131,7 +132,16 @@ impl Store {
         ledger: impl LedgerFile,
         now: Moment,
     ) -> Result<(Self, WriterThread, BootReport), OpenError> {
-        boot::open_over(|| Ok(state()), |_| Ok(()), || Ok(ledger), Path::new(""), now).map(Self::start)
+        boot::open_over(|| Ok(state()), |_| Ok(()), || Ok(ledger), (Path::new(""), false), now).map(Self::start)
+    }
+
+    /// The same, and the state is compacted first.
+    pub fn open_compacting<B: StorageBackend>(
+        state: impl Fn() -> B,
+        ledger: impl LedgerFile,
+        now: Moment,
+    ) -> Result<(Self, WriterThread, BootReport), OpenError> {
+        boot::open_over(|| Ok(state()), |_| Ok(()), || Ok(ledger), (Path::new(""), true), now).map(Self::start)
     }
 
     /// Makes an empty state over empty storage, as [`Self::open`] does before it gives the file its name.

@@ -97,6 +97,7 @@ pub(super) static KEYS: &[Key] = &[
     key("maintenance", "retention", Rule::Schedule),
     key("maintenance", "snapshot", Rule::Schedule),
     key("maintenance", "snapshot_verification", Rule::Schedule),
+    key("maintenance", "compaction", Rule::Schedule),
     key("resources", "disk_reserve_mb", Rule::Integer(LEAST_RESERVE_MB, 1024 * 1024)),
     key("browser", "provider", Rule::Choice(&["chromium", "dolphin"])),
     key("browser", "chromium", Rule::Path),

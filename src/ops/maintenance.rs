@@ -5,8 +5,8 @@
 //! run is in the state file before anybody sees that it is over; what destroys is skipped while the clock is not
 //! believed (fence.md rule 20).
 //!
-//! Deliberately not here: rotation of logs, since this daemon writes no log files (the journal rotates its own); and
-//! compaction, since redb compacts only a file that nobody reads or writes.
+//! Deliberately not here: rotation of logs, since who writes them rotates them (`telemetry`, or the journal); and
+//! compaction itself, which the next start does where a job found it worth it.
 
 mod jobs;
 pub mod plan;

@@ -8,6 +8,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod client;
+mod compaction;
 mod compare;
 mod damage;
 #[path = "../it/description.rs"]
