@@ -263,6 +263,14 @@ pub struct Log {
     /// `error`, `warn`, `info`, `debug`, `trace`, or tracing's filter syntax.
     pub level: String,
     pub format: LogFormat,
+    /// Beside standard error or the journal. None: no file.
+    #[serde(with = "empty_is_none")]
+    pub file: Option<PathBuf>,
+    /// Another file is begun then, and each day.
+    pub max_size_mb: u64,
+    /// Of the files before, by number and by age.
+    pub keep: u64,
+    pub keep_days: u64,
 }
 
 impl Default for Server {
@@ -401,7 +409,7 @@ impl Default for Breakers {
 
 impl Default for Log {
     fn default() -> Self {
-        Self { level: "info".to_owned(), format: LogFormat::Auto }
+        Self { level: "info".to_owned(), format: LogFormat::Auto, file: None, max_size_mb: 100, keep: 5, keep_days: 30 }
     }
 }
 

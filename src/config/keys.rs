@@ -126,6 +126,10 @@ pub(super) static KEYS: &[Key] = &[
     key("breakers", "half_open_calls", Rule::Integer(1, 100)),
     key("log", "level", Rule::LogFilter),
     key("log", "format", Rule::Choice(&["auto", "text", "json", "journald"])),
+    key("log", "file", Rule::Path),
+    key("log", "max_size_mb", Rule::Integer(1, 1024 * 1024)),
+    key("log", "keep", Rule::Integer(1, 1_000)),
+    key("log", "keep_days", Rule::Integer(1, 3_650)),
 ];
 
 /// The sections, in the order of the table.
@@ -303,7 +307,7 @@ mod tests {
                 assert_eq!(error.value, Some(bad.to_string()));
             }
         }
-        assert_eq!(ranges, 31);
+        assert_eq!(ranges, 34);
     }
 
     #[test]

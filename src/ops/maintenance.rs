@@ -28,6 +28,7 @@ use crate::model::{Clock, Job, JobResult, JobRun, Timestamp};
 use crate::ops::backup::Backups;
 use crate::store::media::MediaStore;
 use crate::store::{Store, StoreError};
+use crate::telemetry;
 pub use jobs::{Judge, Judgement};
 use plan::{JobRow, Plan};
 
@@ -181,6 +182,7 @@ pub async fn run(worker: Worker, judge: Arc<dyn Judge>, stop: CancellationToken)
     };
     let mut running = FuturesUnordered::new();
     loop {
+        telemetry::tell_repeats();
         let now = inner.clock.now();
         let (due, next) = {
             let mut plan = lock(plan);

@@ -161,7 +161,7 @@ async fn rule_20_nothing_is_forgotten_by_a_clock_that_is_not_believed() {
 async fn an_upload_that_is_not_submitted_yet_stays_for_a_day() {
     let house = House::new(1_000).await;
     let (_, path) = house.upload("abc").await;
-    house.it_is(SystemClock.now().plus(DAY - Duration::from_secs(60)));
+    house.it_is(SystemClock.now().plus(Duration::from_secs(86_400 - 60)));
     assert_eq!(house.clean().await, Cleaned::default());
     assert!(path.exists());
     house.it_is(SystemClock.now().plus(DAY + Duration::from_secs(60)));
