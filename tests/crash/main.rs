@@ -18,6 +18,7 @@ mod faults;
 mod host;
 mod judge;
 mod kill;
+mod moments;
 mod power;
 mod powercut;
 #[expect(dead_code, reason = "it is shared, and not all of it is used here")]
