@@ -25,6 +25,8 @@ use crate::config::{Log, LogFormat};
 use file::Lines;
 use repeats::{Repeated, Repeats};
 
+/// Of the fields of an event and of what it happened in: `COVE_TASK`, `COVE_ITEM`, `COVE_REQUEST_ID`.
+const JOURNAL_PREFIX: &str = "COVE";
 /// Targets that begin with this are never logged.
 const SILENCED: &str = "chromiumoxide";
 
@@ -121,7 +123,10 @@ fn layer(output: Output, format: LogFormat) -> Result<Box<dyn Layer<Registry> + 
         Output::Text { colour } => Ok(fmt::layer().with_writer(std::io::stderr).with_ansi(colour).boxed()),
         Output::Json => Ok(json()),
         Output::Journal => match tracing_journald::layer() {
-            Ok(journal) => Ok(journal.with_syslog_identifier("cove".to_owned()).boxed()),
+            Ok(journal) => {
+                let journal = journal.with_field_prefix(Some(JOURNAL_PREFIX.to_owned()));
+                Ok(journal.with_syslog_identifier("cove".to_owned()).boxed())
+            }
             Err(_) if format == LogFormat::Auto => Ok(json()),
             Err(error) => Err(format!(
                 "[log] format = \"journald\": the journal cannot be reached ({error}); use \"auto\", \"text\" or \"json\""
