@@ -96,6 +96,10 @@ pub trait Provider: Send + Sync + 'static {
         let _ = max_age;
         Ok(None)
     }
+    /// None where nothing is called over HTTP.
+    fn http_pool(&self) -> Option<HttpPool> {
+        None
+    }
     /// Ends what belongs to this process; what runs elsewhere goes on.
     async fn shutdown(&self) {}
 }
@@ -160,6 +164,22 @@ pub struct Replayed {
     pub stopped: Option<Failure>,
     /// What the gate was given; None where it was never asked.
     pub proofs: Option<Proofs>,
+    /// How long each step took that was run, in their order.
+    pub steps: Vec<Duration>,
+}
+
+/// The HTTP connections to a provider that is called over HTTP.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HttpPool {
+    /// Calls under way, each on a connection of its own.
+    pub in_use: u64,
+    /// Most connections that are kept for the next call.
+    pub idle_max: u64,
+    pub calls: u64,
+    /// That had no whole answer.
+    pub failures: u64,
+    /// It is called: its breaker is not open.
+    pub healthy: bool,
 }
 
 /// One run of a flow's verify in one session. Nothing is published by it.

@@ -116,6 +116,8 @@ pub struct Engine {
 pub struct Retention {
     pub task_days: u64,
     pub tasks: u64,
+    /// Of uploads, from when the last task that named them was forgotten, or else from when they came.
+    pub media_days: u64,
 }
 
 /// Where snapshots lie, how long, and what is in them beside the state.
@@ -142,6 +144,7 @@ pub struct Maintenance {
     pub retention: String,
     pub snapshot: String,
     pub snapshot_verification: String,
+    pub compaction: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -267,6 +270,14 @@ pub struct Log {
     /// `error`, `warn`, `info`, `debug`, `trace`, or tracing's filter syntax.
     pub level: String,
     pub format: LogFormat,
+    /// Beside standard error or the journal. None: no file.
+    #[serde(with = "empty_is_none")]
+    pub file: Option<PathBuf>,
+    /// Another file is begun then, and each day.
+    pub max_size_mb: u64,
+    /// Of the files before, by number and by age.
+    pub keep: u64,
+    pub keep_days: u64,
 }
 
 impl Default for Server {
@@ -307,7 +318,7 @@ impl Default for Engine {
 
 impl Default for Retention {
     fn default() -> Self {
-        Self { task_days: 90, tasks: 100_000 }
+        Self { task_days: 90, tasks: 100_000, media_days: 1 }
     }
 }
 
@@ -326,6 +337,7 @@ impl Default for Maintenance {
             retention: "5 * * * *".to_owned(),
             snapshot: "0 3 * * *".to_owned(),
             snapshot_verification: "30 3 * * *".to_owned(),
+            compaction: "0 4 * * SUN".to_owned(),
         }
     }
 }
@@ -340,6 +352,7 @@ impl Maintenance {
             Job::Retention => &self.retention,
             Job::Snapshot => &self.snapshot,
             Job::SnapshotVerification => &self.snapshot_verification,
+            Job::Compaction => &self.compaction,
         };
         Schedule::parse(text).ok().flatten()
     }
@@ -404,7 +417,7 @@ impl Default for Breakers {
 
 impl Default for Log {
     fn default() -> Self {
-        Self { level: "info".to_owned(), format: LogFormat::Auto }
+        Self { level: "info".to_owned(), format: LogFormat::Auto, file: None, max_size_mb: 100, keep: 5, keep_days: 30 }
     }
 }
 

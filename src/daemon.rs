@@ -39,6 +39,7 @@ use crate::ops::sampler::{self, Sampler};
 use crate::ops::webhooks;
 use crate::ops::{disk, maintenance, resources};
 use crate::store::ballast::is_full;
+use crate::store::compaction::Compacted;
 use crate::store::snapshot::SnapshotReason;
 use crate::store::{BootReport, OpenError, Store, StoreError, WriterThread};
 use listen::{ListenFile, Listeners};
@@ -203,9 +204,9 @@ impl Running {
         provider: Arc<dyn Provider>,
         breakers: Board,
         clock: Arc<dyn Clock>,
-        listeners: Listeners,
+        Listeners { tcp, unix, address, socket }: Listeners,
     ) -> Result<Self, ServeError> {
-        let (engine_handle, engine) = engine::pair();
+        let ((engine_handle, engine), handle) = (engine::pair(), RosterHandle::default());
         let sender = webhooks::Sender::new(store.clone(), clock.clone(), breakers.clone());
         let disk = disk::Guard::new(state_dir, config.resources.disk_reserve_mb);
         let resources = tokio::sync::watch::Sender::new(config.resources.clone());
@@ -219,11 +220,16 @@ impl Running {
             breakers.clone(),
             clock.clone(),
         );
-        let handle = RosterHandle::default();
         let context = context.map_err(ServeError::Media)?.with_roster(handle.clone()).with_tokens(known);
         let (backups, worker) = backup::pair(store.clone(), engine_handle.clone(), clock.clone(), config.clone());
-        let (jobs, upkeep) =
-            maintenance::pair(store.clone(), engine_handle.clone(), clock.clone(), backups.clone(), config.clone());
+        let (jobs, upkeep) = maintenance::pair(
+            store.clone(),
+            engine_handle.clone(),
+            clock.clone(),
+            backups.clone(),
+            context.media.clone(),
+            config.clone(),
+        );
         let context = Arc::new(context.with_backups(backups.clone()).with_maintenance(jobs));
         let roster = Roster { store: store.clone(), provider: provider.clone(), clock: clock.clone(), handle };
         let announcer = Announcer::new(store.feed().clone(), engine_handle.clone(), breakers.clone(), clock.clone());
@@ -248,7 +254,6 @@ impl Running {
             pressure: watch.word(),
         });
         let (stop_api, stop_webhooks) = (CancellationToken::new(), CancellationToken::new());
-        let Listeners { tcp, unix, address, socket } = listeners;
         Ok(Self {
             address,
             watching: tokio::spawn(watch.run(engine_handle.clone(), provider.clone())),
@@ -431,6 +436,10 @@ fn make_private_dir(path: &Path) -> Result<(), ServeError> {
 fn log_boot(state_dir: &Path, report: &BootReport) {
     let BootReport { created, restored, epoch, .. } = report;
     tracing::info!(state_dir = %state_dir.display(), created, restored, epoch, "state file open");
+    if let Some(Compacted { before_bytes, after_bytes, took }) = report.compacted {
+        let seconds = took.as_secs_f64();
+        tracing::info!(before_bytes, after_bytes, seconds, "the state file was compacted");
+    }
     if report.ledger_cut_bytes > 0 {
         tracing::warn!(bytes = report.ledger_cut_bytes, "a torn last line of the publish ledger was cut off");
     }

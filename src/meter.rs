@@ -33,11 +33,20 @@ pub enum Timed {
     StoreCommit,
     StoreRead,
     ProviderStart,
+    /// One step of a replay; of an `optional`, itself and each that it holds.
+    Step,
 }
 
 impl Timed {
-    pub const ALL: [Self; 6] =
-        [Self::HttpRequest, Self::Task, Self::Attempt, Self::StoreCommit, Self::StoreRead, Self::ProviderStart];
+    pub const ALL: [Self; 7] = [
+        Self::HttpRequest,
+        Self::Task,
+        Self::Attempt,
+        Self::StoreCommit,
+        Self::StoreRead,
+        Self::ProviderStart,
+        Self::Step,
+    ];
 }
 
 /// Something that a commit made true.

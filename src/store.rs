@@ -9,6 +9,7 @@ pub mod ballast;
 mod boot;
 mod check;
 mod codec;
+pub mod compaction;
 mod epoch;
 pub mod feed;
 mod files;
@@ -35,7 +36,7 @@ mod writer;
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
@@ -131,7 +132,16 @@ impl Store {
         ledger: impl LedgerFile,
         now: Moment,
     ) -> Result<(Self, WriterThread, BootReport), OpenError> {
-        boot::open_over(|| Ok(state()), |_| Ok(()), || Ok(ledger), Path::new(""), now).map(Self::start)
+        boot::open_over(|| Ok(state()), |_| Ok(()), || Ok(ledger), (Path::new(""), false), now).map(Self::start)
+    }
+
+    /// The same, and the state is compacted first.
+    pub fn open_compacting<B: StorageBackend>(
+        state: impl Fn() -> B,
+        ledger: impl LedgerFile,
+        now: Moment,
+    ) -> Result<(Self, WriterThread, BootReport), OpenError> {
+        boot::open_over(|| Ok(state()), |_| Ok(()), || Ok(ledger), (Path::new(""), true), now).map(Self::start)
     }
 
     /// Makes an empty state over empty storage, as [`Self::open`] does before it gives the file its name.
@@ -352,6 +362,17 @@ impl Store {
     /// Finished tasks to forget: ended before `before`, or the oldest beyond `keep`.
     pub async fn prunable(&self, before: Timestamp, keep: u64, limit: usize) -> Result<Vec<Prunable>, StoreError> {
         self.read(move |txn| retention::prunable(txn, before, keep, limit)).await
+    }
+
+    /// Files that items name, whatever their state: `limit` items from `from` (zero at first) on. Items that
+    /// are made meanwhile come later.
+    pub async fn files_named(&self, from: u64, limit: usize) -> Result<NamedFiles, StoreError> {
+        self.read(move |txn| retention::files_named(txn, from, limit)).await
+    }
+
+    /// Files that these items name.
+    pub async fn files_of(&self, items: Vec<ItemId>) -> Result<Vec<PathBuf>, StoreError> {
+        self.read(move |txn| retention::files_of(txn, &items)).await
     }
 
     pub async fn stats(&self) -> Result<StoreStats, StoreError> {

@@ -4,8 +4,9 @@
 # Prints how many of each were tried and with which seed; a round that fails does not stop the others, and
 # is named again at the end. Knobs, all from the environment:
 #
-#   ONLY="power kill"    these rounds alone: sim power faults damage kill syscalls ext4 locks fence
-#                        frozen fleet mishaps soak crowd snapshots controls api packages rpm reproducible fuzz
+#   ONLY="power kill"    these rounds alone: sim power faults damage kill syscalls moments ext4 locks fence
+#                        frozen fleet mishaps soak leak crowd snapshots controls api packages rpm
+#                        reproducible fuzz
 #   SEED=n               the same seed for all of them; without it each draws and prints its own
 #   SIM_ROUNDS=1000      random histories of the engine over a real store
 #   POWER_CUTS=20000     simulated power cuts with torn sectors
@@ -13,6 +14,7 @@
 #   FAULTS_EVERY=1       every n-th operation of the disk fails, in each way, also during recovery
 #   FLIPS=5000           flipped bytes; FILE_CUTS=1000 cut files
 #   POINTS=0             kills at system calls; 0: at all of them
+#   MOMENTS=0            kills at system calls of a snapshot, a restore, a compaction, a migration; 0: at all of them
 #   KILL_ROUNDS=2000     kill -9 of the daemon under load
 #   EXT4_CUTS=1000       power cuts of an ext4 on a loop device (root, mounts)
 #   LOCK_ROUNDS=200      kills in a recorded history of the lock service
@@ -25,6 +27,7 @@
 #   SOAK_ITEMS=200       uploads through SOAK_PROFILES=8 profiles of a simulated Dolphin that fails in every way, with
 #                        a daemon of a release build that takes SOAK_MEMORY_MB=60 at the most
 #   API_EXAMPLES=25      what schemathesis makes of each kind of request; 25 are some 10,000
+#   LEAK_TASKS=10000     tasks through outside workers: memory, descriptors and the state file of a release build stay
 #   FUZZ_MINUTES=70      for each of seven targets: eight hours together
 #   TMPDIR=/dev/shm      where the states lie; on a real disk a kill meets more syncs, in memory more work
 set -euo pipefail
@@ -40,7 +43,7 @@ need_cargo
 need_python
 
 logs=$(mktemp -d)
-told='(SEED=[0-9]+$|seeds [0-9].*|skipped: .*|soak: .*|crowd: .*|[0-9]+ (snapshots|kills|power cuts|double power cuts|failures|flips|cuts|of [0-9]+ places).*)'
+told='(SEED=[0-9]+$|seeds [0-9].*|skipped: .*|soak: .*|leak: .*|crowd: .*|[0-9]+ (snapshots|kills|power cuts|double power cuts|failures|flips|cuts|of [0-9]+ places).*)'
 summary=()
 failed=()
 
@@ -127,6 +130,7 @@ rounds faults EVERY="${FAULTS_EVERY:-1}" -- crash faults::
 rounds damage FLIPS="${FLIPS:-5000}" CUTS="${FILE_CUTS:-1000}" -- crash damage::
 rounds kill ROUNDS="${KILL_ROUNDS:-2000}" -- crash kill::
 rounds syscalls POINTS="${POINTS:-0}" -- crash syscalls::
+rounds moments MOMENTS="${MOMENTS:-0}" COMPACTIONS=0 -- crash moments:: compaction::
 rounds ext4 POWERCUTS="${EXT4_CUTS:-1000}" -- crash powercut::
 rounds locks ROUNDS="${LOCK_ROUNDS:-200}" -- it lock_history
 rounds fence ROUNDS="${FENCE_ROUNDS:-300}" -- fence rounds::whatever rounds::negative
@@ -138,6 +142,7 @@ rounds snapshots -- it snapshots::
 rounds crowd CROWD="${CROWD:-500}" -- it guards::h1
 rounds soak --release ITEMS="${SOAK_ITEMS:-200}" PROFILES="${SOAK_PROFILES:-8}" \
   MOST_MEMORY_MB="${SOAK_MEMORY_MB:-60}" -- dolphin_daemon soak::
+rounds leak --release TASKS="${LEAK_TASKS:-10000}" GROWN_MB=8 -- it leak::
 read -r -a chosen <<<"${CONTROLS:-}"
 # The table of what was switched off and who noticed.
 script controls '/^==> controls$/,$p' tests/controls.sh "${chosen[@]}"

@@ -19,7 +19,9 @@ use super::Context;
 use super::body::{self, Reply};
 use super::error::ApiError;
 use super::front::Call;
+use crate::browser::HttpPool;
 use crate::meter::{BOUNDS, Counted, Histogram, Timed};
+use crate::store::StoreStats;
 use series::{Gathered, Kind, Series, gather};
 
 const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -32,6 +34,7 @@ const HISTOGRAMS: [(Timed, &str, &str); Timed::ALL.len()] = [
     (Timed::StoreCommit, "store_commit_duration_seconds", "One commit, with its fsync and its ledger lines."),
     (Timed::StoreRead, "store_read_duration_seconds", "One read, with its wait for a reader."),
     (Timed::ProviderStart, "provider_start_duration_seconds", "From asking for a profile's browser to having it."),
+    (Timed::Step, "step_duration_seconds", "One step of a replay, with its line in the trace."),
 ];
 /// The original's names for some of them.
 const TIMERS: [(Timed, &str); 3] = [
@@ -54,6 +57,20 @@ fn summary(histogram: &Histogram) -> Value {
     })
 }
 
+/// What the original kept of its connections; numbers alone. Dolphin is there where it is the provider.
+fn pools(stats: &StoreStats, http: Option<HttpPool>) -> Value {
+    let mut pools = json!({
+        "readers": {"min": 0, "max": stats.readers_max, "in_use": stats.readers_in_use,
+            "idle": stats.readers_max.saturating_sub(stats.readers_in_use), "waiting": stats.readers_waiting},
+        "writer": {"queue": stats.writer_queue, "batch_p50": stats.batch_p50, "commit_p99_ms": stats.commit_p99_ms},
+    });
+    if let Some(HttpPool { in_use, idle_max, calls, failures, healthy }) = http {
+        pools["dolphin_http"] = json!({"min": 0, "idle_max": idle_max, "in_use": in_use, "calls": calls,
+            "failures": failures, "healthy": u8::from(healthy)});
+    }
+    pools
+}
+
 pub async fn json(context: Arc<Context>, _: Call) -> Result<Response<Reply>, ApiError> {
     let Gathered { series, stats, counted } = gather(&context).await?;
     let of = |kind| -> Map<String, Value> {
@@ -69,10 +86,7 @@ pub async fn json(context: Arc<Context>, _: Call) -> Result<Response<Reply>, Api
         "gauges": of(Kind::Gauge),
         "histograms": histograms.collect::<Map<_, _>>(),
         "timers": timers.collect::<Map<_, _>>(),
-        "database_pools": {
-            "readers": {"min": 0, "max": stats.readers_max, "in_use": stats.readers_in_use, "waiting": stats.readers_waiting},
-            "writer": {"queue": stats.writer_queue, "batch_p50": stats.batch_p50, "commit_p99_ms": stats.commit_p99_ms},
-        },
+        "database_pools": pools(&stats, context.provider.http_pool()),
     });
     Ok(body::json(StatusCode::OK, &json))
 }

@@ -33,7 +33,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::processes::Identity;
 use super::readable::Looks;
-use super::{ListedProfile, Provider, Session, SessionStats, StartOptions, processes};
+use super::{HttpPool, ListedProfile, Provider, Session, SessionStats, StartOptions, processes};
 use crate::breaker::board::Board;
 use crate::config::dolphin::{TokenSource, profile_number};
 use crate::config::{Dolphin, OnDuplicate};
@@ -297,6 +297,10 @@ impl Provider for DolphinProvider {
             (!members.is_empty()).then(|| processes::stats(&members))
         });
         look.await.map_err(|error| Failure::new(FailureCode::Internal, error.to_string()))
+    }
+
+    fn http_pool(&self) -> Option<HttpPool> {
+        Some(self.local.pool())
     }
 
     async fn profiles(&self, max_age: Duration) -> Result<Option<Vec<ListedProfile>>, Failure> {

@@ -62,6 +62,8 @@ struct Run<'a> {
     within: Option<usize>,
     /// What the gate was given.
     proofs: Option<Proofs>,
+    /// How long each step took.
+    steps: Vec<Duration>,
 }
 
 /// Runs `replay` in `session`. Every end is a [`ReplayEnd`].
@@ -77,7 +79,7 @@ pub async fn run(session: &Session, replay: Replay<'_>, gate: &dyn CommitGate) -
     };
     if flow.external.is_some() {
         let failure = Failure::new(FailureCode::FlowInvalid, "the flow is for outside workers: it is not replayed");
-        return ended(no_run(failure), evidence, None, None);
+        return ended(no_run(failure), evidence, Sides::default());
     }
     let tab = tokio::select! {
         tab = Tab::attach(session, surviving, &flow.origins) => tab,
@@ -86,7 +88,7 @@ pub async fn run(session: &Session, replay: Replay<'_>, gate: &dyn CommitGate) -
     };
     let tab = match tab {
         Ok(tab) => tab,
-        Err(failure) => return ended(no_run(failure), evidence, None, None),
+        Err(failure) => return ended(no_run(failure), evidence, Sides::default()),
     };
     attached.cancel();
     let mut run = Run::new(&tab, flow, &values, evidence);
@@ -95,16 +97,21 @@ pub async fn run(session: &Session, replay: Replay<'_>, gate: &dyn CommitGate) -
         Mode::ConfirmOnly => run.confirm_only(until, open_waits).await,
     };
     run.keep_console().await;
-    ended(end, run.evidence, run.stopped.into_inner(), run.proofs)
+    let sides = Sides { stopped: run.stopped.into_inner(), proofs: run.proofs, steps: run.steps };
+    ended(end, run.evidence, sides)
+}
+
+/// What a replay says beside its end.
+#[derive(Default)]
+struct Sides {
+    stopped: Option<Failure>,
+    proofs: Option<Proofs>,
+    steps: Vec<Duration>,
 }
 
 /// The end as others may see it: without a secret, and with a word about evidence that is missing.
-fn ended(
-    mut end: ReplayEnd,
-    evidence: EvidenceWriter<'_>,
-    mut stopped: Option<Failure>,
-    proofs: Option<Proofs>,
-) -> Replayed {
+fn ended(mut end: ReplayEnd, evidence: EvidenceWriter<'_>, sides: Sides) -> Replayed {
+    let Sides { mut stopped, proofs, steps } = sides;
     match &mut end {
         ReplayEnd::Confirmed { notes, .. } => notes.iter_mut().for_each(|note| *note = evidence.masked(note)),
         ReplayEnd::Unarmed(failure) | ReplayEnd::Unknown(failure) => failure.detail = evidence.masked(&failure.detail),
@@ -118,7 +125,7 @@ fn ended(
     {
         notes.push(format!("{dropped} files of evidence did not fit its byte budget"));
     }
-    Replayed { end, evidence, stopped, proofs }
+    Replayed { end, evidence, stopped, proofs, steps }
 }
 
 /// What is optional and left out renders as nothing.
@@ -164,6 +171,7 @@ impl<'a> Run<'a> {
             in_baseline: false,
             within: None,
             proofs: None,
+            steps: Vec::new(),
         }
     }
 
@@ -212,6 +220,7 @@ impl<'a> Run<'a> {
         detail: Option<&str>,
     ) {
         let took = began.elapsed();
+        self.steps.push(took);
         let started_at = SystemClock.now().as_millis().saturating_sub(u64::try_from(took.as_millis()).unwrap_or(0));
         let url = if self.tab.is_lost() { String::new() } else { self.tab.url().await };
         let mut line = json!({

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::{exit, load, print, print_json, tell};
 use crate::browser::host::{self, HostOptions};
-use crate::config::Sources;
+use crate::config::{Log, Sources};
 use crate::daemon::{self, Passed};
 use crate::model::flow::{Flow, Severity};
 use crate::telemetry;
@@ -52,7 +52,7 @@ pub async fn serve(file: Option<PathBuf>, state_dir: Option<PathBuf>) -> u8 {
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
-    match daemon::serve(loaded.config, sources, passed).await {
+    let ended = match daemon::serve(loaded.config, sources, passed).await {
         Ok(()) => exit::OK,
         Err(error) => {
             // On a terminal the log may be elsewhere; under systemd this line is the status.
@@ -60,13 +60,16 @@ pub async fn serve(file: Option<PathBuf>, state_dir: Option<PathBuf>) -> u8 {
             tell(&format!("cove: {error}"));
             error.exit_code()
         }
-    }
+    };
+    telemetry::end();
+    ended
 }
 
 pub async fn browser_host(file: Option<PathBuf>, options: HostOptions) -> anyhow::Result<u8> {
     // The host needs nothing of the settings but how to log; as a child it is given everything else.
     let log = load(file, Some(options.profiles_dir.clone())).map(|loaded| loaded.config.log).unwrap_or_default();
-    telemetry::init(&log).map_err(anyhow::Error::msg)?;
+    // The file is the daemon's, and one process alone rotates it.
+    telemetry::init(&Log { file: None, ..log }).map_err(anyhow::Error::msg)?;
     host::run(options).await?;
     Ok(exit::OK)
 }

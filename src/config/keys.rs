@@ -86,6 +86,7 @@ pub(super) static KEYS: &[Key] = &[
     key("engine", "sessions", Rule::Integer(0, 256)),
     key("retention", "task_days", Rule::Integer(1, 3_650)),
     key("retention", "tasks", Rule::Integer(0, 100_000_000)),
+    key("retention", "media_days", Rule::Integer(1, 3_650)),
     key("snapshots", "dir", Rule::Path),
     key("snapshots", "keep_days", Rule::Integer(1, 3_650)),
     key("snapshots", "keep_count", Rule::Integer(1, 10_000)),
@@ -97,6 +98,7 @@ pub(super) static KEYS: &[Key] = &[
     key("maintenance", "retention", Rule::Schedule),
     key("maintenance", "snapshot", Rule::Schedule),
     key("maintenance", "snapshot_verification", Rule::Schedule),
+    key("maintenance", "compaction", Rule::Schedule),
     key("resources", "disk_reserve_mb", Rule::Integer(LEAST_RESERVE_MB, TIB_IN_MB)),
     key("resources", "memory_reserve_mb", Rule::Integer(0, TIB_IN_MB)),
     key("resources", "session_estimate_mb", Rule::Integer(0, TIB_IN_MB)),
@@ -132,6 +134,10 @@ pub(super) static KEYS: &[Key] = &[
     key("breakers", "half_open_calls", Rule::Integer(1, 100)),
     key("log", "level", Rule::LogFilter),
     key("log", "format", Rule::Choice(&["auto", "text", "json", "journald"])),
+    key("log", "file", Rule::Path),
+    key("log", "max_size_mb", Rule::Integer(1, 1024 * 1024)),
+    key("log", "keep", Rule::Integer(1, 1_000)),
+    key("log", "keep_days", Rule::Integer(1, 3_650)),
 ];
 
 /// The sections, in the order of the table.
@@ -309,7 +315,7 @@ mod tests {
                 assert_eq!(error.value, Some(bad.to_string()));
             }
         }
-        assert_eq!(ranges, 37);
+        assert_eq!(ranges, 41);
     }
 
     #[test]

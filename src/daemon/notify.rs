@@ -18,6 +18,8 @@ use crate::store::Store;
 const STILL_AFTER: Duration = Duration::from_secs(20);
 /// What the manager waits longer for, each time that it is asked to; far more than lies between two such words.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// For the largest state file that is compacted, on a slow disk.
+const COMPACTING: Duration = Duration::from_secs(3_600);
 /// Signs of life in the time that the manager allows for one.
 const PULSES: u32 = 3;
 
@@ -28,6 +30,11 @@ pub(super) fn ready(address: SocketAddr) {
 /// A start that waits is no start that hangs.
 pub(super) fn waiting(why: &str) {
     send(&[NotifyState::Status(why), extended(PATIENCE)]);
+}
+
+/// Nothing is heard of the daemon until that is done.
+pub(super) fn compacting() {
+    send(&[NotifyState::Status("compacting the state file"), extended(COMPACTING)]);
 }
 
 /// `limit`: how long what is armed is waited for. The unit's own time-out does not know what was configured.

@@ -15,7 +15,7 @@ use super::{Passed, ServeError, Signals, make_private_dir, notify};
 use crate::api;
 use crate::config::Config;
 use crate::model::Clock;
-use crate::store::{BootReport, Store, WriterThread};
+use crate::store::{BootReport, Store, WriterThread, compaction};
 
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
@@ -23,6 +23,9 @@ pub(super) type Opened = (Store, WriterThread, BootReport);
 
 pub(super) fn open(config: &Config, state_dir: &Path, clock: &dyn Clock) -> Result<Opened, ServeError> {
     make_private_dir(state_dir)?;
+    if compaction::is_due(state_dir) {
+        notify::compacting();
+    }
     Ok(Store::open_keeping(state_dir, &config.snapshots_dir(), clock.moment())?)
 }
 

@@ -191,6 +191,8 @@ async fn replay(child: &Child, session: &Session, replay: Replay<'_>) -> Outcome
         let failure = Failure::new(FailureCode::DeadlineExceeded, detail);
         return Outcome::unarmed(failure, true);
     };
+    let meter = child.shared.store.meter();
+    replayed.steps.iter().for_each(|took| meter.time(Timed::Step, *took));
     let end = match replayed.end {
         ReplayEnd::Confirmed { url, result, notes } => {
             for note in notes {

@@ -16,11 +16,19 @@ pub enum Job {
     Snapshot,
     /// Of the newest.
     SnapshotVerification,
+    /// Looks whether it is worth it; the next start of the daemon does it.
+    Compaction,
 }
 
 impl Job {
-    pub const ALL: [Self; 5] =
-        [Self::HealthCheck, Self::LockCleanup, Self::Retention, Self::Snapshot, Self::SnapshotVerification];
+    pub const ALL: [Self; 6] = [
+        Self::HealthCheck,
+        Self::LockCleanup,
+        Self::Retention,
+        Self::Snapshot,
+        Self::SnapshotVerification,
+        Self::Compaction,
+    ];
 
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -30,6 +38,7 @@ impl Job {
             Self::Retention => "retention",
             Self::Snapshot => "snapshot",
             Self::SnapshotVerification => "snapshot_verification",
+            Self::Compaction => "compaction",
         }
     }
 

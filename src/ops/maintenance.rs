@@ -5,8 +5,8 @@
 //! run is in the state file before anybody sees that it is over; what destroys is skipped while the clock is not
 //! believed (fence.md rule 20).
 //!
-//! Deliberately not here: rotation of logs, since this daemon writes no log files (the journal rotates its own); and
-//! compaction, since redb compacts only a file that nobody reads or writes.
+//! Deliberately not here: rotation of logs, since who writes them rotates them (`telemetry`, or the journal); and
+//! compaction itself, which the next start does where a job found it worth it.
 
 mod jobs;
 pub mod plan;
@@ -26,7 +26,9 @@ use crate::config::Config;
 use crate::engine::EngineHandle;
 use crate::model::{Clock, Job, JobResult, JobRun, Timestamp};
 use crate::ops::backup::Backups;
+use crate::store::media::MediaStore;
 use crate::store::{Store, StoreError};
+use crate::telemetry;
 pub use jobs::{Judge, Judgement};
 use plan::{JobRow, Plan};
 
@@ -48,6 +50,7 @@ struct Inner {
     engine: EngineHandle,
     clock: Arc<dyn Clock>,
     backups: Backups,
+    media: MediaStore,
     state_dir: PathBuf,
     config: Arc<Config>,
     /// Made of what the store has kept, by whoever comes first.
@@ -74,6 +77,7 @@ pub fn pair(
     engine: EngineHandle,
     clock: Arc<dyn Clock>,
     backups: Backups,
+    media: MediaStore,
     config: Arc<Config>,
 ) -> (Maintenance, Worker) {
     let (asked, inbox) = mpsc::channel(Job::ALL.len());
@@ -82,6 +86,7 @@ pub fn pair(
         engine,
         clock,
         backups,
+        media,
         state_dir: config.state_dir(),
         config,
         plan: OnceCell::new(),
@@ -177,6 +182,7 @@ pub async fn run(worker: Worker, judge: Arc<dyn Judge>, stop: CancellationToken)
     };
     let mut running = FuturesUnordered::new();
     loop {
+        telemetry::tell_repeats();
         let now = inner.clock.now();
         let (due, next) = {
             let mut plan = lock(plan);

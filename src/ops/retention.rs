@@ -1,9 +1,13 @@
-//! Forgets finished tasks by age and by count: first the evidence on the disk, then the rows, in steps.
+//! Forgets finished tasks by age and by count: first the evidence on the disk, then the rows, in steps; and removes
+//! uploads that no item has named for a while.
 //!
-//! A job of the maintenance. Invariant: a row goes only after the files that it names, so
-//! that a crash in between leaves a task without evidence and never evidence without a task. Keys stay
-//! (fence.md rule 2). Which tasks are finished, and when, is the store's to know.
+//! A job of the maintenance. Invariants: a row goes only after the evidence that it names, so
+//! that a crash in between leaves a task without evidence and never evidence without a task; an upload goes only after
+//! every row that names it, and its time begins when the last of them goes. Keys stay
+//! (fence.md rule 2). Which tasks are finished, and when, is the store's to know; the ledger and what finds
+//! duplicates know a file by its hash and need nothing of it.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,19 +15,35 @@ use std::time::Duration;
 use crate::browser::evidence;
 use crate::config::Retention;
 use crate::model::{Clock, ItemId, Timestamp};
+use crate::store::media::MediaStore;
+use crate::store::media::keeping::Removed;
 use crate::store::{Store, StoreError};
 
 /// Tasks looked up at a time.
 const BATCH: usize = 20;
-/// Between two tasks, so that a large clean-up leaves the disk to others.
+/// Items whose files are looked up at a time.
+const ITEMS: usize = 500;
+/// Uploads that are held against the files of all items at a time; the paths take a few MB.
+const UPLOADS: usize = 16_384;
+/// Uploads removed between two pauses.
+const REMOVED: usize = 32;
+/// Between two steps, so that a large clean-up leaves the disk to others.
 const PAUSE: Duration = Duration::from_millis(20);
 const DAY: Duration = Duration::from_secs(86_400);
 
 pub struct Keeper {
     pub store: Store,
+    pub media: MediaStore,
     pub clock: Arc<dyn Clock>,
     pub state_dir: PathBuf,
     pub retention: Retention,
+}
+
+/// What went.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cleaned {
+    pub tasks: u64,
+    pub uploads: Removed,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -32,19 +52,27 @@ pub enum RetentionError {
     Store(#[from] StoreError),
     #[error("the evidence of {item}: {error}")]
     Evidence { item: ItemId, error: std::io::Error },
+    #[error("the media folder: {0}")]
+    Media(#[from] std::io::Error),
 }
 
-/// Forgets everything whose time has come; answers with the number of tasks. By a clock that jumped everything
+/// Forgets everything whose time has come; answers with what that was. By a clock that jumped everything
 /// is old: while it is not believed nothing is forgotten (fence.md rule 20).
 ///
 /// # Errors
 /// At the first thing that cannot be removed; what was forgotten before it stays so.
-pub async fn clean(keeper: &Keeper, clock_suspect: bool) -> Result<u64, RetentionError> {
+pub async fn clean(keeper: &Keeper, clock_suspect: bool) -> Result<Cleaned, RetentionError> {
     if clock_suspect {
         tracing::warn!("nothing is forgotten while the clock is not believed");
-        return Ok(0);
+        return Ok(Cleaned::default());
     }
-    let before = before(keeper.clock.now(), keeper.retention.task_days);
+    let now = keeper.clock.now();
+    let tasks = forget_tasks(keeper, before(now, keeper.retention.task_days)).await?;
+    let uploads = remove_uploads(keeper, before(now, keeper.retention.media_days), now).await?;
+    Ok(Cleaned { tasks, uploads })
+}
+
+async fn forget_tasks(keeper: &Keeper, before: Timestamp) -> Result<u64, RetentionError> {
     let mut forgotten = 0;
     loop {
         let due = keeper.store.prunable(before, keeper.retention.tasks, BATCH).await?;
@@ -52,9 +80,43 @@ pub async fn clean(keeper: &Keeper, clock_suspect: bool) -> Result<u64, Retentio
             return Ok(forgotten);
         }
         for prunable in due {
+            // The time of its uploads begins here, before nothing names them any more.
+            for items in prunable.items.chunks(ITEMS) {
+                keeper.media.named(keeper.store.files_of(items.to_vec()).await?).await?;
+            }
             remove_evidence(keeper.state_dir.clone(), prunable.items).await?;
             while !keeper.store.prune(prunable.task).await? {}
             forgotten += 1;
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+}
+
+/// Uploads that were last named before `before` and that no item names, in whatever state it is: what failed may be
+/// tried again, and a snapshot that is put back may know as unfinished what has finished since.
+async fn remove_uploads(keeper: &Keeper, before: Timestamp, now: Timestamp) -> Result<Removed, RetentionError> {
+    let mut removed = Removed::default();
+    let mut after = String::new();
+    loop {
+        let idle = keeper.media.idle(after.clone(), (before, now), UPLOADS).await?;
+        let Some(last) = idle.last().and_then(|path| path.file_name()) else { return Ok(removed) };
+        after = last.to_string_lossy().into_owned();
+        let mut unnamed: BTreeSet<PathBuf> = idle.into_iter().collect();
+        let mut from = Some(0);
+        while let Some(next) = from.filter(|_| !unnamed.is_empty()) {
+            let named = keeper.store.files_named(next, ITEMS).await?;
+            for file in &named.files {
+                unnamed.remove(file);
+            }
+            from = named.next;
+            // Other readers have their turn.
+            tokio::task::yield_now().await;
+        }
+        let unnamed: Vec<PathBuf> = unnamed.into_iter().collect();
+        for some in unnamed.chunks(REMOVED) {
+            let Removed { files, bytes } = keeper.media.remove_idle(some.to_vec(), before).await?;
+            removed.files += files;
+            removed.bytes += bytes;
             tokio::time::sleep(PAUSE).await;
         }
     }
@@ -75,69 +137,4 @@ async fn remove_evidence(state_dir: PathBuf, items: Vec<ItemId>) -> Result<(), R
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-    use std::sync::Arc;
-    use std::time::Duration;
-
-    use super::{Keeper, clean};
-    use crate::config::Retention;
-    use crate::model::{Clock, Failure, FailureCode, Moment, OnUnknown, ProfileId, SystemClock, Verdict};
-    use crate::store::{AttemptEnded, Claim, NewItem, NewTask, Store};
-
-    /// A clock that stands where it was set.
-    struct Set(Moment);
-
-    impl Clock for Set {
-        fn moment(&self) -> Moment {
-            self.0
-        }
-    }
-
-    #[tokio::test]
-    async fn rule_20_nothing_is_forgotten_by_a_clock_that_is_not_believed() {
-        let folder = tempfile::tempdir().unwrap();
-        let now = SystemClock.moment();
-        let (store, _writer, _) = Store::open(folder.path(), now).unwrap();
-        let anna = ProfileId::new("anna").unwrap();
-        store.create_profile(anna.clone(), "anna".to_owned(), now.wall).await.unwrap();
-        store.put_flow("f".to_owned(), "h".to_owned(), b"{}".to_vec(), now.wall).await.unwrap();
-        let item =
-            NewItem { profile: anna.clone(), inputs: BTreeMap::new(), key: None, not_before: None, not_after: None };
-        let new = NewTask {
-            flow: "f".to_owned(),
-            flow_hash: "h".to_owned(),
-            priority: 0,
-            max_attempts: 1,
-            spacing_seconds: 0,
-            on_unknown: OnUnknown::Hold,
-            external: None,
-            verifiable: false,
-            rehearsal: false,
-            items: vec![item],
-            idempotency: None,
-            webhook: None,
-        };
-        let made = store.enqueue(new, now.wall).await.unwrap();
-        let id = store.outlook(now).await.unwrap().heads[0].item;
-        let Claim::Started(claimed) = store.claim(id, now).await.unwrap().unwrap() else { panic!("it moved") };
-        let verdict = Verdict::Failed(Failure::new(FailureCode::Rejected, "no"));
-        let end = AttemptEnded { item: id, fence: claimed.fence, verdict, evidence: Vec::new(), effect: None };
-        store.finish(end, now.wall).await.unwrap().unwrap();
-        assert!(store.release(anna, claimed.fence).await.unwrap());
-
-        // The wall clock says that years have passed.
-        let jumped = Moment { wall: now.wall.plus(Duration::from_secs(10 * 365 * 86_400)), ..now };
-        let keeper = Keeper {
-            store: store.clone(),
-            clock: Arc::new(Set(jumped)),
-            state_dir: folder.path().to_owned(),
-            retention: Retention { task_days: 90, tasks: 1_000 },
-        };
-        assert_eq!(clean(&keeper, true).await.unwrap(), 0);
-        assert!(store.task(made.task).await.unwrap().is_some());
-        // A human, or the system, says that they have.
-        assert_eq!(clean(&keeper, false).await.unwrap(), 1);
-        assert!(store.task(made.task).await.unwrap().is_none());
-    }
-}
+mod tests;

@@ -6,10 +6,12 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use redb::{Builder, Database, DatabaseError, ReadableDatabase, StorageBackend, StorageError};
 
 use super::ballast::{Ballast, is_full};
+use super::compaction::{self, Compacted};
 use super::epoch::{blind_sequence, next_epoch};
 use super::files::{LedgerFile, LedgerOnDisk, StateOnDisk, lock, sync_folder_of};
 use super::ledger::{Ledger, Line};
@@ -82,6 +84,8 @@ pub struct BootReport {
     pub ledger_cut_bytes: u64,
     pub ledger_damage: Option<String>,
     pub pause: Option<Pause>,
+    /// It was due, and was done before anything else.
+    pub compacted: Option<Compacted>,
     /// The machine was booted since: leases that now run in this boot (fence.md rule 20).
     pub leases_rebased: u64,
 }
@@ -117,28 +121,38 @@ pub(super) fn open(
         }
         Ok(())
     };
-    let (db, ledger, report) = open_over(state, keep, ledger, folder, now).map_err(|error| match error {
+    let due = compaction::take_mark(folder);
+    let bytes = || path.metadata().map(|file| file.len()).map_err(io);
+    let (before_bytes, began) = (bytes()?, Instant::now());
+    let opened = open_over(state, keep, ledger, (folder, due), now);
+    let (db, ledger, report) = opened.map_err(|error| match error {
         OpenError::NewerSchema { path, found, .. } => {
             OpenError::NewerSchema { path, found, kept: newest_of_ours(snapshots) }
         }
         other => other,
     })?;
-    Ok((db, ledger, BootReport { created, ..report }))
+    let compacted =
+        if due { Some(Compacted { before_bytes, after_bytes: bytes()?, took: began.elapsed() }) } else { None };
+    Ok((db, ledger, BootReport { created, compacted, ..report }))
 }
 
-/// The same over any storage; `folder` is for messages. `keep` is called with the schema of a file that is to be
+/// The same over any storage; `folder` is for messages, and `compacts` says to do that first. `keep` is called with the schema of a file that is to be
 /// migrated, before anything is written into it. The ledger is asked for when the state is open: a
 /// refusal makes no file. A damaged file may make redb panic: that is a refusal like any other.
 pub(super) fn open_over<B: StorageBackend, L: LedgerFile>(
     state: impl Fn() -> Result<B, DatabaseError>,
     keep: impl FnOnce(u32) -> Result<(), OpenError>,
     ledger: impl FnOnce() -> Result<L, StoreError>,
-    folder: &Path,
+    (folder, compacts): (&Path, bool),
     now: Moment,
 ) -> Result<(Database, Ledger, BootReport), OpenError> {
     let path = folder.join(STATE_FILE);
     let opened = catch_unwind(AssertUnwindSafe(|| {
-        let db = open_database(state, keep, &path)?;
+        let mut db = open_database(&state, keep, &path)?;
+        if compacts {
+            let again = || builder().create_with_backend(state()?);
+            db = compaction::compact(db, again).map_err(|error| refusal(&path, error))?;
+        }
         migrate(&db)?;
         let opened = Ledger::open(Box::new(ledger()?), &folder.join(LEDGER_FILE))?;
         let mut report = BootReport {

@@ -5,11 +5,13 @@
 //!
 //! Invariant: what [`MediaStore::resolve`] returns is a regular, non-empty file that lay under a media
 //! root, symlinks resolved, at the moment its bytes were hashed. For a path elsewhere the answer does
-//! not say whether anything is there. Nothing is ever deleted here but unfinished uploads.
+//! not say whether anything is there. Nothing is deleted here but unfinished uploads, and those that nobody
+//! needs ([`keeping`]).
 //!
-//! Deliberately not here: retention, and whether the browser's user can read a file (the provider knows).
+//! Deliberately not here: which uploads are needed, and whether the browser's user can read a file (the provider knows).
 
 mod hashing;
+pub mod keeping;
 mod kind;
 pub mod upload;
 
@@ -131,6 +133,8 @@ struct Shared {
     max_bytes: u64,
     hashing: Semaphore,
     remembered: Mutex<Remembered>,
+    /// Held while a file is named, or looked at a last time and removed.
+    removing: Mutex<()>,
 }
 
 /// A handle; clones share the folder, the bound on hashing and the remembered hashes.
@@ -158,7 +162,7 @@ impl MediaStore {
         }
         let hashing = Semaphore::new(HASHING_AT_A_TIME);
         let remembered = Mutex::default();
-        let shared = Arc::new(Shared { folder, roots, max_bytes, hashing, remembered });
+        let shared = Arc::new(Shared { folder, roots, max_bytes, hashing, remembered, removing: Mutex::default() });
         Ok(Self { shared, keep_free_bytes: 0 })
     }
 
@@ -249,6 +253,7 @@ impl Shared {
     }
 
     fn read(&self, path: &Path, canceled: &Canceled) -> Result<FileInput, MediaError> {
+        self.name(path).map_err(from_io)?;
         let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
         let flags = i32::try_from(flags.bits()).expect("open flags fit an int");
         let file = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(from_io)?;

@@ -8,6 +8,7 @@ mod progress;
 mod tokens;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 
 pub use locks::*;
 pub use progress::*;
@@ -391,6 +392,14 @@ pub struct Verified {
 pub struct Prunable {
     pub task: TaskId,
     pub items: Vec<ItemId>,
+}
+
+/// Files that items name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NamedFiles {
+    pub files: Vec<PathBuf>,
+    /// Where to go on; None: that was all.
+    pub next: Option<u64>,
 }
 
 /// Why items wait, in numbers that nobody has to count.

@@ -1,7 +1,7 @@
 //! The figures of the daemon, printed: `cargo bench --bench figures` (release build, real browsers), or
 //! some of them by name: `cargo bench --bench figures -- locks`.
 //!
-//! Binary size, start to ready, idle memory, submit to the provider's start call, locks a second, memory
+//! Binary size, start to ready, idle memory and processor, a drain with nothing armed, submit to the provider's start call, locks a second, memory
 //! with four sessions, a lent session beside the browser's own port, a snapshot of a large store. Nothing is asserted: a figure is for a person to read, and the machine may be busy.
 
 #![allow(clippy::unwrap_used, reason = "a bench fails by panicking")]
@@ -13,6 +13,7 @@ mod locks;
 mod overhead;
 mod proxy;
 mod queue;
+mod quiet;
 mod snapshot;
 
 use std::path::Path;
@@ -349,6 +350,12 @@ fn main() {
         }
         if wanted("starts") {
             starts().await;
+        }
+        if wanted("drain") {
+            quiet::drain().await;
+        }
+        if wanted("idle-cpu") {
+            quiet::idle_cpu().await;
         }
         if wanted("submits") {
             submits().await;

@@ -8,6 +8,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod client;
+mod compaction;
 mod compare;
 mod damage;
 #[path = "../it/description.rs"]
@@ -17,6 +18,7 @@ mod faults;
 mod host;
 mod judge;
 mod kill;
+mod moments;
 mod power;
 mod powercut;
 #[expect(dead_code, reason = "it is shared, and not all of it is used here")]

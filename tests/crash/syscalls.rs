@@ -28,7 +28,7 @@ enum Begin {
     Used,
 }
 
-fn may_trace() -> bool {
+pub fn may_trace() -> bool {
     let tried = Command::new("strace").args(["-f", "-qq", "-o", "/dev/null", "true"]).output();
     match tried {
         Ok(output) if output.status.success() => true,
@@ -118,12 +118,12 @@ impl Run {
 }
 
 /// The most calls of each kind that one thread makes in a run that nobody disturbs.
-fn counts(log: &Path) -> BTreeMap<String, u32> {
+pub fn counts(log: &Path, calls: &str) -> BTreeMap<String, u32> {
     let mut by_thread: BTreeMap<(String, String), u32> = BTreeMap::new();
     for line in std::fs::read_to_string(log).unwrap().lines() {
         let Some((thread, rest)) = line.split_once(' ') else { continue };
         let Some((call, _)) = rest.trim_start().split_once('(') else { continue };
-        if CALLS.split(',').any(|known| known == call) {
+        if calls.split(',').any(|known| known == call) {
             *by_thread.entry((call.to_owned(), thread.to_owned())).or_default() += 1;
         }
     }
@@ -163,7 +163,7 @@ async fn a_kill_at_any_system_call_loses_nothing_that_had_its_answer() {
         let mut run = Run::prepare(begin).await;
         let log = run.daemon.folder.path().join("strace.log");
         run.work(strace(&["-e", &format!("trace={CALLS}"), "-o", log.to_str().unwrap()])).await;
-        let counted = counts(&log);
+        let counted = counts(&log, CALLS);
         println!("{begin:?}: {counted:?}");
         run.judge().await;
         places.extend(counted.into_iter().flat_map(|(call, most)| (1..=most).map(move |n| (begin, call.clone(), n))));

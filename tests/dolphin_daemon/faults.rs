@@ -162,10 +162,14 @@ async fn an_app_that_is_down_opens_the_breaker_and_costs_no_attempt() {
     assert!(seen.timeless.is_empty(), "{seen:#?}");
     let health = daemon.get("/api/v1/health").await;
     assert_eq!((health.status, &health.body["status"]), (200, &json!("degraded")), "{}", health.body);
+    let pool = daemon.get("/api/v1/metrics").await.body["database_pools"]["dolphin_http"].clone();
+    assert!(pool["healthy"] == 0 && pool["failures"].as_u64().unwrap() >= 5, "{pool}");
     simulator.app(&json!({"action": "up"})).await;
     let seen = watch(&daemon, &item, |_| false).await;
     assert_eq!((&seen.item["state"], &seen.item["attempts"]), (&json!("succeeded"), &json!(1)), "{seen:#?}");
     assert_eq!(practice.posts().len(), 1);
+    let pool = daemon.get("/api/v1/metrics").await.body["database_pools"]["dolphin_http"].clone();
+    assert!(pool["calls"].as_u64() > pool["failures"].as_u64() && pool["idle_max"] == 0, "{pool}");
     all_is_put_away(&daemon, &simulator, "down and up").await;
 }
 

@@ -19,6 +19,7 @@ mod guards;
 mod http;
 mod kept;
 mod kill;
+mod leak;
 mod lock_history;
 mod locks;
 mod maintenance;

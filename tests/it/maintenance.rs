@@ -9,12 +9,13 @@ use serde_json::{Value, json};
 
 use super::rig::{Daemon, PATIENCE, run};
 
-const JOBS: [(&str, &str); 5] = [
+const JOBS: [(&str, &str); 6] = [
     ("health_check", "*/5 * * * *"),
     ("lock_cleanup", "*/15 * * * *"),
     ("retention", "5 * * * *"),
     ("snapshot", "0 3 * * *"),
     ("snapshot_verification", "30 3 * * *"),
+    ("compaction", "0 4 * * SUN"),
 ];
 
 async fn job(daemon: &Daemon, name: &str) -> Value {
@@ -178,4 +179,47 @@ async fn rule_20_by_a_clock_that_is_not_believed_nothing_is_removed() {
     while run_job(&daemon, "lock_cleanup").await["last_result"] != "success" {
         assert!(began.elapsed() < PATIENCE, "{}", daemon.logged());
     }
+}
+
+/// A state of which nearly all is free: long recordings gave way to short ones under their hashes.
+async fn loosen(folder: &std::path::Path) {
+    std::fs::create_dir_all(folder).unwrap();
+    let (store, thread, _) = Store::open(folder, SystemClock.moment()).unwrap();
+    let now = SystemClock.now();
+    let long = format!("\"{}\"", "x".repeat(4 << 20)).into_bytes();
+    for number in 0..24 {
+        store.put_flow(format!("f{number}"), format!("h{number}"), long.clone(), now).await.unwrap();
+    }
+    for number in 0..24 {
+        store.put_flow(format!("g{number}"), format!("h{number}"), b"{}".to_vec(), now).await.unwrap();
+    }
+    drop(store);
+    tokio::task::spawn_blocking(|| thread.join()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_state_file_that_is_mostly_free_is_compacted_by_the_next_start() {
+    let mut daemon = Daemon::prepare("", &[]);
+    loosen(&daemon.state()).await;
+    let bytes = |daemon: &Daemon| daemon.state().join("state.redb").metadata().unwrap().len();
+    let loose = bytes(&daemon);
+    assert!(loose > 64 << 20, "{loose}");
+    daemon.boot().await;
+    let due = daemon.state().join("compaction.due");
+    assert!(bytes(&daemon) > 64 << 20 && !due.exists(), "nothing is compacted unasked");
+    let job = run_job(&daemon, "compaction").await;
+    let detail = job["last_detail"].as_str().unwrap();
+    assert!(job["last_result"] == "success" && detail.ends_with("the next start compacts it"), "{job}");
+    assert!(due.exists() && bytes(&daemon) > 64 << 20, "not while it runs");
+    assert_eq!(daemon.stop(), Some(0));
+    daemon.boot().await;
+    assert!(!due.exists() && bytes(&daemon) < loose / 8, "{} of {loose} bytes\n{}", bytes(&daemon), daemon.logged());
+    assert!(daemon.logged().contains("the state file was compacted"), "{}", daemon.logged());
+    let job = run_job(&daemon, "compaction").await;
+    assert!(job["last_detail"].as_str().unwrap().ends_with("it stays as it is"), "{job}");
+    assert!(!due.exists());
+    assert_eq!(daemon.stop(), Some(0));
+    let (store, _thread, _) = Store::open(&daemon.state(), SystemClock.moment()).unwrap();
+    assert_eq!(store.flows().await.unwrap().len(), 48);
+    assert_eq!(store.check_consistency().await.unwrap(), Vec::<String>::new());
 }

@@ -95,6 +95,9 @@ async fn what_happened_is_counted_and_timed() {
     assert!(metrics["gauges"]["memory_usage_mb"].as_f64().unwrap() > 1.0);
     let readers = &metrics["database_pools"]["readers"];
     assert_eq!((&readers["min"], &readers["waiting"]), (&json!(0), &json!(0)));
+    let number = |part: &str| readers[part].as_u64().unwrap();
+    assert_eq!(number("idle") + number("in_use"), number("max"));
+    assert_eq!(metrics["database_pools"]["dolphin_http"], Value::Null, "Dolphin is not the provider");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -29,6 +29,8 @@ async fn a_bulk_upload_publishes_each_item_once_and_leaves_evidence() {
     assert!(first["result"]["post_url"].as_str().is_some(), "{first}");
     let task_row = daemon.get(&format!("/api/v1/tasks/{task}")).await.body;
     assert_eq!(task_row["state"], "succeeded");
+    let steps = &daemon.get("/api/v1/metrics").await.body["histograms"]["step_duration_seconds"];
+    assert!(steps["count"].as_u64().unwrap() >= 6 * 3 && steps["p95"].as_f64().unwrap() > 0.0, "{steps}");
     assert_eq!(task_row["counts"]["succeeded"], 6);
     evidence_is_complete(&daemon, first).await;
 

@@ -491,7 +491,7 @@ impl Rig {
             open_waits: &case.open_waits,
         };
         let began = Instant::now();
-        let Replayed { end, evidence, stopped, proofs } =
+        let Replayed { end, evidence, stopped, proofs, .. } =
             cove::browser::replay(&self.browser.session, replay, &gate).await;
         assert_eq!(gate.given.into_inner().unwrap(), proofs, "what the gate was given");
         match &end {

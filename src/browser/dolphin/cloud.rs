@@ -12,7 +12,7 @@ use reqwest::Client;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::answer::{self, ListPage, Listed, Meaning, Refusal};
-use super::exchange::{Answer, CONNECT_DEADLINE, Peer};
+use super::exchange::{Answer, CONNECT_DEADLINE, Calls, Peer};
 use super::local::Unmet;
 use super::pace::Tries;
 use super::{Deadlines, THE_APP, THE_CLOUD};
@@ -76,7 +76,7 @@ impl Cloud {
         deadlines: Deadlines,
     ) -> reqwest::Result<Self> {
         Ok(Self {
-            peer: Peer { http: client()?, breakers, breaker: DOLPHIN_CLOUD, clock },
+            peer: Peer { http: client()?, calls: Calls::default(), breakers, breaker: DOLPHIN_CLOUD, clock },
             base: host.trim_end_matches('/').to_owned(),
             token,
             named,

@@ -7,6 +7,7 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use reqwest::header::{HeaderMap, RETRY_AFTER};
@@ -82,9 +83,36 @@ impl Trouble {
     }
 }
 
+/// How often a peer was called, and how it went.
+#[derive(Default)]
+pub struct Calls {
+    pub in_use: AtomicU64,
+    pub made: AtomicU64,
+    /// No whole answer.
+    pub failed: AtomicU64,
+}
+
+/// A call under way, also one that is given up.
+struct UnderWay<'a>(&'a Calls);
+
+impl<'a> UnderWay<'a> {
+    fn new(calls: &'a Calls) -> Self {
+        calls.made.fetch_add(1, Ordering::Relaxed);
+        calls.in_use.fetch_add(1, Ordering::Relaxed);
+        Self(calls)
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.in_use.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// Who is called, and the breaker in front of it.
 pub struct Peer {
     pub http: Client,
+    pub calls: Calls,
     pub breakers: Board,
     pub breaker: &'static str,
     pub clock: Arc<dyn Clock>,
@@ -99,7 +127,12 @@ impl Peer {
         objection: impl FnOnce(&Answer) -> Option<String>,
     ) -> Result<Answer, Trouble> {
         let call = Admitted::new(self)?;
+        let under_way = UnderWay::new(&self.calls);
         let result = plain(request, within).await;
+        drop(under_way);
+        if result.is_err() {
+            self.calls.failed.fetch_add(1, Ordering::Relaxed);
+        }
         call.ended(match &result {
             Ok(answer) => objection(answer),
             Err(trouble) => Some(trouble.to_string()),

@@ -5,6 +5,7 @@
 //! at a time and not again for a while, since it cannot help twice. The token goes into the sign-in alone.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use reqwest::redirect::Policy;
@@ -13,11 +14,12 @@ use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep};
 
 use super::answer::{self, Meaning, Refusal, RunningMap, Started};
-use super::exchange::{Answer, CONNECT_DEADLINE, Peer, Trouble};
+use super::exchange::{Answer, CONNECT_DEADLINE, Calls, Peer, Trouble};
 use super::pace::Tries;
 use super::{Deadlines, THE_APP};
 use crate::breaker::DOLPHIN;
 use crate::breaker::board::Board;
+use crate::browser::HttpPool;
 use crate::config::dolphin::{Token, TokenSource};
 use crate::model::{Clock, Failure, FailureCode};
 use crate::outbound;
@@ -62,6 +64,9 @@ impl Unmet {
     }
 }
 
+/// Connections that are kept for the next call.
+const KEPT: usize = 0;
+
 pub struct LocalApi {
     peer: Peer,
     /// For DevTools on this machine, too.
@@ -92,16 +97,28 @@ impl LocalApi {
         let builder = if api_host.starts_with("https://") { outbound::anywhere() } else { outbound::local() };
         // A connection of its own for every call: on one that is kept, a start that was cut off could have been
         // heard or not, and nobody would know.
-        let builder = builder.redirect(Policy::none()).connect_timeout(CONNECT_DEADLINE).pool_max_idle_per_host(0);
+        let builder = builder.redirect(Policy::none()).connect_timeout(CONNECT_DEADLINE).pool_max_idle_per_host(KEPT);
         let http = builder.build()?;
         Ok(Self {
-            peer: Peer { http: http.clone(), breakers, breaker: DOLPHIN, clock },
+            peer: Peer { http: http.clone(), calls: Calls::default(), breakers, breaker: DOLPHIN, clock },
             http,
             base: base_of(api_host),
             token,
             signed_in: Mutex::default(),
             deadlines,
         })
+    }
+
+    pub fn pool(&self) -> HttpPool {
+        let Peer { calls, breakers, breaker, clock, .. } = &self.peer;
+        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        HttpPool {
+            in_use: read(&calls.in_use),
+            idle_max: KEPT as u64,
+            calls: read(&calls.made),
+            failures: read(&calls.failed),
+            healthy: breakers.open(clock.now()).iter().all(|(open, _)| open != breaker),
+        }
     }
 
     fn get(&self, path: &str) -> RequestBuilder {

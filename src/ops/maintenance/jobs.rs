@@ -11,7 +11,8 @@ use async_trait::async_trait;
 use super::Maintenance;
 use crate::model::{Job, JobResult};
 use crate::ops::backup::BackupRefused;
-use crate::ops::retention::{self, Keeper, RetentionError};
+use crate::ops::retention::{self, Cleaned, Keeper, RetentionError};
+use crate::store::compaction::{self, Worth};
 use crate::store::snapshot::{Snapshot, SnapshotReason};
 use crate::store::{Cleanup, StoreError};
 
@@ -44,6 +45,8 @@ pub(super) enum JobError {
     Retention(#[from] RetentionError),
     #[error(transparent)]
     Backup(#[from] BackupRefused),
+    #[error("the next start cannot be told to compact: {0}")]
+    Mark(std::io::Error),
     #[error("the folder of the snapshots cannot be read: {0}")]
     Folder(std::io::Error),
 }
@@ -70,6 +73,7 @@ impl Maintenance {
             Job::Retention => self.forget().await,
             Job::Snapshot => self.make_snapshot().await,
             Job::SnapshotVerification => self.verify_newest().await,
+            Job::Compaction => self.look_at_room().await,
         }
     }
 
@@ -101,14 +105,39 @@ impl Maintenance {
     async fn forget(&self) -> Done {
         let keeper = Keeper {
             store: self.0.store.clone(),
+            media: self.0.media.clone(),
             clock: self.0.clock.clone(),
             state_dir: self.0.state_dir.clone(),
             retention: self.0.config.retention.clone(),
         };
-        Ok(success(match retention::clean(&keeper, false).await? {
-            0 => "nothing is old enough to be forgotten".to_owned(),
-            tasks => format!("finished tasks that were forgotten, with their evidence: {tasks}"),
-        }))
+        let Cleaned { tasks, uploads } = retention::clean(&keeper, false).await?;
+        let mut told = Vec::new();
+        if tasks > 0 {
+            told.push(format!("finished tasks that were forgotten, with their evidence: {tasks}"));
+        }
+        if uploads.files > 0 {
+            told.push(format!(
+                "uploads that nothing names and that were removed: {}, {} bytes",
+                uploads.files, uploads.bytes
+            ));
+        }
+        let nothing = "nothing is old enough to be forgotten".to_owned();
+        Ok(success(if told.is_empty() { nothing } else { told.join("; ") }))
+    }
+
+    async fn look_at_room(&self) -> Done {
+        let state_dir = self.0.state_dir.clone();
+        let room = self.0.store.room(state_dir.clone()).await?;
+        let free = format!("{} of {} bytes of the state file are free", room.free_bytes(), room.file_bytes);
+        match room.worth() {
+            Worth::No => Ok(success(format!("{free}: it stays as it is"))),
+            Worth::TooLarge => Ok(success(format!("{free}: too large to be compacted by a start"))),
+            Worth::Yes => {
+                let marked = tokio::task::spawn_blocking(move || compaction::mark_due(&state_dir)).await;
+                marked.unwrap_or_else(|error| Err(std::io::Error::other(error))).map_err(JobError::Mark)?;
+                Ok(success(format!("{free}: the next start compacts it")))
+            }
+        }
     }
 
     async fn make_snapshot(&self) -> Done {

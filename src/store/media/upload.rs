@@ -16,7 +16,7 @@ use futures_util::{Stream, StreamExt};
 use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
 
-use super::{MediaStore, UPLOAD_PREFIX, hex, kind, make_folder};
+use super::{MediaStore, Shared, UPLOAD_PREFIX, hex, kind, make_folder};
 
 /// Bytes collected before one trip to a blocking thread.
 const GATHER_BYTES: usize = 1024 * 1024;
@@ -133,6 +133,7 @@ impl Upload {
         file.as_file().set_permissions(Permissions::from_mode(0o640))?;
         file.as_file().sync_all()?;
         make_folder(folder)?;
+        let kept = store.shared.keep_all();
         // An older copy is kept as it is: waiting items know it by its inode and times.
         match file.persist_noclobber(&path) {
             Ok(_) => {}
@@ -141,9 +142,11 @@ impl Upload {
                 if !older.is_file() || older.len() != bytes {
                     failed.file.persist(&path).map_err(|failed| failed.error)?;
                 }
+                Shared::sent_again(&path)?;
             }
             Err(failed) => return Err(failed.error),
         }
+        drop(kept);
         File::open(folder)?.sync_all()?;
         Ok(Stored { sha256, bytes })
     }

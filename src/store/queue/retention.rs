@@ -2,16 +2,19 @@
 //!
 //! What is forgotten is the task, its items, its log, its intents and its webhooks' deliveries. Keys and what an Idempotency-Key made
 //! stay: the same thing is not published again because its task was forgotten (fence.md rule 2). The
-//! evidence on the disk goes first, by the caller, who names the items of each task.
+//! evidence on the disk goes first, by the caller, who names the items of each task. Which files the items name
+//! is told here as well, to the caller that removes those which none does.
 
 use std::convert::Infallible;
+use std::path::PathBuf;
 
 use redb::{ReadTransaction, ReadableTable, ReadableTableMetadata};
 
-use super::super::tables::{FINISHED, TASK_ITEMS, Tx};
+use super::super::codec;
+use super::super::tables::{FINISHED, ITEMS, TASK_ITEMS, Tx};
 use super::super::writer::Ran;
-use super::super::{Prunable, StoreError, outbox};
-use crate::model::{ItemId, ItemState, TaskId, Timestamp};
+use super::super::{NamedFiles, Prunable, StoreError, outbox};
+use crate::model::{InputValue, Item, ItemId, ItemState, TaskId, Timestamp};
 
 /// The finished tasks to forget next, oldest end first: those that ended before `before`, and the oldest
 /// beyond `keep`. At most `limit`.
@@ -35,6 +38,41 @@ pub(in crate::store) fn prunable(
         found.push(Prunable { task: TaskId::new(task), items });
     }
     Ok(found)
+}
+
+/// The files that items name, whatever their state: `limit` items from `from` on, in the order of their ids.
+pub(in crate::store) fn files_named(txn: &ReadTransaction, from: u64, limit: usize) -> Result<NamedFiles, StoreError> {
+    let mut named = NamedFiles::default();
+    for (number, row) in txn.open_table(ITEMS)?.range(from..)?.enumerate() {
+        let (id, row) = row?;
+        if number >= limit {
+            named.next = Some(id.value());
+            break;
+        }
+        named.files.extend(files_in(row.value())?);
+    }
+    Ok(named)
+}
+
+/// The files that these items name.
+pub(in crate::store) fn files_of(txn: &ReadTransaction, items: &[ItemId]) -> Result<Vec<PathBuf>, StoreError> {
+    let table = txn.open_table(ITEMS)?;
+    let mut files = Vec::new();
+    for item in items {
+        if let Some(row) = table.get(item.raw())? {
+            files.extend(files_in(row.value())?);
+        }
+    }
+    Ok(files)
+}
+
+fn files_in(row: &[u8]) -> Result<Vec<PathBuf>, StoreError> {
+    let item: Item = codec::decode("items", row)?;
+    Ok(item
+        .inputs
+        .into_values()
+        .filter_map(|input| if let InputValue::File(file) = input { Some(file.path) } else { None })
+        .collect())
 }
 
 /// Forgets `limit` items of a finished task, and the task with its last one. True: it is forgotten.
