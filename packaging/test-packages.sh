@@ -223,6 +223,8 @@ check "and one of right ones works again" shell 'systemctl reload cove && system
 check "reads of metrics are limited to 88 then" limit_becomes 88
 check "the daemon is the same all the time" test "$before" = "$(main)"
 under_load 50 "a restart" inside systemctl restart cove
+longest=$(sed -n 's/.*longest wait \([0-9]*\) ms.*/\1/p' "$work/client")
+check "a restart: nobody waits longer than 300 ms" test "$longest" -le 300
 under_load 200 "twenty restarts" twenty_restarts
 before=$(main)
 under_load 50 "apt installs the next version" inside apt-get install -q -y /debs/2.deb
