@@ -18,6 +18,8 @@ if [ "${1:-}" = --quick ]; then
   # Cargo.toml has levels for some packages, which would win.
   quick=yes
 fi
+# Somebody may commit while the first is built.
+commit=$(git rev-parse HEAD)
 export COVE_TOOLS=${COVE_TOOLS:-${CARGO_TARGET_DIR:-$PWD/target}/tools}
 unset CARGO_TARGET_DIR
 work=$(mktemp -d -p "${TMPDIR:-/var/tmp}")
@@ -29,6 +31,7 @@ built() {
   shift
   mkdir -p "$(dirname "$folder")"
   git clone -q --no-hardlinks . "$folder"
+  git -C "$folder" checkout -q --detach "$commit"
   if [ -n "${quick:-}" ]; then
     sed -i '/^\[profile\.release\.package\./,/^opt-level/d' "$folder/Cargo.toml"
   fi
@@ -42,6 +45,7 @@ cat "$work/sums-of-one"
 cp "$work/one/target/packages-build/release/cove" "$work/cove"
 say "another, with a longer name"
 built "$work/another/folder-with-a-longer-name" "$@" >"$work/sums-of-another"
+cmp "$work/cove" "$work/another/folder-with-a-longer-name/target/packages-build/release/cove" || say "the binaries differ, unstripped"
 cmp "$work/sums-of-one" "$work/sums-of-another" || { cat "$work/sums-of-another"; give_up "the builds differ"; }
 say "the control: a package of another time"
 SOURCE_DATE_EPOCH=1000000000 "$work/one/packaging/build.sh" --binary "$work/cove" "$@" >"$work/log" 2>&1
