@@ -31,6 +31,7 @@ mod metrics;
 pub mod openapi;
 mod page;
 pub mod peer;
+mod places;
 mod profiles;
 mod query;
 pub mod readers;
@@ -76,6 +77,7 @@ use error::{ApiError, Code};
 use events::Listeners;
 use keyring::Keyring;
 use limit::LiveLimits;
+use places::Places;
 pub use snapshots::snapshot_json;
 use tunnels::Tunnels;
 use usage::Usage;
@@ -105,6 +107,7 @@ pub struct Context {
     tunnels: Tunnels,
     session_tunnels: Tunnels,
     listeners: Listeners,
+    places: Places,
     limits: LiveLimits,
     started: Instant,
 }
@@ -129,7 +132,8 @@ impl Context {
         let tunnels = Tunnels::new(devtools::MAX_TUNNELS);
         let of_sessions = config.engine.sessions.saturating_mul(MAX_VISITS);
         let session_tunnels = Tunnels::new(usize::try_from(of_sessions).unwrap_or(usize::MAX));
-        let listeners = Listeners::new(config.server.max_connections);
+        let places = Places::new(config.server.max_connections);
+        let listeners = Listeners::default();
         let limits = LiveLimits::new(config.limits.clone());
         let roster = RosterHandle::default();
         Ok(Self {
@@ -150,6 +154,7 @@ impl Context {
             tunnels,
             session_tunnels,
             listeners,
+            places,
             limits,
             started,
         })
@@ -243,6 +248,7 @@ pub async fn serve(context: Arc<Context>, tcp: TcpListener, unix: Option<UnixLis
         context.listeners.close();
         tokio::join!(context.tunnels.close(), context.session_tunnels.close());
     };
-    let serving = server::run(front, tcp, unix, max_connections, stop.clone());
+    let bounds = server::Bounds { max_connections, proxies: context.config.trusted_networks() };
+    let serving = server::run(front, tcp, unix, bounds, stop.clone());
     tokio::join!(serving, close_tunnels, keyring::note_uses(&context, &stop));
 }

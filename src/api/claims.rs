@@ -10,6 +10,7 @@ mod form;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hyper::header::{self, HeaderValue};
 use hyper::{Response, StatusCode};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep_until, timeout_at};
@@ -19,6 +20,7 @@ use super::body::{self, Reply};
 use super::error::{ApiError, Code, FieldError};
 use super::form::Walk;
 use super::front::Call;
+use super::places::Full;
 use super::profiles::no_body;
 use super::tasks::Viewer;
 use super::{sessions, wire};
@@ -38,6 +40,7 @@ const CLICK_MARGIN: Duration = Duration::from_secs(1);
 /// How long nothing is asked of the engine after it refused to lend: its answer is a change that wakes whoever
 /// waits for one.
 const REFUSED_PAUSE: Duration = Duration::from_millis(500);
+const FULL_RETRY_AFTER_SECONDS: &str = "10";
 
 /// Waits for an item of these kinds, at most as long as the worker does.
 pub async fn claim(context: Arc<Context>, call: Call) -> Result<Response<Reply>, ApiError> {
@@ -47,6 +50,7 @@ pub async fn claim(context: Arc<Context>, call: Call) -> Result<Response<Reply>,
         caller.needs(Scope::Sessions)?;
     }
     let until = Instant::now() + asked.wait;
+    let mut place = None;
     let mut changes = context.engine.changes();
     loop {
         if context.engine.view().draining {
@@ -75,11 +79,19 @@ pub async fn claim(context: Arc<Context>, call: Call) -> Result<Response<Reply>,
         // Every change of the queue turns the engine, which shows itself anew. What was asked of the engine is such a
         // change itself: at the end of the wait it is no reason to look again.
         let over = Instant::now() >= until;
+        if !over && place.is_none() {
+            place = Some(context.places.take(caller.token).map_err(no_place)?);
+        }
         match timeout_at(until, changes.changed()).await {
             Ok(Ok(())) if !over => {}
             _ => return why_not.map_or_else(|| Ok(body::empty(StatusCode::NO_CONTENT)), Err),
         }
     }
+}
+
+fn no_place(full: Full) -> ApiError {
+    let soon = HeaderValue::from_static(FULL_RETRY_AFTER_SECONDS);
+    ApiError::new(Code::TooManyWaiting, full.told()).with_header(header::RETRY_AFTER, soon)
 }
 
 /// What a look at the queue brought.

@@ -50,6 +50,7 @@ codes! {
     // The request as such.
     InvalidJson "invalid_json" 400 "The body is not JSON";
     BrokenBody "broken_body" 400 "The body ended early";
+    UnexpectedBody "unexpected_body" 400 "A request that reads has no body";
     TokenMissing "token_missing" 401 "A token is needed";
     TokenInvalid "token_invalid" 401 "The token is not known";
     TokenExpired "token_expired" 401 "The token has expired";
@@ -110,6 +111,7 @@ codes! {
     Draining "draining" 503 "The daemon stops";
     NotReady "not_ready" 503 "The daemon is not ready";
     TooManyListeners "too_many_listeners" 503 "No more listeners fit";
+    TooManyWaiting "too_many_waiting" 503 "No more requests may wait";
     SessionsFull "sessions_full" 503 "All sessions are lent";
     ProviderDown "provider_down" 503 "No browser can be started now";
     NoMemory "no_memory" 503 "The machine has no memory for another browser now";

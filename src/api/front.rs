@@ -16,7 +16,7 @@ use futures_util::FutureExt;
 use hyper::body::Incoming;
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use hyper::http::request::Parts;
-use hyper::{Request, Response, header};
+use hyper::{Method, Request, Response, header};
 use serde_json::Value;
 use tokio::time::{Instant, timeout};
 use tracing::Instrument as _;
@@ -172,6 +172,11 @@ impl Front {
     }
 
     async fn run(&self, route: &'static Route, mut call: Call) -> Result<Response<Reply>, ApiError> {
+        // Nobody who may read waits here for what should not come.
+        if matches!(call.head.method, Method::GET | Method::HEAD) && !call.body.is_empty() {
+            return Err(ApiError::new(Code::UnexpectedBody, "Send this request without a body.")
+                .with_header(header::CONNECTION, HeaderValue::from_static("close")));
+        }
         check_form(route.takes, &call.head.headers, call.body.is_empty())?;
         if route.takes == Takes::Nothing && !call.body.is_empty() {
             let nothing = RequestBody::new(http_body_util::Empty::new(), Arc::default());

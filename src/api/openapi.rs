@@ -251,6 +251,9 @@ fn errors(route: &Route, operation: &Operation) -> Vec<Code> {
         codes.push(Code::MissingField);
     }
     let reads = [Method::GET, Method::HEAD].contains(&route.method);
+    if reads {
+        codes.push(Code::UnexpectedBody);
+    }
     if !reads && route.access.scope().is_some() {
         codes.push(Code::NoDisk);
     }

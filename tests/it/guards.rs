@@ -2,6 +2,7 @@
 
 #[path = "../bench/crowd.rs"]
 mod crowd;
+mod crowding;
 mod framing;
 mod pages;
 

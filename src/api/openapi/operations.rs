@@ -86,7 +86,7 @@ operations! {
     POST "/api/v1/locks/refresh" refreshLock "Hold it longer." [] Some("LockRefresh"); [200 json("Refreshed")] [UnknownProfile AmbiguousProfile StaleFence NotHeld];
     POST "/api/v1/locks/release" releaseLock "Give it back." [] Some("LockRelease"); [200 json("Released")] [UnknownProfile AmbiguousProfile StaleFence NotHeld];
     POST "/api/v1/locks/cleanup" cleanUpLocks "Remove expired locks; with `force` all of one owner." [] Some("LockCleanup"); [200 json("CleanedUp")] [];
-    POST "/api/v1/claims" claimItem "An outside worker takes an item; waits for one." [] Some("ClaimRequest"); [200 json("Claim"), 204 NOTHING] [ProfileBusy SessionsFull ProviderDown NoMemory NoCpu Restored];
+    POST "/api/v1/claims" claimItem "An outside worker takes an item; waits for one." [] Some("ClaimRequest"); [200 json("Claim"), 204 NOTHING] [TooManyWaiting ProfileBusy SessionsFull ProviderDown NoMemory NoCpu Restored];
     POST "/api/v1/claims/{id}/refresh" refreshClaim "Keep it longer." [] Some("ClaimRefresh"); [200 json("ClaimRefreshed")] [NotFound StaleFence NotHeld];
     POST "/api/v1/claims/{id}/arm" armClaim "Right before the click: may it be made?" [] Some("ClaimArm"); [200 json("Armed")] [NotFound StaleFence NotHeld AlreadyArmed Canceled SessionEnded MediaMismatch];
     POST "/api/v1/claims/{id}/complete" completeClaim "It was published." [] Some("ClaimComplete"); [200 json("Item")] [NotFound StaleFence NotHeld];

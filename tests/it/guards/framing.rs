@@ -79,6 +79,10 @@ fn bodies() -> Vec<Case> {
     let deep_objects = nested("{\"a\":", "}", 200).replace(":}", ":1}");
     vec![
         ("no body, no content type", request(PAUSE, "Content-Length: 0\r\n", ""), &[202]),
+        ("a read with an empty body", request(HEALTH, &format!("{JSON}Content-Length: 0\r\n"), ""), &[200]),
+        ("a read with a body", body(HEALTH, JSON, "{}"), &[400]),
+        ("a read with chunks", request(HEALTH, "Transfer-Encoding: chunked\r\n", "0\r\n\r\n"), &[400]),
+        ("a look with a body", body(&HEALTH.replace("GET", "HEAD"), JSON, "{}"), &[400]),
         ("an empty object for nothing", body(PAUSE, JSON, "{}"), &[202]),
         ("a field for nothing", body(PAUSE, JSON, "{\"a\":1}"), &[422]),
         ("text/plain", body(START, "Content-Type: text/plain\r\n", "{}"), &[415]),
