@@ -102,3 +102,40 @@ async fn the_long_polls_of_one_token_leave_room_for_others() {
         assert!(began.elapsed() < super::super::rig::PATIENCE, "its place is not given back");
     }
 }
+
+/// As many addresses as there are windows, and more, without a token; then those who are known.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_addresses_takes_nothing_from_tokens_and_the_operator() {
+    let env = [
+        ("COVE_AUTH__REQUIRED", "true"),
+        ("COVE_LIMITS__REQUESTS", "5"),
+        ("COVE_LIMITS__HEALTH", "2"),
+        ("COVE_SERVER__TRUSTED_PROXIES", "127.0.0.1"),
+    ];
+    let daemon = Daemon::start_as("", &env).await;
+    let made = run(&["tokens", "create", "x", "--scope", "read", "--json"], daemon.folder.path());
+    let made: Value = serde_json::from_slice(&made.stdout).unwrap();
+    let from = async |number: u32, path: &str| {
+        let client = std::net::Ipv4Addr::from(0x0a00_0000 + number).to_string();
+        daemon.client.get(format!("{}{path}", daemon.base)).header("x-forwarded-for", client).send().await.unwrap()
+    };
+    // Refused ones keep no window: who comes after so many of them still has its own.
+    for number in 0..4_200 {
+        assert_eq!(from(number, "/api/v1/tasks").await.status(), 401);
+    }
+    for number in 0..20 {
+        let seen = from(10_000 + number, "/").await;
+        assert_eq!((seen.status().as_u16(), &seen.headers()["x-ratelimit-remaining"]), (200, &"4".parse().unwrap()));
+    }
+    // What anybody may ask for fills the windows of addresses, and of nobody else.
+    let mut shared = 0;
+    for number in 0..4_200 {
+        shared += u32::from(from(20_000 + number, "/api/v1/health/simple").await.status() == 429);
+    }
+    assert!(shared > 50, "made-up addresses share what is left: {shared}");
+    let asked = daemon.client.get(format!("{}/api/v1/tasks", daemon.base)).bearer_auth(made["token"].as_str().unwrap());
+    let asked = answer(asked).await;
+    assert_eq!((asked.status, &asked.headers["x-ratelimit-remaining"]), (200, &"4".parse().unwrap()), "{}", asked.body);
+    let told = run(&["status"], daemon.folder.path());
+    assert!(told.status.success(), "{}", String::from_utf8_lossy(&told.stderr));
+}
