@@ -78,6 +78,7 @@ use events::Listeners;
 use keyring::Keyring;
 use limit::LiveLimits;
 use places::Places;
+use sessions::Lenders;
 pub use snapshots::snapshot_json;
 use tunnels::Tunnels;
 use usage::Usage;
@@ -101,7 +102,8 @@ pub struct Context {
     backups: Option<Backups>,
     /// None as above.
     maintenance: Option<Maintenance>,
-    keyring: Keyring,
+    keyring: Arc<Keyring>,
+    lenders: Lenders,
     flows: Cache<String, Arc<Flow>>,
     usage: Usage,
     tunnels: Tunnels,
@@ -148,7 +150,8 @@ impl Context {
             roster,
             backups: None,
             maintenance: None,
-            keyring: Keyring::default(),
+            keyring: Arc::default(),
+            lenders: Lenders::default(),
             flows,
             usage,
             tunnels,
@@ -198,7 +201,7 @@ impl Context {
     /// Knows these tokens.
     #[must_use]
     pub fn with_tokens(mut self, tokens: Vec<(TokenHash, Token)>) -> Self {
-        self.keyring = Keyring::new(tokens);
+        self.keyring = Arc::new(Keyring::new(tokens));
         self
     }
 

@@ -3,7 +3,7 @@
 //! Each listener holds its place in the store's [feed](crate::store::feed) and nothing else: a slow one costs no
 //! memory, and one that fell behind the feed is told `resync` once and goes on from its end. Invariants: at most
 //! [`MAX_LISTENERS`], each with one of the [`Places`](super::places) of those who wait; a listener whose token may no
-//! longer read is told nothing more; all end with the server. `Last-Event-ID` of another run, or one that
+//! longer read is told nothing more, and one whose token is revoked ends at once; all end with the server. `Last-Event-ID` of another run, or one that
 //! nobody gave out, is behind: the lists say what was missed.
 
 use std::io;
@@ -25,11 +25,11 @@ use super::body::Reply;
 use super::error::{ApiError, Code};
 use super::form::Walk;
 use super::front::Call;
-use super::keyring::bearer;
+use super::keyring::Caller;
 use super::places::{Place, Places};
 use super::query::Query;
 use super::{Context, wire};
-use crate::model::{TaskId, TokenHash, TokenId};
+use crate::model::{TaskId, TokenId};
 use crate::store::feed::FeedPlace;
 use crate::store::{Feed, News};
 
@@ -76,8 +76,7 @@ impl Listeners {
 /// One of them.
 struct Listener {
     context: Arc<Context>,
-    /// None: it came without a token, and none can be revoked.
-    token: Option<TokenHash>,
+    caller: Caller,
     /// Told is what this task's log says, and no more.
     task: Option<TaskId>,
     /// None: it has missed something.
@@ -99,9 +98,8 @@ pub async fn listen(context: Arc<Context>, call: Call) -> Result<Response<Reply>
     walk.finish()?;
     let room = context.listeners.enter(&context.places, call.caller.token)?;
     let headers = &call.head.headers;
-    let token = call.caller.token.and_then(|_| bearer(headers)?.ok()).map(TokenHash::of);
     let (place, growth) = (first_place(headers, context.store.feed()), context.store.feed().growth());
-    let listener = Listener { context, token, task, place, greeted: false, growth, _room: room };
+    let listener = Listener { context, caller: call.caller, task, place, greeted: false, growth, _room: room };
     let frames = stream::unfold(listener, |mut listener| async move {
         let text = listener.next().await?;
         Some((Ok::<_, io::Error>(Frame::data(Bytes::from(text))), listener))
@@ -134,8 +132,8 @@ impl Listener {
         let closing = self.context.listeners.closing.clone();
         let heartbeat = Instant::now() + HEARTBEAT;
         loop {
-            let may = self.token.is_none_or(|hash| self.context.keyring.is_active(&hash, self.context.clock.now()));
-            if closing.is_cancelled() || !may {
+            let may = self.context.keyring.check(&self.caller, self.context.clock.now());
+            if closing.is_cancelled() || may.is_err() {
                 return None;
             }
             self.growth.borrow_and_update();
@@ -145,6 +143,7 @@ impl Listener {
             }
             tokio::select! {
                 () = closing.cancelled() => return None,
+                () = self.context.keyring.revoked(self.caller.hash) => return None,
                 grown = timeout_at(heartbeat, self.growth.changed()) => match grown {
                     Ok(Ok(())) => sleep(GATHER).await,
                     Ok(Err(_)) => return None,

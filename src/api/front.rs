@@ -54,7 +54,10 @@ pub struct SpendsNothing;
 impl Call {
     /// The body as bytes, at most the configured size; empty where none came.
     pub async fn bytes(self, context: &Context) -> Result<Bytes, ApiError> {
-        self.body.collect(context.config.server.max_body_bytes).await
+        let bytes = self.body.collect(context.config.server.max_body_bytes).await?;
+        // It may have come slowly.
+        context.keyring.check(&self.caller, context.clock.now())?;
+        Ok(bytes)
     }
 
     /// The body as JSON; None where none came.

@@ -5,6 +5,7 @@ mod crowd;
 mod crowding;
 mod framing;
 mod pages;
+mod revoked;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
