@@ -25,12 +25,13 @@ const SWEPT_FROM: usize = 4_096;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Class {
     TaskStarts,
+    /// By address, whoever asks: what is open to anyone.
     Health,
     Metrics,
     /// Outside programs at work: they take and free locks as often as they work.
     Locks,
     Requests,
-    /// A page made of hundreds of small files.
+    /// What a person's `DevTools` or a program's browser needs: many small files, and upgrades.
     Unlimited,
 }
 

@@ -6,6 +6,7 @@
 //! room, so that idle or half-open peers never shut out an honest one; a head takes at most
 //! [`HEAD_TIMEOUT`]; a stop lets running requests finish for [`CLOSE_TIMEOUT`], then cuts.
 
+mod refusal;
 mod room;
 
 use std::convert::Infallible;
@@ -52,8 +53,6 @@ const COMPRESSED_FROM_BYTES: u64 = 1_400;
 const UNIX_CONNECTIONS: usize = 64;
 /// Wait after a failed accept: the usual cause (no file descriptors) does not pass at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-const REFUSAL: &[u8] =
-    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
 
 /// Answers requests. Never fails: an error is an answer too.
 pub trait App: Send + Sync + 'static {
@@ -86,7 +85,7 @@ pub async fn run<A: App>(
 ) {
     let mut by_tcp = Registry::new(bounds.max_connections);
     let mut by_unix = Registry::new(UNIX_CONNECTIONS);
-    let mut connections = JoinSet::new();
+    let (mut connections, mut refusals) = (JoinSet::new(), Refusals::default());
     loop {
         tokio::select! {
             biased;
@@ -96,7 +95,7 @@ pub async fn run<A: App>(
             accepted = accept_unix(unix.as_ref()) => match accepted {
                 Ok(stream) => {
                     let Some((id, entry)) = Registry::admit(&mut by_unix, None).await else {
-                        refuse(&stream.try_write(REFUSAL));
+                        refusals.refuse(stream);
                         continue;
                     };
                     let user = stream.peer_cred().ok().map(|user| User { uid: user.uid(), gid: user.gid() });
@@ -112,7 +111,7 @@ pub async fn run<A: App>(
                     }
                     let origin = room::origin(peer.ip(), &bounds.proxies);
                     let Some((id, entry)) = Registry::admit(&mut by_tcp, origin).await else {
-                        refuse(&stream.try_write(REFUSAL));
+                        refusals.refuse(stream);
                         continue;
                     };
                     let (peer, number) = (Peer::Address(peer.ip()), (false, id));
@@ -137,8 +136,18 @@ fn reap(by_tcp: &mut Registry, by_unix: &mut Registry, ended: Result<Number, tok
     }
 }
 
-fn refuse(written: &io::Result<usize>) {
-    tracing::warn!(told = written.is_ok(), "a connection was refused: all are in use");
+/// Those that are being told that there is no room.
+#[derive(Default)]
+struct Refusals(JoinSet<()>);
+
+impl Refusals {
+    fn refuse(&mut self, io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
+        tracing::warn!("a connection was refused: all are in use");
+        while self.0.try_join_next().is_some() {}
+        if self.0.len() < refusal::MAX_TURNED_AWAY {
+            self.0.spawn(refusal::turn_away(io));
+        }
+    }
 }
 
 async fn pause(error: &io::Error) {
@@ -218,13 +227,17 @@ struct LargeText;
 
 impl Predicate for LargeText {
     fn should_compress<B: Body>(&self, response: &Response<B>) -> bool {
-        const TEXTS: [&str; 6] =
-            ["application/json", "application/problem+json", "text/html", "text/plain", "text/css", "text/javascript"];
         let kind = response.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
-        let kind = kind.and_then(|kind| kind.split(';').next()).unwrap_or_default();
-        let long = response.body().size_hint().exact().is_some_and(|bytes| bytes >= COMPRESSED_FROM_BYTES);
-        long && TEXTS.contains(&kind)
+        response.body().size_hint().exact().is_some_and(|bytes| is_large_text(kind.unwrap_or_default(), bytes))
     }
+}
+
+/// Whether an answer of this type and length is compressed for who takes it so.
+pub fn is_large_text(content_type: &str, bytes: u64) -> bool {
+    const TEXTS: [&str; 6] =
+        ["application/json", "application/problem+json", "text/html", "text/plain", "text/css", "text/javascript"];
+    let kind = content_type.split(';').next().unwrap_or_default();
+    bytes >= COMPRESSED_FROM_BYTES && TEXTS.contains(&kind)
 }
 
 struct Watched {

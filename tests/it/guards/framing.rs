@@ -115,6 +115,21 @@ fn bodies() -> Vec<Case> {
             &[400],
         ),
         ("an encoding that is none", request(START, &format!("{JSON}Transfer-Encoding: gzip\r\n"), "x"), &[400, 501]),
+        (
+            "an encoding before the chunks",
+            request(START, &format!("{JSON}Transfer-Encoding: gzip, chunked\r\n"), "2\r\n{}\r\n0\r\n\r\n"),
+            &[400],
+        ),
+        (
+            "an encoding and chunks in two headers",
+            request(START, &format!("{JSON}Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n"), "0\r\n\r\n"),
+            &[400],
+        ),
+        (
+            "chunks in capitals",
+            request(START, &format!("{JSON}Transfer-Encoding: Chunked\r\n"), "2\r\n{}\r\n0\r\n\r\n"),
+            &[422],
+        ),
         ("chunks", request(START, &format!("{JSON}Transfer-Encoding: chunked\r\n"), "2\r\n{}\r\n0\r\n\r\n"), &[422]),
         (
             "a chunk of no number",
