@@ -1,5 +1,5 @@
 //! The site of packaging/etc/nginx.conf in a real nginx, with the daemon behind it: TLS, tokens, large uploads,
-//! events that are not held back, WebSockets of lent sessions, and whose requests are counted.
+//! events that are not held back, `WebSocket`s of lent sessions, and whose requests are counted.
 
 use std::net::TcpListener;
 use std::path::Path;
@@ -101,10 +101,8 @@ impl Drop for Nginx {
 /// What stands around a site in a distribution's nginx.conf, within a folder of its own.
 fn around(folder: &Path) -> String {
     let folder = folder.display();
-    let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
-        .iter()
-        .map(|kind| format!("{kind}_temp_path {folder}/{kind};\n"))
-        .collect();
+    let kinds = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
+    let temporary = kinds.map(|kind| format!("{kind}_temp_path {folder}/{kind};\n")).concat();
     // Its workers would otherwise be of a user who may not enter the folder.
     let user = if rustix::process::geteuid().is_root() { "user root;" } else { "" };
     format!(

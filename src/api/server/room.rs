@@ -120,8 +120,8 @@ impl Registry {
     /// Who makes room for another.
     fn room(&self, origin: Origin, now: Instant) -> Room {
         let own = |entry: &Entry| origin.is_some() && entry.origin == origin;
-        let held = self.entries.values().filter(|entry| own(entry)).count();
-        let has_share = origin.is_some() && held >= (self.max / PEER_PART).max(1);
+        let held = || self.entries.values().filter(|entry| own(entry)).count();
+        let has_share = origin.is_some() && held() >= (self.max / PEER_PART).max(1);
         if !has_share && self.entries.len() < self.max {
             return Room::Free;
         }
