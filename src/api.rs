@@ -32,6 +32,7 @@ mod metrics;
 pub mod openapi;
 mod page;
 pub mod peer;
+mod places;
 mod profiles;
 mod query;
 pub mod readers;
@@ -77,6 +78,8 @@ use error::{ApiError, Code};
 use events::Listeners;
 use keyring::Keyring;
 use limit::LiveLimits;
+use places::Places;
+use sessions::Lenders;
 pub use snapshots::snapshot_json;
 use tunnels::Tunnels;
 use usage::Usage;
@@ -100,12 +103,14 @@ pub struct Context {
     backups: Option<Backups>,
     /// None as above.
     maintenance: Option<Maintenance>,
-    keyring: Keyring,
+    keyring: Arc<Keyring>,
+    lenders: Lenders,
     flows: Cache<String, Arc<Flow>>,
     usage: Usage,
     tunnels: Tunnels,
     session_tunnels: Tunnels,
     listeners: Listeners,
+    places: Places,
     limits: LiveLimits,
     started: Instant,
 }
@@ -130,7 +135,8 @@ impl Context {
         let tunnels = Tunnels::new(devtools::MAX_TUNNELS);
         let of_sessions = config.engine.sessions.saturating_mul(MAX_VISITS);
         let session_tunnels = Tunnels::new(usize::try_from(of_sessions).unwrap_or(usize::MAX));
-        let listeners = Listeners::new(config.server.max_connections);
+        let places = Places::new(config.server.max_connections);
+        let listeners = Listeners::default();
         let limits = LiveLimits::new(config.limits.clone());
         let roster = RosterHandle::default();
         Ok(Self {
@@ -145,12 +151,14 @@ impl Context {
             roster,
             backups: None,
             maintenance: None,
-            keyring: Keyring::default(),
+            keyring: Arc::default(),
+            lenders: Lenders::default(),
             flows,
             usage,
             tunnels,
             session_tunnels,
             listeners,
+            places,
             limits,
             started,
         })
@@ -194,7 +202,7 @@ impl Context {
     /// Knows these tokens.
     #[must_use]
     pub fn with_tokens(mut self, tokens: Vec<(TokenHash, Token)>) -> Self {
-        self.keyring = Keyring::new(tokens);
+        self.keyring = Arc::new(Keyring::new(tokens));
         self
     }
 
@@ -244,6 +252,7 @@ pub async fn serve(context: Arc<Context>, tcp: TcpListener, unix: Option<UnixLis
         context.listeners.close();
         tokio::join!(context.tunnels.close(), context.session_tunnels.close());
     };
-    let serving = server::run(front, tcp, unix, max_connections, stop.clone());
+    let bounds = server::Bounds { max_connections, proxies: context.config.trusted_networks() };
+    let serving = server::run(front, tcp, unix, bounds, stop.clone());
     tokio::join!(serving, close_tunnels, keyring::note_uses(&context, &stop));
 }

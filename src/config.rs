@@ -231,7 +231,7 @@ pub struct Limits {
     pub task_starts: u32,
     pub health: u32,
     pub metrics: u32,
-    /// Acquire, refresh and release of locks.
+    /// What outside programs call as often as they work: locks, claims, and sessions that are lent already.
     pub locks: u32,
     pub requests: u32,
 }
@@ -399,7 +399,7 @@ impl Default for Auth {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { window_seconds: 60, task_starts: 5, health: 200, metrics: 20, locks: 0, requests: 100 }
+        Self { window_seconds: 60, task_starts: 5, health: 200, metrics: 20, locks: 1_000_000, requests: 100 }
     }
 }
 

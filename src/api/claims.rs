@@ -10,6 +10,7 @@ mod form;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hyper::header::{self, HeaderValue};
 use hyper::{Response, StatusCode};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep_until, timeout_at};
@@ -19,6 +20,8 @@ use super::body::{self, Reply};
 use super::error::{ApiError, Code, FieldError};
 use super::form::Walk;
 use super::front::Call;
+use super::keyring::Caller;
+use super::places::Full;
 use super::profiles::no_body;
 use super::tasks::Viewer;
 use super::{sessions, wire};
@@ -38,6 +41,7 @@ const CLICK_MARGIN: Duration = Duration::from_secs(1);
 /// How long nothing is asked of the engine after it refused to lend: its answer is a change that wakes whoever
 /// waits for one.
 const REFUSED_PAUSE: Duration = Duration::from_millis(500);
+const FULL_RETRY_AFTER_SECONDS: &str = "10";
 
 /// Waits for an item of these kinds, at most as long as the worker does.
 pub async fn claim(context: Arc<Context>, call: Call) -> Result<Response<Reply>, ApiError> {
@@ -47,39 +51,52 @@ pub async fn claim(context: Arc<Context>, call: Call) -> Result<Response<Reply>,
         caller.needs(Scope::Sessions)?;
     }
     let until = Instant::now() + asked.wait;
-    let mut changes = context.engine.changes();
+    let mut place = None;
+    let (mut changes, mut revocations) = (context.engine.changes(), context.keyring.revocations());
     loop {
         if context.engine.view().draining {
             return Err(ApiError::new(Code::Draining, "The daemon stops; claim again when it runs."));
         }
         let mut why_not = None;
-        if context.engine.view().ready {
-            match try_claim(&context, &asked).await? {
-                Looked::Claimed(claimed, door) => {
-                    context.engine.ring();
-                    let mut json = claimed_json(&context, &claimed).await?;
-                    if let Some(door) = door {
-                        let (session_id, endpoint) = sessions::address(claimed.fence, &host, door.token());
-                        json["session"] = json!({"session_id": session_id, "ws_endpoint": endpoint});
-                    }
-                    return Ok(body::json(StatusCode::OK, &json));
+        match look(&context, &caller, &asked).await? {
+            Looked::Claimed(claimed, door) => {
+                context.engine.ring();
+                let mut json = claimed_json(&context, &claimed).await?;
+                if let Some(door) = door {
+                    let (session_id, endpoint) = sessions::address(claimed.fence, &host, door.token());
+                    json["session"] = json!({"session_id": session_id, "ws_endpoint": endpoint});
                 }
-                Looked::NoBrowser(why) => why_not = Some(why),
-                Looked::Refused(why) => {
-                    why_not = why;
-                    sleep_until(until.min(Instant::now() + REFUSED_PAUSE)).await;
-                }
-                Looked::Moved | Looked::Nothing => {}
+                return Ok(body::json(StatusCode::OK, &json));
             }
+            Looked::NoBrowser(why) => why_not = Some(why),
+            Looked::Refused(why) => {
+                why_not = why;
+                sleep_until(until.min(Instant::now() + REFUSED_PAUSE)).await;
+            }
+            Looked::Moved | Looked::Nothing => {}
         }
         // Every change of the queue turns the engine, which shows itself anew. What was asked of the engine is such a
         // change itself: at the end of the wait it is no reason to look again.
         let over = Instant::now() >= until;
-        match timeout_at(until, changes.changed()).await {
-            Ok(Ok(())) if !over => {}
+        if !over && place.is_none() {
+            place = Some(context.places.take(caller.token).map_err(no_place)?);
+        }
+        let woken = async {
+            tokio::select! {
+                changed = changes.changed() => changed.is_ok(),
+                revoked = revocations.changed() => revoked.is_ok(),
+            }
+        };
+        match timeout_at(until, woken).await {
+            Ok(true) if !over => {}
             _ => return why_not.map_or_else(|| Ok(body::empty(StatusCode::NO_CONTENT)), Err),
         }
     }
+}
+
+fn no_place(full: Full) -> ApiError {
+    let soon = HeaderValue::from_static(FULL_RETRY_AFTER_SECONDS);
+    ApiError::new(Code::TooManyWaiting, full.told()).with_header(header::RETRY_AFTER, soon)
 }
 
 /// What a look at the queue brought.
@@ -92,6 +109,19 @@ enum Looked {
     /// It was canceled, or its time is over or not yet come: another of its profile may be next.
     Moved,
     Nothing,
+}
+
+/// One look at the queue, for a token that can be used: it is not revoked while something is claimed for it.
+async fn look(context: &Context, caller: &Caller, asked: &Asked) -> Result<Looked, ApiError> {
+    let _acting = context.keyring.act(caller, context.clock.now()).await?;
+    if !context.engine.view().ready {
+        return Ok(Looked::Nothing);
+    }
+    let looked = try_claim(context, asked).await?;
+    if let Looked::Claimed(claimed, Some(_)) = &looked {
+        context.lenders.note(claimed.fence, caller.hash, |fence| context.engine.door(fence).is_some());
+    }
+    Ok(looked)
 }
 
 async fn try_claim(context: &Context, asked: &Asked) -> Result<Looked, ApiError> {

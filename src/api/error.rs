@@ -4,7 +4,7 @@
 //! no error has a status below 400 (checked when the table is compiled), and what happened inside is
 //! logged with the request's id and never shown. Codes are stable: a client may compare them.
 
-use hyper::header::{HeaderName, HeaderValue};
+use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode, header};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -14,6 +14,7 @@ use crate::store::StoreError;
 
 /// Wrong fields told in one answer; a request can hold ten thousand.
 pub const MAX_FIELD_ERRORS: usize = 100;
+const DRAINING_RETRY_AFTER_SECONDS: &str = "10";
 
 macro_rules! codes {
     ($($code:ident $text:literal $status:literal $title:literal;)+) => {
@@ -50,6 +51,8 @@ codes! {
     // The request as such.
     InvalidJson "invalid_json" 400 "The body is not JSON";
     BrokenBody "broken_body" 400 "The body ended early";
+    UnexpectedBody "unexpected_body" 400 "A request that reads has no body";
+    UnsupportedTransfer "unsupported_transfer_encoding" 400 "The body comes in a coding that cove does not take";
     TokenMissing "token_missing" 401 "A token is needed";
     TokenInvalid "token_invalid" 401 "The token is not known";
     TokenExpired "token_expired" 401 "The token has expired";
@@ -109,7 +112,9 @@ codes! {
     BadGateway "browser_unreachable" 502 "The browser did not answer";
     Draining "draining" 503 "The daemon stops";
     NotReady "not_ready" 503 "The daemon is not ready";
+    TooManyConnections "too_many_connections" 503 "All connections are in use";
     TooManyListeners "too_many_listeners" 503 "No more listeners fit";
+    TooManyWaiting "too_many_waiting" 503 "No more requests may wait";
     SessionsFull "sessions_full" 503 "All sessions are lent";
     ProviderDown "provider_down" 503 "No browser can be started now";
     NoMemory "no_memory" 503 "The machine has no memory for another browser now";
@@ -225,6 +230,14 @@ impl ApiError {
 
     /// The answer. Logs what is kept from the client.
     pub fn into_response(self, request_id: &str) -> Response<Reply> {
+        let (status, headers, body) = self.into_parts(request_id);
+        let mut response = Response::new(full(body));
+        (*response.status_mut(), *response.headers_mut()) = (status, headers);
+        response
+    }
+
+    /// The same before it is an answer.
+    pub fn into_parts(self, request_id: &str) -> (StatusCode, HeaderMap, Vec<u8>) {
         let error = *self.0;
         if let Some(internal) = &error.internal {
             tracing::error!(request_id, code = error.code.name(), "{internal}");
@@ -240,12 +253,15 @@ impl ApiError {
             members: &error.members,
         };
         let body = serde_json::to_vec(&problem).expect("a problem is plain JSON");
-        let mut response = Response::new(full(body));
-        *response.status_mut() = StatusCode::from_u16(error.code.status()).expect("the table holds valid statuses");
-        let headers = response.headers_mut();
+        let status = StatusCode::from_u16(error.code.status()).expect("the table holds valid statuses");
+        let mut headers = HeaderMap::new();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         headers.extend(error.headers);
-        response
+        if error.code == Code::Draining {
+            // Another one may be here by then.
+            headers.entry(header::RETRY_AFTER).or_insert(HeaderValue::from_static(DRAINING_RETRY_AFTER_SECONDS));
+        }
+        (status, headers, body)
     }
 }
 

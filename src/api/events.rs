@@ -2,8 +2,8 @@
 //!
 //! Each listener holds its place in the store's [feed](crate::store::feed) and nothing else: a slow one costs no
 //! memory, and one that fell behind the feed is told `resync` once and goes on from its end. Invariants: at most
-//! [`MAX_LISTENERS`], and never so many that no connection is left for questions; a listener whose token may no
-//! longer read is told nothing more; all end with the server. `Last-Event-ID` of another run, or one that
+//! [`MAX_LISTENERS`], each with one of the [`Places`](super::places) of those who wait; a listener whose token may no
+//! longer read is told nothing more, and one whose token is revoked ends at once; all end with the server. `Last-Event-ID` of another run, or one that
 //! nobody gave out, is behind: the lists say what was missed.
 
 use std::io;
@@ -25,17 +25,16 @@ use super::body::Reply;
 use super::error::{ApiError, Code};
 use super::form::Walk;
 use super::front::Call;
-use super::keyring::bearer;
+use super::keyring::Caller;
+use super::places::{Place, Places};
 use super::query::Query;
 use super::{Context, wire};
-use crate::model::{TaskId, TokenHash};
+use crate::model::{TaskId, TokenId};
 use crate::store::feed::FeedPlace;
 use crate::store::{Feed, News};
 
 /// Listeners at a time.
 pub const MAX_LISTENERS: usize = 1_000;
-/// Of the connections, how many in five may be listeners.
-const FIFTHS: usize = 4;
 /// Without news a comment is sent so often: a proxy keeps the connection, and one that is gone is noticed.
 const HEARTBEAT: Duration = Duration::from_secs(15);
 /// What happens so close together is told together: many listeners do not wake for each of many commits.
@@ -48,23 +47,24 @@ const RETRY_MS: u32 = 2_000;
 /// Room for listeners, and their common end.
 pub struct Listeners {
     room: Arc<Semaphore>,
-    most: usize,
     closing: CancellationToken,
 }
 
-impl Listeners {
-    pub fn new(max_connections: u32) -> Self {
-        let connections = usize::try_from(max_connections).unwrap_or(usize::MAX);
-        let most = MAX_LISTENERS.min(connections / 5 * FIFTHS).max(1);
-        Self { room: Arc::new(Semaphore::new(most)), most, closing: CancellationToken::new() }
+impl Default for Listeners {
+    fn default() -> Self {
+        Self { room: Arc::new(Semaphore::new(MAX_LISTENERS)), closing: CancellationToken::new() }
     }
+}
 
-    fn enter(&self) -> Result<OwnedSemaphorePermit, ApiError> {
-        Arc::clone(&self.room).try_acquire_owned().map_err(|_| {
-            let detail = format!("{} programs listen already, which is the most.", self.most);
+impl Listeners {
+    fn enter(&self, places: &Places, token: Option<TokenId>) -> Result<(OwnedSemaphorePermit, Place), ApiError> {
+        let full = |detail| {
             let soon = HeaderValue::from_static("10");
             ApiError::new(Code::TooManyListeners, detail).with_header(header::RETRY_AFTER, soon)
-        })
+        };
+        let room = Arc::clone(&self.room).try_acquire_owned();
+        let room = room.map_err(|_| full(format!("{MAX_LISTENERS} programs listen already, which is the most.")))?;
+        Ok((room, places.take(token).map_err(|all| full(all.told()))?))
     }
 
     /// Ends all of them.
@@ -76,15 +76,14 @@ impl Listeners {
 /// One of them.
 struct Listener {
     context: Arc<Context>,
-    /// None: it came without a token, and none can be revoked.
-    token: Option<TokenHash>,
+    caller: Caller,
     /// Told is what this task's log says, and no more.
     task: Option<TaskId>,
     /// None: it has missed something.
     place: Option<FeedPlace>,
     greeted: bool,
     growth: watch::Receiver<u64>,
-    _room: OwnedSemaphorePermit,
+    _room: (OwnedSemaphorePermit, Place),
 }
 
 pub async fn listen(context: Arc<Context>, call: Call) -> Result<Response<Reply>, ApiError> {
@@ -97,11 +96,10 @@ pub async fn listen(context: Arc<Context>, call: Call) -> Result<Response<Reply>
         walk.wrong(Code::InvalidField, "task", "There is no task with this id.");
     }
     walk.finish()?;
-    let room = context.listeners.enter()?;
+    let room = context.listeners.enter(&context.places, call.caller.token)?;
     let headers = &call.head.headers;
-    let token = call.caller.token.and_then(|_| bearer(headers)?.ok()).map(TokenHash::of);
     let (place, growth) = (first_place(headers, context.store.feed()), context.store.feed().growth());
-    let listener = Listener { context, token, task, place, greeted: false, growth, _room: room };
+    let listener = Listener { context, caller: call.caller, task, place, greeted: false, growth, _room: room };
     let frames = stream::unfold(listener, |mut listener| async move {
         let text = listener.next().await?;
         Some((Ok::<_, io::Error>(Frame::data(Bytes::from(text))), listener))
@@ -134,8 +132,8 @@ impl Listener {
         let closing = self.context.listeners.closing.clone();
         let heartbeat = Instant::now() + HEARTBEAT;
         loop {
-            let may = self.token.is_none_or(|hash| self.context.keyring.is_active(&hash, self.context.clock.now()));
-            if closing.is_cancelled() || !may {
+            let may = self.context.keyring.check(&self.caller, self.context.clock.now());
+            if closing.is_cancelled() || may.is_err() {
                 return None;
             }
             self.growth.borrow_and_update();
@@ -145,6 +143,7 @@ impl Listener {
             }
             tokio::select! {
                 () = closing.cancelled() => return None,
+                () = self.context.keyring.revoked(self.caller.hash) => return None,
                 grown = timeout_at(heartbeat, self.growth.changed()) => match grown {
                     Ok(Ok(())) => sleep(GATHER).await,
                     Ok(Err(_)) => return None,
@@ -212,12 +211,14 @@ mod tests {
 
     #[test]
     fn listeners_leave_room_for_questions() {
-        assert_eq!(Listeners::new(1_280).most, MAX_LISTENERS);
-        assert_eq!(Listeners::new(65_536).most, MAX_LISTENERS);
-        let few = Listeners::new(8);
-        let inside: Vec<_> = (0..4).map(|_| few.enter().unwrap()).collect();
-        assert_eq!(few.enter().unwrap_err().code(), Code::TooManyListeners);
+        let (listeners, places) = (Listeners::default(), Places::new(8));
+        let inside: Vec<_> = (0..4).map(|_| listeners.enter(&places, None).unwrap()).collect();
+        assert_eq!(listeners.enter(&places, None).err().unwrap().code(), Code::TooManyListeners);
         drop(inside);
-        assert!(few.enter().is_ok());
+        assert!(listeners.enter(&places, None).is_ok());
+        let (listeners, places) = (Listeners::default(), Places::new(65_536));
+        let inside: Vec<_> = (0..MAX_LISTENERS).map(|_| listeners.enter(&places, None).unwrap()).collect();
+        assert_eq!(listeners.enter(&places, None).err().unwrap().code(), Code::TooManyListeners);
+        drop(inside);
     }
 }

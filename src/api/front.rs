@@ -16,7 +16,7 @@ use futures_util::FutureExt;
 use hyper::body::Incoming;
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use hyper::http::request::Parts;
-use hyper::{Request, Response, header};
+use hyper::{Method, Request, Response, StatusCode, header};
 use serde_json::Value;
 use tokio::time::{Instant, timeout};
 use tracing::Instrument as _;
@@ -30,7 +30,7 @@ use super::limit::{Allowance, Class, Client, Limiter};
 use super::peer::{Peer, Trust, User};
 use super::routes::{Access, Found, Params, Route, Router, Takes};
 use super::server::App;
-use super::{Context, off_runtime};
+use super::{Context, off_runtime, start};
 use crate::model::Timestamp;
 
 /// For a handler that reads no large body. Hashing media is the longest that one may do.
@@ -57,7 +57,10 @@ pub struct SpendsNothing;
 impl Call {
     /// The body as bytes, at most the configured size; empty where none came.
     pub async fn bytes(self, context: &Context) -> Result<Bytes, ApiError> {
-        self.body.collect(context.config.server.max_body_bytes).await
+        let bytes = self.body.collect(context.config.server.max_body_bytes).await?;
+        // It may have come slowly.
+        context.keyring.check(&self.caller, context.clock.now())?;
+        Ok(bytes)
     }
 
     /// The body as JSON; None where none came.
@@ -77,6 +80,8 @@ struct Passed {
     class: Class,
     client: Client,
     allowance: Option<Allowance>,
+    /// It was counted.
+    spent: bool,
 }
 
 pub struct Front {
@@ -107,36 +112,44 @@ impl Front {
         let place = self.place(peer, &head);
         let now = Instant::now();
         let host = if peer.is_unix() { Ok(()) } else { self.names.check_host(&head) };
-        let allowed = match host.and_then(|()| self.names.check_site(&head)) {
-            Ok(()) => self.authorise(access, peer, &head).await,
+        let framed = check_transfer(&head.headers).and(host);
+        let allowed = match framed.and_then(|()| self.names.check_site(&head)) {
+            Ok(()) => self.identify(access, peer, &head).await,
             Err(error) => Err(error),
         };
         let caller = match allowed {
             Ok(caller) => caller,
             Err(error) => {
                 let allowance = self.limiter.peek(class, place, now);
-                return Passed { answer: Err(error), class, client: place, allowance };
+                return Passed { answer: Err(error), class, client: place, allowance, spent: false };
             }
         };
         // Health is counted by address: a probe has no token, and a token is no reason to probe more.
         let token = caller.token.filter(|_| class != Class::Health);
         let client = token.map_or(place, Client::Token);
+        if let Err(error) = may(&caller, access) {
+            let allowance = self.limiter.peek(class, client, now);
+            return Passed { answer: Err(error), class, client, allowance, spent: false };
+        }
         let allowance =
             if spends { self.limiter.spend(class, client, now) } else { self.limiter.peek(class, client, now) };
-        if let Some(over) = allowance.filter(|allowance| spends && !allowance.granted) {
-            return Passed { answer: Err(rate_limited(over)), class, client, allowance };
-        }
+        let over = allowance.filter(|allowance| spends && !allowance.granted);
         let answer = match found {
             Found::Route(route, params) => {
                 let named = head.headers.get(header::HOST).and_then(|host| host.to_str().ok());
                 let host = named.filter(|_| !peer.is_unix()).map(str::to_owned);
                 let host = host.unwrap_or_else(|| self.address.to_string());
-                self.run(route, Call { head, caller, params, body, host }).await
+                let call = Call { head, caller, params, body, host };
+                match over {
+                    None => self.run(route, call).await,
+                    Some(over) => start::replay(&self.context, route, call).await.ok_or_else(|| rate_limited(over)),
+                }
             }
+            _ if let Some(over) = over => Err(rate_limited(over)),
             Found::WrongMethod(allow) => Err(wrong_method(&allow)),
             Found::Nothing => Err(ApiError::not_found("There is no such path.")),
         };
-        Passed { answer, class, client, allowance }
+        Passed { answer, class, client, allowance, spent: spends && over.is_none() }
     }
 
     /// Whom to count where there is no token.
@@ -147,17 +160,18 @@ impl Front {
         }
     }
 
-    /// Who calls, if he may. A token that is sent is the one that counts, also on the socket.
-    async fn authorise(&self, access: Access, peer: Peer, head: &Parts) -> Result<Caller, ApiError> {
+    /// Who calls. A token that is sent is the one that counts, also on the socket.
+    async fn identify(&self, access: Access, peer: Peer, head: &Parts) -> Result<Caller, ApiError> {
         if !self.context.config.auth.required {
             return Ok(Caller::ADMIN);
         }
-        let Some(scope) = access.scope() else { return Ok(Caller::ANYONE) };
+        if access.scope().is_none() {
+            return Ok(Caller::ANYONE);
+        }
         let now = self.context.clock.now();
         let keyring = &self.context.keyring;
         if let Some(token) = keyring::bearer(&head.headers) {
-            let caller = keyring.find(token?, now)?;
-            return caller.needs(scope).map(|()| caller);
+            return keyring.find(token?, now);
         }
         let any = || keyring.has_any(now);
         match peer {
@@ -175,6 +189,11 @@ impl Front {
     }
 
     async fn run(&self, route: &'static Route, mut call: Call) -> Result<Response<Reply>, ApiError> {
+        // Nobody who may read waits here for what should not come.
+        if matches!(call.head.method, Method::GET | Method::HEAD) && !call.body.is_empty() {
+            return Err(ApiError::new(Code::UnexpectedBody, "Send this request without a body.")
+                .with_header(header::CONNECTION, HeaderValue::from_static("close")));
+        }
         check_form(route.takes, &call.head.headers, call.body.is_empty())?;
         if route.takes == Takes::Nothing && !call.body.is_empty() {
             let nothing = RequestBody::new(http_body_util::Empty::new(), Arc::default());
@@ -205,9 +224,9 @@ impl App for Front {
         // Whatever a handler logs says for which request.
         let span = tracing::info_span!("request", request_id = %id);
         let (method, begun) = (head.method.clone(), Instant::now());
-        let Passed { answer, class, client, mut allowance } = self.pass(head, body, peer).instrument(span).await;
+        let Passed { answer, class, client, mut allowance, spent } = self.pass(head, body, peer).instrument(span).await;
         let mut response = answer.unwrap_or_else(|error| error.into_response(&id));
-        if response.extensions().get::<SpendsNothing>().is_some() {
+        if spent && response.extensions().get::<SpendsNothing>().is_some() {
             allowance = self.limiter.refund(class, client, Instant::now());
         }
         let took = begun.elapsed();
@@ -215,8 +234,28 @@ impl App for Front {
         let milliseconds = took.as_millis();
         tracing::debug!(request_id = %id, %method, ?class, status = response.status().as_u16(), milliseconds);
         decorate(response.headers_mut(), &id, allowance, self.context.clock.now());
+        if self.context.engine.view().draining && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
         response
     }
+}
+
+/// Whether the scopes of a token that is good are enough. Who was let in without one may.
+fn may(caller: &Caller, access: Access) -> Result<(), ApiError> {
+    let Some(scope) = access.scope().filter(|_| caller.token.is_some()) else { return Ok(()) };
+    if access.or_scope().is_some_and(|other| caller.scopes.allow(other)) { Ok(()) } else { caller.needs(scope) }
+}
+
+/// 400 unless a body comes as it is or in chunks: another coding before the chunks would be taken for the body.
+fn check_transfer(headers: &HeaderMap) -> Result<(), ApiError> {
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    let plain = codings.next().is_none_or(|only| only.as_bytes().eq_ignore_ascii_case(b"chunked"));
+    if plain && codings.next().is_none() {
+        return Ok(());
+    }
+    Err(ApiError::new(Code::UnsupportedTransfer, "Send `Transfer-Encoding: chunked`, or a Content-Length.")
+        .with_header(header::CONNECTION, HeaderValue::from_static("close")))
 }
 
 /// Whether the body's declared form fits the route.

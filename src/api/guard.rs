@@ -35,16 +35,22 @@ impl OwnNames {
         let port = bound.port();
         let mut names: Vec<String> = NAMES.map(str::to_owned).into();
         let ip = bound.ip().to_canonical();
-        let local = ip.is_loopback() || ip.is_unspecified();
-        if !local {
-            names.push(if ip.is_ipv6() { format!("[{ip}]") } else { ip.to_string() });
+        let own = if ip.is_ipv6() { format!("[{ip}]") } else { ip.to_string() };
+        let mut local = NAMES.map(str::to_owned).to_vec();
+        // An address that stands for all of them is nobody's name.
+        if !ip.is_unspecified() && !names.contains(&own) {
+            if ip.is_loopback() {
+                local.push(own.clone());
+            }
+            names.push(own);
         }
         let mut hosts: Vec<_> = names.iter().map(|name| format!("{name}:{port}")).collect();
         if port == HTTP_PORT {
             hosts.append(&mut names);
         }
         let mut origins: Vec<_> = hosts.iter().map(|host| format!("http://{host}")).collect();
-        let loopback = hosts.iter().filter(|host| NAMES.iter().any(|name| host.starts_with(name))).cloned().collect();
+        let loopback =
+            hosts.iter().filter(|host| local.iter().any(|name| host.starts_with(name.as_str()))).cloned().collect();
         for host in allowed {
             origins.extend([format!("https://{host}"), format!("http://{host}")]);
             hosts.push(host.clone());
@@ -180,6 +186,22 @@ mod tests {
         assert!(
             post("https://cove.example.org") && !post("https://cove.example.org:1") && !post("https://example.org")
         );
+    }
+
+    #[test]
+    fn the_address_really_bound_is_a_name_where_it_is_one() {
+        let passes = |bound: &str, host: &str| {
+            let head = head("GET", "/", &[("host", host)]);
+            let names = OwnNames::new(bound.parse().unwrap(), &[]);
+            (names.check_host(&head).is_ok(), names.is_loopback_name(&head))
+        };
+        assert_eq!(passes("127.0.0.2:8088", "127.0.0.2:8088"), (true, true));
+        assert_eq!(passes("127.0.0.2:8088", "127.0.0.1:8088"), (true, true));
+        assert!(!passes("127.0.0.2:8088", "127.0.0.2").0 && !passes("127.0.0.2:8088", "127.0.0.3:8088").0);
+        assert!(!passes("127.0.0.1:8088", "127.0.0.2:8088").0);
+        assert_eq!(passes("[::1]:8088", "[::1]:8088"), (true, true));
+        assert!(!passes("0.0.0.0:8088", "0.0.0.0:8088").0 && !passes("[::]:8088", "[::]:8088").0);
+        assert!(!passes("0.0.0.0:8088", "192.168.0.2:8088").0, "it cannot be told which are its own");
     }
 
     #[test]

@@ -3,8 +3,9 @@
 //! The front asks [`Keyring::find`] for a bearer token; the handlers of tokens keep it in step with the
 //! store. It is loaded before the first connection is accepted, and nobody else writes tokens while the
 //! daemon holds the file. Invariants: a revoked token is refused from the moment its revocation was asked
-//! for, before it is committed; only hashes are held; when a token was last used is written down at most
-//! once a minute, all together, and never by a request.
+//! for, before it is committed, and when a revocation is answered nothing that [acts](Keyring::act) for the token is
+//! under way; whoever waits for longer is [told](Keyring::revoked); only hashes are held; when a token was last used is
+//! written down at most once a minute, all together, and never by a request.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,6 +13,7 @@ use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
 
 use hyper::header::{self, HeaderMap, HeaderValue};
+use tokio::sync::{RwLockReadGuard, watch};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
@@ -29,12 +31,14 @@ pub struct Caller {
     pub scopes: Scopes,
     /// None: the socket, or a daemon that asks for no tokens.
     pub token: Option<TokenId>,
+    /// That token's, to ask for it again.
+    pub hash: Option<TokenHash>,
 }
 
 impl Caller {
-    pub const ADMIN: Self = Self { scopes: Scopes::ADMIN, token: None };
+    pub const ADMIN: Self = Self { scopes: Scopes::ADMIN, token: None, hash: None };
     /// Passed the guards, and no more is known.
-    pub const ANYONE: Self = Self { scopes: Scopes::NONE, token: None };
+    pub const ANYONE: Self = Self { scopes: Scopes::NONE, token: None, hash: None };
 
     /// 403 for a caller who may not.
     pub fn needs(&self, scope: Scope) -> Result<(), ApiError> {
@@ -63,6 +67,10 @@ impl Key {
 #[derive(Default)]
 pub struct Keyring {
     keys: RwLock<HashMap<TokenHash, Key>>,
+    /// How many there were.
+    revocations: watch::Sender<u64>,
+    /// Held for reading by what has to be over before a revocation is answered.
+    acting: tokio::sync::RwLock<()>,
 }
 
 impl Keyring {
@@ -86,11 +94,50 @@ impl Keyring {
     /// False: there is no such token.
     pub fn revoke(&self, id: TokenId, now: Timestamp) -> bool {
         let mut keys = self.keys.write().unwrap_or_else(PoisonError::into_inner);
-        let found = keys.values_mut().find(|key| key.token.id == id);
-        found.is_some_and(|key| {
-            key.token.revoked_at.get_or_insert(now);
-            true
-        })
+        let Some(key) = keys.values_mut().find(|key| key.token.id == id) else { return false };
+        key.token.revoked_at.get_or_insert(now);
+        drop(keys);
+        self.revocations.send_modify(|count| *count += 1);
+        true
+    }
+
+    /// Comes back when nothing is done any more for a token that was revoked before.
+    pub async fn settled(&self) {
+        drop(self.acting.write().await);
+    }
+
+    /// For a step that must not be taken for a revoked token, in however short a time between look and step: as long
+    /// as what this gives is held, no revocation is answered.
+    pub async fn act(&self, caller: &Caller, now: Timestamp) -> Result<RwLockReadGuard<'_, ()>, ApiError> {
+        let acting = self.acting.read().await;
+        self.check(caller, now)?;
+        Ok(acting)
+    }
+
+    /// Whether a caller who was let in may still go on.
+    pub fn check(&self, caller: &Caller, now: Timestamp) -> Result<(), ApiError> {
+        let Some(hash) = caller.hash else { return Ok(()) };
+        may_be_used(self.read().get(&hash).map_or(TokenState::Revoked, |key| key.token.state(now)))
+    }
+
+    pub fn revocations(&self) -> watch::Receiver<u64> {
+        self.revocations.subscribe()
+    }
+
+    /// 401 where it was; None cannot be.
+    pub fn check_revoked(&self, hash: Option<TokenHash>) -> Result<(), ApiError> {
+        let is_revoked = |hash| self.read().get(&hash).is_none_or(|key| key.token.revoked_at.is_some());
+        if hash.is_some_and(is_revoked) { may_be_used(TokenState::Revoked) } else { Ok(()) }
+    }
+
+    /// Comes back when this token is revoked; without one, never.
+    pub async fn revoked(&self, hash: Option<TokenHash>) {
+        let mut revocations = self.revocations();
+        while self.check_revoked(hash).is_ok() {
+            if hash.is_none() || revocations.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
     }
 
     /// Whether any token can be used now.
@@ -103,26 +150,16 @@ impl Keyring {
         if text.len() > MAX_TOKEN_BYTES || is_mistyped(text) {
             return Err(refused(Code::TokenInvalid, "This is no token of cove; a character may be missing or wrong."));
         }
-        let keys = self.read();
-        let Some(key) = keys.get(&TokenHash::of(text)) else {
+        let (keys, hash) = (self.read(), TokenHash::of(text));
+        let Some(key) = keys.get(&hash) else {
             return Err(refused(
                 Code::TokenInvalid,
                 "Nobody knows this token; `cove tokens list` shows those there are.",
             ));
         };
-        match key.token.state(now) {
-            TokenState::Active => {
-                key.last_used_ms.fetch_max(now.as_millis(), Ordering::Relaxed);
-                Ok(Caller { scopes: key.token.scopes, token: Some(key.token.id) })
-            }
-            TokenState::Expired => Err(refused(Code::TokenExpired, "The time of this token is over; make another.")),
-            TokenState::Revoked => Err(refused(Code::TokenRevoked, "This token was revoked; make another.")),
-        }
-    }
-
-    /// Whether this token can still be used.
-    pub fn is_active(&self, hash: &TokenHash, now: Timestamp) -> bool {
-        self.read().get(hash).is_some_and(|key| key.token.state(now) == TokenState::Active)
+        may_be_used(key.token.state(now))?;
+        key.last_used_ms.fetch_max(now.as_millis(), Ordering::Relaxed);
+        Ok(Caller { scopes: key.token.scopes, token: Some(key.token.id), hash: Some(hash) })
     }
 
     /// Newest first, each with its last use.
@@ -197,6 +234,14 @@ pub fn missing(any: bool) -> ApiError {
     ApiError::new(Code::TokenMissing, detail).with_header(header::WWW_AUTHENTICATE, told)
 }
 
+fn may_be_used(state: TokenState) -> Result<(), ApiError> {
+    match state {
+        TokenState::Active => Ok(()),
+        TokenState::Expired => Err(refused(Code::TokenExpired, "The time of this token is over; make another.")),
+        TokenState::Revoked => Err(refused(Code::TokenRevoked, "This token was revoked; make another.")),
+    }
+}
+
 fn refused(code: Code, detail: &str) -> ApiError {
     let told = HeaderValue::from_static("Bearer realm=\"cove\", error=\"invalid_token\"");
     ApiError::new(code, detail).with_header(header::WWW_AUTHENTICATE, told)
@@ -236,6 +281,34 @@ mod tests {
         assert!(keyring.revoke(TokenId::new(7), NOW) && !keyring.revoke(TokenId::new(8), NOW));
         assert_eq!(code("old form", NOW), Code::TokenRevoked);
         assert!(!keyring.has_any(NOW));
+    }
+
+    #[tokio::test]
+    async fn a_revocation_ends_what_waits_and_waits_for_what_acts() {
+        let keyring = Keyring::new(vec![
+            (TokenHash::of("a"), token(7, Scope::Read)),
+            (TokenHash::of("b"), token(8, Scope::Read)),
+        ]);
+        let caller = keyring.find("a", NOW).unwrap();
+        let other = keyring.find("b", NOW).unwrap();
+        let acting = keyring.act(&caller, NOW).await.unwrap();
+        let answered = AtomicU64::new(0);
+        let revoke = async {
+            assert!(keyring.revoke(TokenId::new(7), NOW));
+            keyring.settled().await;
+            answered.store(1, Ordering::Relaxed);
+        };
+        let waits = async {
+            keyring.revoked(caller.hash).await;
+            assert_eq!(answered.load(Ordering::Relaxed), 0, "what it did before is not over");
+            drop(acting);
+        };
+        tokio::join!(waits, revoke);
+        assert_eq!(keyring.act(&caller, NOW).await.unwrap_err().code(), Code::TokenRevoked);
+        assert_eq!(keyring.check_revoked(caller.hash).unwrap_err().code(), Code::TokenRevoked);
+        for goes_on in [other, Caller::ADMIN] {
+            assert!(keyring.act(&goes_on, NOW).await.is_ok() && keyring.check_revoked(goes_on.hash).is_ok());
+        }
     }
 
     #[test]

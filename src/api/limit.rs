@@ -1,8 +1,10 @@
 //! Rate limits: so many requests of a class per window and client, counted in memory.
 //!
 //! The front spends and puts the headers on every answer; a handler may give its request back (an
-//! idempotent replay spends nothing). Invariant: at most [`MAX_CLIENTS`] windows are kept; when they
-//! are all in use, further clients share one. Windows follow the monotonic clock and are lost at a
+//! idempotent replay spends nothing). Invariants: anybody can come from many addresses, so that at most
+//! [`MAX_ADDRESSES`] of their windows are kept, and when all are in use further addresses share one; tokens and
+//! users are as many as were made, and share nothing with addresses or with each other; a look keeps no window.
+//! Windows follow the monotonic clock and are lost at a
 //! restart, which is harmless: they guard against accidents, not against loss.
 
 use std::collections::HashMap;
@@ -15,18 +17,21 @@ use tokio::time::Instant;
 use crate::config::Limits;
 use crate::model::TokenId;
 
-pub const MAX_CLIENTS: usize = 4_096;
+pub const MAX_ADDRESSES: usize = 4_096;
+/// So many windows of tokens and users are kept before those that are over are dropped.
+const SWEPT_FROM: usize = 4_096;
 
 /// Which limit a route falls under.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Class {
     TaskStarts,
+    /// By address, whoever asks: what is open to anyone.
     Health,
     Metrics,
     /// Outside programs at work: they take and free locks as often as they work.
     Locks,
     Requests,
-    /// A page made of hundreds of small files.
+    /// What a person's `DevTools` or a program's browser needs: many small files, and upgrades.
     Unlimited,
 }
 
@@ -37,7 +42,7 @@ pub enum Client {
     /// A user of the unix socket; None: the kernel did not say which.
     User(Option<u32>),
     Token(TokenId),
-    /// Whoever came when all windows were in use.
+    /// Whatever address came when all their windows were in use.
     Overflow,
 }
 
@@ -56,6 +61,12 @@ pub struct Allowance {
 struct Window {
     ends: Instant,
     used: u32,
+}
+
+impl Window {
+    fn allowance(self, limit: u32, granted: bool, now: Instant) -> Allowance {
+        Allowance { limit, remaining: limit.saturating_sub(self.used), reset_in: self.ends - now, granted }
+    }
 }
 
 /// The limits in force, which a reload of the settings may change; a clone is another handle.
@@ -78,14 +89,41 @@ impl LiveLimits {
     }
 }
 
+type Windows = HashMap<(Class, Client), Window>;
+
+#[derive(Default)]
+struct Tables {
+    addresses: Windows,
+    /// Tokens and users of the socket.
+    known: Windows,
+}
+
+impl Tables {
+    /// Where this client is counted, and as whom.
+    fn of(&mut self, class: Class, client: Client, now: Instant) -> (&mut Windows, (Class, Client)) {
+        let key = (class, client);
+        let (table, most) = match client {
+            Client::Address(_) | Client::Overflow => (&mut self.addresses, MAX_ADDRESSES),
+            Client::User(_) | Client::Token(_) => (&mut self.known, SWEPT_FROM),
+        };
+        if table.len() < most || table.contains_key(&key) {
+            return (table, key);
+        }
+        table.retain(|_, window| window.ends > now);
+        let is_address = matches!(client, Client::Address(_));
+        let shared = is_address && table.len() >= MAX_ADDRESSES;
+        (table, if shared { (class, Client::Overflow) } else { key })
+    }
+}
+
 pub struct Limiter {
     limits: LiveLimits,
-    windows: Mutex<HashMap<(Class, Client), Window>>,
+    tables: Mutex<Tables>,
 }
 
 impl Limiter {
     pub fn new(limits: LiveLimits) -> Self {
-        Self { limits, windows: Mutex::default() }
+        Self { limits, tables: Mutex::default() }
     }
 
     const fn limit(limits: &Limits, class: Class) -> u32 {
@@ -101,54 +139,44 @@ impl Limiter {
 
     /// Takes one of the window's requests. None: this class has no limit.
     pub fn spend(&self, class: Class, client: Client, now: Instant) -> Option<Allowance> {
-        self.with_window(class, client, now, |window, limit| {
-            let granted = window.used < limit;
-            window.used += u32::from(granted);
-            granted
-        })
+        let (limit, length) = self.terms(class)?;
+        let mut tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
+        let (windows, key) = tables.of(class, client, now);
+        let fresh = Window { ends: now + length, used: 0 };
+        let window = windows.entry(key).or_insert(fresh);
+        if window.ends <= now {
+            *window = fresh;
+        }
+        let granted = window.used < limit;
+        window.used += u32::from(granted);
+        Some(window.allowance(limit, granted, now))
     }
 
-    /// Looks without taking.
+    /// Looks without taking, and keeps nothing.
     pub fn peek(&self, class: Class, client: Client, now: Instant) -> Option<Allowance> {
-        self.with_window(class, client, now, |window, limit| window.used < limit)
+        self.look(class, client, now, |_| {})
     }
 
     /// Gives one back, within the same window.
     pub fn refund(&self, class: Class, client: Client, now: Instant) -> Option<Allowance> {
-        self.with_window(class, client, now, |window, _| {
-            window.used = window.used.saturating_sub(1);
-            true
-        })
+        self.look(class, client, now, |window| window.used = window.used.saturating_sub(1))
     }
 
-    fn with_window(
-        &self,
-        class: Class,
-        client: Client,
-        now: Instant,
-        act: impl FnOnce(&mut Window, u32) -> bool,
-    ) -> Option<Allowance> {
+    fn look(&self, class: Class, client: Client, now: Instant, act: impl FnOnce(&mut Window)) -> Option<Allowance> {
+        let (limit, length) = self.terms(class)?;
+        let mut tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
+        let (windows, key) = tables.of(class, client, now);
+        let mut fresh = Window { ends: now + length, used: 0 };
+        let window = windows.get_mut(&key).filter(|window| window.ends > now).unwrap_or(&mut fresh);
+        act(window);
+        Some(window.allowance(limit, window.used < limit, now))
+    }
+
+    /// How many in a window, and how long it is. None: no limit.
+    fn terms(&self, class: Class) -> Option<(u32, Duration)> {
         let limits = self.limits.get();
         let limit = Self::limit(&limits, class);
-        if limit == 0 {
-            return None;
-        }
-        let length = Duration::from_secs(limits.window_seconds.max(1));
-        let mut windows = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut key = (class, client);
-        if !windows.contains_key(&key) && windows.len() >= MAX_CLIENTS {
-            windows.retain(|_, window| window.ends > now);
-            if windows.len() >= MAX_CLIENTS {
-                key.1 = Client::Overflow;
-            }
-        }
-        let window = windows.entry(key).or_insert(Window { ends: now + length, used: 0 });
-        if window.ends <= now {
-            *window = Window { ends: now + length, used: 0 };
-        }
-        let granted = act(window, limit);
-        let remaining = limit.saturating_sub(window.used);
-        Some(Allowance { limit, remaining, reset_in: window.ends - now, granted })
+        (limit > 0).then(|| (limit, Duration::from_secs(limits.window_seconds.max(1))))
     }
 }
 
@@ -214,18 +242,49 @@ mod tests {
         assert_eq!(limiter.spend(Class::Unlimited, ANNA, now), None);
     }
 
+    fn address(n: usize) -> Client {
+        Client::Address(IpAddr::V6(u128::try_from(n).unwrap().into()))
+    }
+
     #[test]
-    fn windows_are_bounded() {
+    fn windows_of_addresses_are_bounded() {
         let (limiter, now) = (limiter(), Instant::now());
-        let client = |n: usize| Client::Address(IpAddr::V6(u128::try_from(n).unwrap().into()));
-        for n in 0..MAX_CLIENTS {
-            assert!(limiter.spend(Class::Requests, client(n), now).unwrap().granted);
+        for n in 0..MAX_ADDRESSES {
+            assert!(limiter.spend(Class::Requests, address(n), now).unwrap().granted);
         }
-        assert!(limiter.spend(Class::Requests, client(MAX_CLIENTS), now).unwrap().granted);
-        assert!(!limiter.spend(Class::Requests, client(MAX_CLIENTS + 1), now).unwrap().granted, "shared");
-        assert!(limiter.windows.lock().unwrap().len() <= MAX_CLIENTS + 1);
+        assert!(limiter.spend(Class::Requests, address(MAX_ADDRESSES), now).unwrap().granted);
+        assert!(!limiter.spend(Class::Requests, address(MAX_ADDRESSES + 1), now).unwrap().granted, "shared");
+        assert_eq!(limiter.peek(Class::Requests, address(MAX_ADDRESSES + 2), now).unwrap().remaining, 0, "as it is");
+        assert!(limiter.tables.lock().unwrap().addresses.len() <= MAX_ADDRESSES + 1);
         let later = now + Duration::from_secs(61);
-        assert!(limiter.spend(Class::Requests, client(MAX_CLIENTS + 1), later).unwrap().granted);
-        assert_eq!(limiter.windows.lock().unwrap().len(), 1);
+        assert!(limiter.spend(Class::Requests, address(MAX_ADDRESSES + 1), later).unwrap().granted);
+        assert_eq!(limiter.tables.lock().unwrap().addresses.len(), 1);
+    }
+
+    #[test]
+    fn a_flood_of_addresses_takes_nothing_from_tokens_and_users() {
+        let (limiter, now) = (limiter(), Instant::now());
+        for n in 0..MAX_ADDRESSES * 2 {
+            limiter.spend(Class::Requests, address(n), now);
+        }
+        for id in 0..u64::try_from(SWEPT_FROM).unwrap() + 10 {
+            for client in [Client::Token(TokenId::new(id)), Client::User(u32::try_from(id).ok())] {
+                assert!(limiter.spend(Class::Requests, client, now).unwrap().granted, "{client:?}");
+                assert!(!limiter.spend(Class::Requests, client, now).unwrap().granted, "{client:?}: each its own");
+            }
+        }
+        limiter.spend(Class::Requests, Client::User(None), now + Duration::from_secs(61));
+        assert_eq!(limiter.tables.lock().unwrap().known.len(), 1, "what is over is dropped");
+    }
+
+    #[test]
+    fn a_look_keeps_no_window() {
+        let (limiter, now) = (limiter(), Instant::now());
+        for n in 0..MAX_ADDRESSES * 2 {
+            let seen = limiter.peek(Class::Requests, address(n), now).unwrap();
+            assert_eq!((seen.remaining, seen.granted, seen.reset_in), (1, true, Duration::from_mins(1)));
+        }
+        limiter.refund(Class::Requests, ANNA, now);
+        assert!(limiter.tables.lock().unwrap().addresses.is_empty());
     }
 }

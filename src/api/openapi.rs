@@ -127,7 +127,7 @@ fn answer_headers(route: &Route, operation: &Operation, status: u16) -> Value {
         headers["ETag"] = header("Tag");
     }
     match status {
-        202 if is_order(route) => headers["Idempotent-Replay"] = header("Replay"),
+        202 if route.is_order() => headers["Idempotent-Replay"] = header("Replay"),
         401 | 403 => headers["WWW-Authenticate"] = header("Challenge"),
         405 => headers["Allow"] = header("Allow"),
         429 | 503 | 507 => headers["Retry-After"] = header("RetryAfter"),
@@ -138,10 +138,6 @@ fn answer_headers(route: &Route, operation: &Operation, status: u16) -> Value {
 
 fn is_cached(operation: &Operation) -> bool {
     operation.answers.iter().any(|(status, _)| *status == 304)
-}
-
-fn is_order(route: &Route) -> bool {
-    route.class == Class::TaskStarts && route.takes == Takes::Json
 }
 
 fn describe(route: &Route, operation: &Operation, schemas: &Map<String, Value>) -> Value {
@@ -202,7 +198,7 @@ fn parameters(route: &Route, operation: &Operation) -> Vec<Value> {
         |name| json!({"name": name, "in": "query", "schema": query_schema(route, name), "description": told(name)}),
     );
     let mut all: Vec<Value> = in_path.chain(in_query).collect();
-    if is_order(route) {
+    if route.is_order() {
         all.push(
             json!({"name": "Idempotency-Key", "in": "header", "schema": {"type": "string", "pattern": "^[!-~]{1,255}$"},
             "description": "The same key and body give the same task, for 400 days."}),
@@ -279,7 +275,14 @@ fn query_schema(route: &Route, name: &str) -> Value {
 /// Every error that a route of this kind can answer, by what the way to its handler and the daemon's own
 /// state can say.
 fn errors(route: &Route, operation: &Operation) -> Vec<Code> {
-    let mut codes = vec![Code::WrongHost, Code::CrossSite, Code::UnsupportedEncoding, Code::Internal];
+    let mut codes = vec![
+        Code::TooManyConnections,
+        Code::UnsupportedTransfer,
+        Code::WrongHost,
+        Code::CrossSite,
+        Code::UnsupportedEncoding,
+        Code::Internal,
+    ];
     codes.extend([Code::BrokenBody, Code::BodyTimeout, Code::BodyTooLarge, Code::UnsupportedContentType]);
     codes.extend([Code::InvalidJson, Code::InvalidField, Code::UnknownField, Code::InvalidRequest]);
     if route.access.scope().is_some() {
@@ -299,6 +302,9 @@ fn errors(route: &Route, operation: &Operation) -> Vec<Code> {
         codes.push(Code::MissingField);
     }
     let reads = [Method::GET, Method::HEAD].contains(&route.method);
+    if reads {
+        codes.push(Code::UnexpectedBody);
+    }
     if !reads && route.access.scope().is_some() {
         codes.push(Code::NoDisk);
     }

@@ -18,6 +18,7 @@ use super::Context;
 use super::body::{Reply, empty, full};
 use super::error::ApiError;
 use super::front::Call;
+use super::server::is_large_text;
 
 const HTML: &str = "text/html; charset=utf-8";
 /// The bundle styles its elements itself; scripts are files of this daemon, and nothing is asked of others.
@@ -62,7 +63,13 @@ impl Asset {
     /// The file, or 304 where the caller has it.
     pub fn answer(&self, asked: &HeaderMap) -> Response<Reply> {
         let mut response = if self.is_known(asked) {
-            empty(StatusCode::NOT_MODIFIED)
+            let mut response = empty(StatusCode::NOT_MODIFIED);
+            let bytes = u64::try_from(self.bytes.len()).unwrap_or(u64::MAX);
+            if is_large_text(self.kind, bytes) {
+                // As the compression says it of the file.
+                response.headers_mut().insert(header::VARY, HeaderValue::from_static("accept-encoding"));
+            }
+            response
         } else {
             let mut response = Response::new(full(self.bytes.clone()));
             response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(self.kind));

@@ -43,6 +43,8 @@ pub enum Access {
     /// Whoever knows the secret in the path.
     PathSecret,
     Read,
+    /// What is asked before a submit.
+    ReadOrSubmit,
     Submit,
     Locks,
     Sessions,
@@ -60,12 +62,23 @@ impl Access {
     pub const fn scope(self) -> Option<Scope> {
         match self {
             Self::Anyone | Self::PathSecret => None,
-            Self::Read | Self::OpenHealth | Self::OpenMetrics | Self::OpenStatus | Self::OpenLocks => Some(Scope::Read),
+            Self::Read
+            | Self::ReadOrSubmit
+            | Self::OpenHealth
+            | Self::OpenMetrics
+            | Self::OpenStatus
+            | Self::OpenLocks => Some(Scope::Read),
             Self::Submit => Some(Scope::Submit),
             Self::Locks => Some(Scope::Locks),
             Self::Sessions => Some(Scope::Sessions),
             Self::Admin => Some(Scope::Admin),
         }
+    }
+
+    /// A scope that does as well.
+    #[must_use]
+    pub const fn or_scope(self) -> Option<Scope> {
+        if matches!(self, Self::ReadOrSubmit) { Some(Scope::Submit) } else { None }
     }
 
     /// The word of `[auth] open_on_loopback`.
@@ -92,6 +105,14 @@ pub struct Route {
     pub run: Handler,
 }
 
+impl Route {
+    /// It starts tasks, and takes an `Idempotency-Key`.
+    #[must_use]
+    pub fn is_order(&self) -> bool {
+        self.class == Class::TaskStarts && self.takes == Takes::Json
+    }
+}
+
 macro_rules! routes {
     ($($method:ident $path:literal $access:ident $takes:ident $class:ident $handler:path;)+) => {
         pub static ROUTES: &[Route] = &[$(Route {
@@ -110,11 +131,11 @@ macro_rules! routes {
 routes! {
     GET "/" Anyone Nothing Requests page::home;
     GET "/api/v1/openapi.json" Read Nothing Requests openapi::show;
-    GET "/api/v1/docs" Anyone Nothing Unlimited page::docs;
-    GET "/api/v1/docs/{file}" Anyone Nothing Unlimited page::docs_file;
+    GET "/api/v1/docs" Anyone Nothing Health page::docs;
+    GET "/api/v1/docs/{file}" Anyone Nothing Health page::docs_file;
     GET "/devtools/{token}/" PathSecret Nothing Unlimited devtools::enter;
     GET "/devtools/{token}/{*rest}" PathSecret Nothing Unlimited devtools::pass;
-    HEAD "/api/v1/bulk-upload/start" Read Nothing TaskStarts start::limits;
+    HEAD "/api/v1/bulk-upload/start" ReadOrSubmit Nothing TaskStarts start::limits;
     POST "/api/v1/bulk-upload/start" Submit Json TaskStarts start::start;
     GET "/api/v1/tasks" Read Nothing Requests tasks::list_tasks;
     GET "/api/v1/tasks/{id}" Read Nothing Requests tasks::show_task;
@@ -147,7 +168,7 @@ routes! {
     POST "/api/v1/claims/{id}/arm" Locks Json Locks claims::arm;
     POST "/api/v1/claims/{id}/complete" Locks Json Locks claims::complete;
     POST "/api/v1/claims/{id}/fail" Locks Json Locks claims::fail;
-    POST "/api/v1/sessions" Sessions Json Locks sessions::create;
+    POST "/api/v1/sessions" Sessions Json Requests sessions::create;
     GET "/api/v1/sessions" Read Nothing Requests sessions::list;
     GET "/api/v1/sessions/{id}" Read Nothing Requests sessions::show;
     DELETE "/api/v1/sessions/{id}" Sessions Nothing Locks sessions::delete;

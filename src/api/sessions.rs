@@ -6,6 +6,9 @@
 //! browser. A worker's session lives as long as its claim, and is refreshed with it.
 
 pub mod cdp;
+mod lenders;
+
+pub use lenders::Lenders;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -74,7 +77,7 @@ pub fn read_asked(body: &Value, ttl: Duration, headless: bool) -> Result<Asked, 
 }
 
 pub async fn create(context: Arc<Context>, call: Call) -> Result<Response<Reply>, ApiError> {
-    let host = call.host.clone();
+    let (host, caller) = (call.host.clone(), call.caller);
     let body = call.json(&context).await?.ok_or_else(no_body)?;
     let asked = read_asked(&body, default_ttl(&context), context.config.browser.headless)?;
     let directory = Directory::load(&context).await?;
@@ -87,11 +90,14 @@ pub async fn create(context: Arc<Context>, call: Call) -> Result<Response<Reply>
         ttl: asked.ttl,
         headless: asked.headless,
     };
+    let acting = context.keyring.act(&caller, context.clock.now()).await?;
     let lent = match context.engine.lend(wanted).await {
         Ok(lent) => lent,
         Err(refused) => return Err(why_refused(&context, &profile, refused).await),
     };
     let fence = lent.lent.fence;
+    context.lenders.note(fence, caller.hash, |fence| context.engine.door(fence).is_some());
+    drop(acting);
     let lock = context.store.lock(LockKind::PROFILE, profile.to_string()).await?;
     // It may have failed and be over by now; its address tells why.
     let mut json = match lock.filter(|lock| lock.fence == fence) {

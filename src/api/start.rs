@@ -14,17 +14,18 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
-use hyper::{Response, StatusCode, header};
+use hyper::{Response, StatusCode};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::body::{self, Reply};
+use super::body::{self, Reply, is_json};
 use super::error::{ApiError, Code, FieldError};
 use super::flows::find as find_named;
 use super::form::{Walk, pointer};
 use super::front::{Call, SpendsNothing};
 use super::json::parse_json;
 use super::profiles::{Directory, no_body};
+use super::routes::Route;
 use super::{Context, off_runtime};
 use crate::model::flow::{Flow, RawInput};
 use crate::model::{InputValue, OnUnknown, ProfileId};
@@ -35,6 +36,9 @@ const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const IDEMPOTENT_REPLAY: HeaderName = HeaderName::from_static("idempotent-replay");
 /// Scope of every Idempotency-Key while there are no tokens.
 const LOCAL_SCOPE: &str = "local";
+const REHEARSAL: &str = "/api/v1/flows/{name}/run";
+/// No body has it: a key that is known conflicts with it.
+const NO_BODY_HASH: [u8; 32] = [0; 32];
 /// How often a request is checked again because its flow was replaced meanwhile.
 const FLOW_CHANGES: usize = 3;
 
@@ -53,13 +57,37 @@ pub async fn rehearse(context: Arc<Context>, call: Call) -> Result<Response<Repl
     submit(context, call, Some(flow)).await
 }
 
+/// What the same request was answered before, for one that the rate limit refuses. A key that nobody knows costs one
+/// look, and its body is not read. None: the limit's refusal is the answer, whatever else is wrong.
+pub async fn replay(context: &Context, route: &Route, call: Call) -> Option<Response<Reply>> {
+    if !route.is_order() {
+        return None;
+    }
+    let key = idempotency_key(&call.head.headers).ok()??;
+    let rehearsed = (route.path == REHEARSAL).then(|| call.params.get("name").to_owned());
+    let mut idempotency = Idempotency { scope: key_scope(&call), key, body_hash: NO_BODY_HASH };
+    let looked = context.store.find_replay(idempotency.clone()).await;
+    if !matches!(looked, Err(EnqueueError::IdempotencyConflict { .. })) || !is_json(&call.head.headers) {
+        return None;
+    }
+    let body = call.bytes(context).await.ok()?;
+    idempotency.body_hash = off_runtime(move || body_hash(&body, rehearsed.as_deref())).await.ok()?;
+    let enqueued = context.store.find_replay(idempotency).await.ok()??;
+    Some(accepted(&enqueued))
+}
+
+/// Whose keys these are.
+fn key_scope(call: &Call) -> String {
+    call.caller.token.map_or_else(|| LOCAL_SCOPE.to_owned(), |token| token.to_string())
+}
+
 /// `rehearsed`: the flow of a rehearsal.
 async fn submit(context: Arc<Context>, call: Call, rehearsed: Option<String>) -> Result<Response<Reply>, ApiError> {
     if context.engine.view().draining {
         return Err(draining());
     }
     let key = idempotency_key(&call.head.headers)?;
-    let scope = call.caller.token.map_or_else(|| LOCAL_SCOPE.to_owned(), |token| token.to_string());
+    let scope = key_scope(&call);
     let bytes = call.bytes(&context).await?;
     if bytes.is_empty() {
         return Err(no_body());
@@ -103,7 +131,6 @@ async fn submit(context: Arc<Context>, call: Call, rehearsed: Option<String>) ->
 
 fn draining() -> ApiError {
     ApiError::new(Code::Draining, "The daemon stops; send the request again when it runs.")
-        .with_header(header::RETRY_AFTER, HeaderValue::from_static("10"))
 }
 
 /// 1 to 255 visible ASCII characters, once.

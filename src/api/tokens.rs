@@ -2,7 +2,7 @@
 //!
 //! Invariants: a token's text is in one answer, that of the request which made it, and nowhere else; the
 //! keyring refuses a token before its revocation is committed, so that nothing that is dropped half-way
-//! leaves it in use.
+//! leaves it in use; a revocation is answered when nothing is done for the token any more.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -138,6 +138,7 @@ pub async fn revoke(context: Arc<Context>, call: Call) -> Result<Response<Reply>
         return Err(missing());
     }
     context.store.revoke_token(id, now).await?;
+    context.keyring.settled().await;
     tracing::info!(token = %id, "a token was revoked");
     Ok(body::empty(StatusCode::NO_CONTENT))
 }

@@ -20,7 +20,7 @@ use super::error::{ApiError, Code};
 use super::front::decorate;
 use super::guard::{OwnNames, request_id};
 use super::peer::Peer;
-use super::server::{self, App};
+use super::server::{self, App, Bounds};
 use crate::model::Clock;
 
 /// Whoever waits for the daemon asks again; a few at a time are enough.
@@ -44,7 +44,8 @@ pub async fn serve(
 ) {
     let address = tcp.local_addr().unwrap_or_else(|_| ([127, 0, 0, 1], 0).into());
     let waiting = Arc::new(Waiting { names: OwnNames::new(address, &allowed_hosts), why, clock });
-    server::run(waiting, tcp, Some(unix), MAX_CONNECTIONS, stop).await;
+    let bounds = Bounds { max_connections: MAX_CONNECTIONS, proxies: Vec::new() };
+    server::run(waiting, tcp, Some(unix), bounds, stop).await;
 }
 
 impl Waiting {

@@ -57,6 +57,13 @@ impl Listeners {
             _ => ListenError::Tcp { address, error },
         })?;
         let bound = tcp.local_addr().map_err(|error| ListenError::Tcp { address, error })?;
+        if bound.ip().to_canonical().is_unspecified() && config.server.allowed_hosts.is_empty() {
+            let port = bound.port();
+            tracing::warn!(
+                "listening on every address, and answering to 127.0.0.1:{port}, localhost:{port} and [::1]:{port} alone: \
+                 name the others in server.allowed_hosts"
+            );
+        }
         let (unix, socket) = match passed.unix {
             Some(unix) => (UnixListener::from_std(unix).map_err(|error| ListenError::Unix { path, error })?, None),
             None => (bind_socket(&path).await?, Some(path)),

@@ -86,7 +86,7 @@ operations! {
     POST "/api/v1/locks/refresh" refreshLock "Hold it longer." [] Some("LockRefresh"); [200 json("Refreshed")] [UnknownProfile AmbiguousProfile StaleFence NotHeld];
     POST "/api/v1/locks/release" releaseLock "Give it back." [] Some("LockRelease"); [200 json("Released")] [UnknownProfile AmbiguousProfile StaleFence NotHeld];
     POST "/api/v1/locks/cleanup" cleanUpLocks "Remove expired locks; with `force` all of one owner." [] Some("LockCleanup"); [200 json("CleanedUp")] [];
-    POST "/api/v1/claims" claimItem "An outside worker takes an item; waits for one." [] Some("ClaimRequest"); [200 json("Claim"), 204 NOTHING] [ProfileBusy SessionsFull ProviderDown NoMemory NoCpu Restored];
+    POST "/api/v1/claims" claimItem "An outside worker takes an item; waits for one." [] Some("ClaimRequest"); [200 json("Claim"), 204 NOTHING] [TooManyWaiting ProfileBusy SessionsFull ProviderDown NoMemory NoCpu Restored];
     POST "/api/v1/claims/{id}/refresh" refreshClaim "Keep it longer." [] Some("ClaimRefresh"); [200 json("ClaimRefreshed")] [NotFound StaleFence NotHeld];
     POST "/api/v1/claims/{id}/arm" armClaim "Right before the click: may it be made?" [] Some("ClaimArm"); [200 json("Armed")] [NotFound StaleFence NotHeld AlreadyArmed Canceled SessionEnded MediaMismatch];
     POST "/api/v1/claims/{id}/complete" completeClaim "It was published." [] Some("ClaimComplete"); [200 json("Item")] [NotFound StaleFence NotHeld];
@@ -96,9 +96,9 @@ operations! {
     GET "/api/v1/sessions/{id}" getSession "One of them." [] None; [200 json("Session")] [NotFound];
     DELETE "/api/v1/sessions/{id}" deleteSession "End it: the browser is stopped and the profile is free." [] None; [204 NOTHING] [NotFound AlreadyArmed];
     POST "/api/v1/sessions/{id}/refresh" refreshSession "Keep it longer." [] Some("SessionRefresh"); [200 json("Session")] [NotFound StaleFence NotHeld];
-    GET "/api/v1/sessions/{id}/cdp/{token}" connectSession "The browser itself: a WebSocket of CDP." [] None; [101 NOTHING] [NotFound SessionEnded NotReady BadGateway UpgradeRequired];
-    GET "/api/v1/sessions/{id}/cdp/{token}/json/version" sessionVersion "What clients of CDP ask first." [] None; [200 json("BrowserVersion")] [NotFound SessionEnded NotReady BadGateway];
-    GET "/api/v1/sessions/{id}/cdp/{token}/json/version/" sessionVersionSlash "The same, as some clients write it." [] None; [200 json("BrowserVersion")] [NotFound SessionEnded NotReady BadGateway];
+    GET "/api/v1/sessions/{id}/cdp/{token}" connectSession "The browser itself: a WebSocket of CDP." [] None; [101 NOTHING] [NotFound TokenRevoked SessionEnded NotReady BadGateway UpgradeRequired];
+    GET "/api/v1/sessions/{id}/cdp/{token}/json/version" sessionVersion "What clients of CDP ask first." [] None; [200 json("BrowserVersion")] [NotFound TokenRevoked SessionEnded NotReady BadGateway];
+    GET "/api/v1/sessions/{id}/cdp/{token}/json/version/" sessionVersionSlash "The same, as some clients write it." [] None; [200 json("BrowserVersion")] [NotFound TokenRevoked SessionEnded NotReady BadGateway];
     POST "/api/v1/media" uploadMedia "Store a file; its hash names it." [] None; [201 json("Media")] [MediaEmpty MediaFailed];
     GET "/api/v1/flows" listFlows "Stored flows." [] None; [200 json("Flows")] [];
     GET "/api/v1/flows/{name}" getFlow "The recording, as it was put." [] None; [200 json("FlowRecording")] [NotFound];

@@ -59,7 +59,8 @@ async fn running(max_connections: usize) -> Running {
     let unix = UnixListener::bind(&socket).unwrap();
     let (app, stop) = (Arc::new(Fake::default()), CancellationToken::new());
     let mut server = JoinSet::new();
-    server.spawn(run(Arc::clone(&app), tcp, Some(unix), max_connections, stop.clone()));
+    let bounds = Bounds { max_connections, proxies: Vec::new() };
+    server.spawn(run(Arc::clone(&app), tcp, Some(unix), bounds, stop.clone()));
     Running { app, address, stop, server, socket, _dir: dir }
 }
 
@@ -125,7 +126,10 @@ async fn at_the_cap_the_longest_idle_makes_room_and_busy_ones_do_not() {
     assert!(half.read(&mut [0; 64]).await.map_or(0, |read| read) == 0);
     let mut refused = TcpStream::connect(running.address).await.unwrap();
     let answer = read_all(&mut refused).await;
-    assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("Retry-After"), "{answer}");
+    assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("retry-after: 1\r\n"), "{answer}");
+    let mut operator = tokio::net::UnixStream::connect(&running.socket).await.unwrap();
+    send(&mut operator, "GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    read_until(&mut operator, "Unix 0").await;
     running.app.release.notify_one();
     running.app.release.notify_one();
     read_until(&mut busy, "waited").await;

@@ -79,6 +79,10 @@ fn bodies() -> Vec<Case> {
     let deep_objects = nested("{\"a\":", "}", 200).replace(":}", ":1}");
     vec![
         ("no body, no content type", request(PAUSE, "Content-Length: 0\r\n", ""), &[202]),
+        ("a read with an empty body", request(HEALTH, &format!("{JSON}Content-Length: 0\r\n"), ""), &[200]),
+        ("a read with a body", body(HEALTH, JSON, "{}"), &[400]),
+        ("a read with chunks", request(HEALTH, "Transfer-Encoding: chunked\r\n", "0\r\n\r\n"), &[400]),
+        ("a look with a body", body(&HEALTH.replace("GET", "HEAD"), JSON, "{}"), &[400]),
         ("an empty object for nothing", body(PAUSE, JSON, "{}"), &[202]),
         ("a field for nothing", body(PAUSE, JSON, "{\"a\":1}"), &[422]),
         ("text/plain", body(START, "Content-Type: text/plain\r\n", "{}"), &[415]),
@@ -95,6 +99,11 @@ fn bodies() -> Vec<Case> {
         ("deep lists", body(START, JSON, &deep), &[400]),
         ("deep objects", body(START, JSON, &deep_objects), &[400]),
         ("something behind the JSON", body(START, JSON, "{} {}"), &[400]),
+    ]
+}
+
+fn lengths() -> Vec<Case> {
+    vec![
         (
             "a declared body that is too large",
             request(START, &format!("{JSON}Content-Length: 99999999\r\n"), ""),
@@ -111,6 +120,21 @@ fn bodies() -> Vec<Case> {
             &[400],
         ),
         ("an encoding that is none", request(START, &format!("{JSON}Transfer-Encoding: gzip\r\n"), "x"), &[400, 501]),
+        (
+            "an encoding before the chunks",
+            request(START, &format!("{JSON}Transfer-Encoding: gzip, chunked\r\n"), "2\r\n{}\r\n0\r\n\r\n"),
+            &[400],
+        ),
+        (
+            "an encoding and chunks in two headers",
+            request(START, &format!("{JSON}Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n"), "0\r\n\r\n"),
+            &[400],
+        ),
+        (
+            "chunks in capitals",
+            request(START, &format!("{JSON}Transfer-Encoding: Chunked\r\n"), "2\r\n{}\r\n0\r\n\r\n"),
+            &[422],
+        ),
         ("chunks", request(START, &format!("{JSON}Transfer-Encoding: chunked\r\n"), "2\r\n{}\r\n0\r\n\r\n"), &[422]),
         (
             "a chunk of no number",
@@ -134,7 +158,7 @@ fn bodies() -> Vec<Case> {
 async fn h2_limits_and_framing() {
     let daemon = Daemon::start().await;
     let address = address(&daemon);
-    let cases: Vec<Case> = [lines(), headers(), bodies()].concat();
+    let cases: Vec<Case> = [lines(), headers(), bodies(), lengths()].concat();
     assert!(cases.len() >= 60, "{}", cases.len());
     let mut wrong = Vec::new();
     for (name, sent, right) in &cases {
