@@ -41,7 +41,7 @@ const REFUSED_PAUSE: Duration = Duration::from_millis(500);
 
 /// Waits for an item of these kinds, at most as long as the worker does.
 pub async fn claim(context: Arc<Context>, call: Call) -> Result<Response<Reply>, ApiError> {
-    let (host, caller) = (call.host.clone(), call.caller);
+    let (reached, caller) = (sessions::Reached::by(&call), call.caller);
     let asked = read_claim(&call.json(&context).await?.ok_or_else(no_body)?)?;
     if asked.session {
         caller.needs(Scope::Sessions)?;
@@ -59,7 +59,7 @@ pub async fn claim(context: Arc<Context>, call: Call) -> Result<Response<Reply>,
                     context.engine.ring();
                     let mut json = claimed_json(&context, &claimed).await?;
                     if let Some(door) = door {
-                        let (session_id, endpoint) = sessions::address(claimed.fence, &host, door.token());
+                        let (session_id, endpoint) = sessions::address(claimed.fence, &reached, door.token());
                         json["session"] = json!({"session_id": session_id, "ws_endpoint": endpoint});
                     }
                     return Ok(body::json(StatusCode::OK, &json));

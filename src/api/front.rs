@@ -48,6 +48,8 @@ pub struct Call {
     pub body: RequestBody,
     /// Host and port under which the caller reached us.
     pub host: String,
+    /// Over TLS, as a proxy of ours says.
+    pub secure: bool,
 }
 
 /// Put into an answer's extensions: the request gives back what it spent.
@@ -131,7 +133,8 @@ impl Front {
                 let named = head.headers.get(header::HOST).and_then(|host| host.to_str().ok());
                 let host = named.filter(|_| !peer.is_unix()).map(str::to_owned);
                 let host = host.unwrap_or_else(|| self.address.to_string());
-                self.run(route, Call { head, caller, params, body, host }).await
+                let secure = self.trust.is_secure(peer, &head.headers);
+                self.run(route, Call { head, caller, params, body, host, secure }).await
             }
             Found::WrongMethod(allow) => Err(wrong_method(&allow)),
             Found::Nothing => Err(ApiError::not_found("There is no such path.")),
@@ -157,6 +160,9 @@ impl Front {
         let keyring = &self.context.keyring;
         if let Some(token) = keyring::bearer(&head.headers) {
             let caller = keyring.find(token?, now)?;
+            if access.other_scope().is_some_and(|other| caller.scopes.allow(other)) {
+                return Ok(caller);
+            }
             return caller.needs(scope).map(|()| caller);
         }
         let any = || keyring.has_any(now);

@@ -152,6 +152,9 @@ fn describe(route: &Route, operation: &Operation) -> Value {
     if let Some(scope) = route.access.scope() {
         described["x-scope"] = json!(scope.name());
     }
+    if let Some(other) = route.access.other_scope() {
+        described["x-other-scope"] = json!(other.name());
+    }
     if let Some(body) = body(route, operation) {
         described["requestBody"] = body;
     }

@@ -46,6 +46,8 @@ pub enum Access {
     Submit,
     Locks,
     Sessions,
+    /// `Read`, or `Sessions`: whoever was lent a browser may look at it.
+    ReadOrSessions,
     Admin,
     /// `Read`; and on loopback without a token where `[auth] open_on_loopback` has the word.
     OpenHealth,
@@ -60,11 +62,25 @@ impl Access {
     pub const fn scope(self) -> Option<Scope> {
         match self {
             Self::Anyone | Self::PathSecret => None,
-            Self::Read | Self::OpenHealth | Self::OpenMetrics | Self::OpenStatus | Self::OpenLocks => Some(Scope::Read),
+            Self::Read
+            | Self::ReadOrSessions
+            | Self::OpenHealth
+            | Self::OpenMetrics
+            | Self::OpenStatus
+            | Self::OpenLocks => Some(Scope::Read),
             Self::Submit => Some(Scope::Submit),
             Self::Locks => Some(Scope::Locks),
             Self::Sessions => Some(Scope::Sessions),
             Self::Admin => Some(Scope::Admin),
+        }
+    }
+
+    /// What does as well.
+    #[must_use]
+    pub const fn other_scope(self) -> Option<Scope> {
+        match self {
+            Self::ReadOrSessions => Some(Scope::Sessions),
+            _ => None,
         }
     }
 
@@ -148,8 +164,8 @@ routes! {
     POST "/api/v1/claims/{id}/complete" Locks Json Locks claims::complete;
     POST "/api/v1/claims/{id}/fail" Locks Json Locks claims::fail;
     POST "/api/v1/sessions" Sessions Json Locks sessions::create;
-    GET "/api/v1/sessions" Read Nothing Requests sessions::list;
-    GET "/api/v1/sessions/{id}" Read Nothing Requests sessions::show;
+    GET "/api/v1/sessions" ReadOrSessions Nothing Requests sessions::list;
+    GET "/api/v1/sessions/{id}" ReadOrSessions Nothing Requests sessions::show;
     DELETE "/api/v1/sessions/{id}" Sessions Nothing Locks sessions::delete;
     POST "/api/v1/sessions/{id}/refresh" Sessions MaybeJson Locks sessions::refresh;
     GET "/api/v1/sessions/{id}/cdp/{token}" PathSecret Nothing Unlimited sessions::cdp::connect;

@@ -252,6 +252,7 @@ async fn a_lent_session_is_reached_through_nginx() {
     let lent = post("/api/v1/sessions", json!({"profile": "anna", "owner": "script", "ttl_seconds": 60})).await;
     assert_eq!(lent.status, 201, "{}", lent.body);
     let endpoint = lent.body["ws_endpoint"].as_str().unwrap();
+    assert!(endpoint.starts_with(&format!("wss://{NAME}/")), "{endpoint}");
     let path = endpoint.splitn(4, '/').nth(3).unwrap();
     let asked = nginx
         .client
