@@ -33,7 +33,7 @@ mod tokens;
 mod trial;
 mod writer;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::path::Path;
 use std::sync::Arc;
@@ -313,6 +313,11 @@ impl Store {
 
     pub async fn items(&self, query: ItemQuery) -> Result<Page<Item>, StoreError> {
         self.read(move |txn| reads::items(txn, &query)).await
+    }
+
+    /// Which of these items' unknown outcomes were settled as published.
+    pub async fn settled_published(&self, items: Vec<ItemId>) -> Result<BTreeSet<ItemId>, StoreError> {
+        self.read(move |txn| reads::settled_published(txn, &items)).await
     }
 
     /// Oldest first; `after` is the number of the last line seen.

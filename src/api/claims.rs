@@ -35,6 +35,7 @@ pub use form::{claim_id, read_claim, read_failure, read_fence, read_hashes, read
 const MAX_LOOKS: usize = 100;
 /// What an attempt needs between the answer to `arm` and its click.
 const CLICK_MARGIN: Duration = Duration::from_secs(1);
+const UNARMED: &str = "It was completed without having been armed: cove took your word, and could not keep you from a click that it would have refused. Call `arm` right before the click, and do not click where it is refused.";
 /// How long nothing is asked of the engine after it refused to lend: its answer is a change that wakes whoever
 /// waits for one.
 const REFUSED_PAUSE: Duration = Duration::from_millis(500);
@@ -180,9 +181,14 @@ fn stale() -> ApiError {
     ApiError::new(Code::StaleFence, "The item is not yours under this fence any more: stop what you do with it.")
 }
 
+fn canceled() -> ApiError {
+    ApiError::new(Code::Canceled, "A cancel was requested: do not click, and call `fail`.")
+}
+
 fn over(refused: NotYours) -> ApiError {
     match refused {
         NotYours::StaleFence => stale(),
+        NotYours::Canceled => canceled(),
         NotYours::NotHeld => {
             let detail = "The lease of this claim is over: stop what you do with the item. Where it was armed and went out, `complete` still counts.";
             ApiError::new(Code::NotHeld, detail)
@@ -229,9 +235,7 @@ pub async fn arm(context: Arc<Context>, call: Call) -> Result<Response<Reply>, A
     }
     if let Err(failure) = context.engine.arm_claim(name, Proofs::unproven()).await {
         return Err(match failure.code {
-            FailureCode::Canceled => {
-                ApiError::new(Code::Canceled, "A cancel was requested: do not click, and call `fail`.")
-            }
+            FailureCode::Canceled => canceled(),
             FailureCode::BrowserLost => {
                 ApiError::new(Code::SessionEnded, "The browser of this claim is being stopped: do not click in it.")
             }
@@ -314,7 +318,9 @@ pub async fn fail(context: Arc<Context>, call: Call) -> Result<Response<Reply>, 
     let max_attempts = context.store.task_alone(task).await?.ok_or_else(stale)?.0.max_attempts;
     let (limits, now) = (Limits::from(&context.config.engine), context.clock.now());
     let verdict = |item: &Item| {
-        if item.is_armed() {
+        // Also where it was said before, and its answer was lost.
+        let unknown = item.state == ItemState::OutcomeUnknown && item.armed_fence == Some(name.fence);
+        if item.is_armed() || unknown {
             let unknown = failure.clone().after_commit();
             return (Verdict::OutcomeUnknown(unknown), effect_after_commit(&failure));
         }
@@ -343,7 +349,11 @@ async fn end(
                 }
                 // It also stops the browser that came with it; the profile is free behind that.
                 context.engine.ring();
-                return Ok(body::json(StatusCode::OK, &Viewer::new(context).await?.item(&ended.item).await?));
+                let mut json = Viewer::new(context).await?.item(&ended.item).await?;
+                if ended.unasked {
+                    json["warnings"] = json!([{"code": "completed_unarmed", "detail": UNARMED}]);
+                }
+                return Ok(body::json(StatusCode::OK, &json));
             }
             Err(FinishRefused::Armed) if tries == 0 => tries += 1,
             Err(_) => return Err(stale()),
