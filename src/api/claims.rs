@@ -351,6 +351,7 @@ async fn end(
                 context.engine.ring();
                 let mut json = Viewer::new(context).await?.item(&ended.item).await?;
                 if ended.unasked {
+                    tracing::warn!(item = %name.item, fence = %name.fence, "a worker completed it without having armed it");
                     json["warnings"] = json!([{"code": "completed_unarmed", "detail": UNARMED}]);
                 }
                 return Ok(body::json(StatusCode::OK, &json));
