@@ -29,6 +29,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::browser::host::HostOptions;
 use crate::config::{Config, Loaded, Sources};
+use crate::model::token::why_mistyped;
 use remote::{Client, RemoteError};
 
 /// Publishes your own media through your own browser profiles, unattended and never twice.
@@ -65,11 +66,12 @@ impl Global {
 }
 
 fn parse_url(text: &str) -> Result<String, String> {
-    let base = |url: &reqwest::Url| url.scheme() == "http" && url.has_host() && url.query().is_none();
+    let known = |url: &reqwest::Url| matches!(url.scheme(), "http" | "https");
+    let base = |url: &reqwest::Url| known(url) && url.has_host() && url.query().is_none();
     if text.is_empty() || reqwest::Url::parse(text).is_ok_and(|url| base(&url)) {
         return Ok(text.to_owned());
     }
-    Err("allowed is an http address, for example http://127.0.0.1:8088 (this version speaks no TLS)".to_owned())
+    Err("allowed is an http or https address, for example http://127.0.0.1:8088 or https://cove.example.org".to_owned())
 }
 
 #[derive(Subcommand)]
@@ -254,7 +256,13 @@ fn connect(global: &Global) -> anyhow::Result<Result<Client, u8>> {
             Err(code) => return Ok(Err(code)),
         },
     };
-    Ok(Ok(client.with_token(token(global)?)))
+    let token = token(global)?;
+    if let Some(why) = token.as_deref().and_then(why_mistyped) {
+        let from = global.token_file.as_ref().map_or("COVE_TOKEN".to_owned(), |file| file.display().to_string());
+        tell(&format!("cove: the token of {from} is mistyped, and was not sent: {why}"));
+        return Ok(Err(exit::USAGE));
+    }
+    Ok(Ok(client.with_token(token)))
 }
 
 /// The bearer token: of the file, else of the environment.
@@ -345,6 +353,7 @@ mod tests {
             "cove items show i1 --json",
             "cove profiles open anna",
             "cove locks list --kind task --owner w --json --limit 7",
+            "cove locks list --kind task --key 7",
             "cove locks cleanup --dry-run",
             "cove locks cleanup --owner w --force --json",
             "cove sessions list --json",
@@ -369,6 +378,7 @@ mod tests {
             "cove --url http://127.0.0.1:8088 status",
             "cove flows show atelier --json",
             "cove resume --accept-duplicates",
+            "cove --url https://h status",
             "cove tasks retry t1",
             "cove tasks pause t1",
             "cove items resolve i1 published --published-url http://x --note seen",
@@ -382,9 +392,10 @@ mod tests {
         for line in [
             "cove",
             "cove --url foo status",
-            "cove --url https://h status",
+            "cove --url ftp://h status",
             "cove run atelier",
             "cove tasks show",
+            "cove locks list --key 7",
             "cove locks cleanup --force",
             "cove tokens create ci",
             "cove tokens create ci --scope everything",

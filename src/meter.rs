@@ -64,6 +64,8 @@ pub enum Mark {
     },
     /// The item came into this state.
     Item(ItemState),
+    /// A worker completed what it had never armed.
+    CompletedUnarmed,
     /// A try of a webhook: `delivered`, `given_up`, `again`.
     Delivery(&'static str),
 }
@@ -133,6 +135,7 @@ pub struct Counted {
     pub attempts_ended: BTreeMap<ItemState, u64>,
     /// How often items came into a state.
     pub items: BTreeMap<ItemState, u64>,
+    pub claims_completed_unarmed: u64,
     pub deliveries: BTreeMap<&'static str, u64>,
     times: BTreeMap<Timed, Histogram>,
 }
@@ -160,6 +163,7 @@ impl Counted {
                 self.time(Timed::Attempt, after);
             }
             Mark::Item(state) => *self.items.entry(state).or_default() += 1,
+            Mark::CompletedUnarmed => self.claims_completed_unarmed += 1,
             Mark::Delivery(result) => *self.deliveries.entry(result).or_default() += 1,
         }
     }

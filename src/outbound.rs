@@ -1,7 +1,7 @@
 //! The HTTP clients of this process, and its one TLS stack.
 //!
-//! Whoever calls out takes a builder here: webhooks and providers [`anywhere`], the command line
-//! [`local`]. Invariants: a certificate is always checked, against the roots that the system trusts
+//! Whoever calls out takes a builder here: webhooks, providers and whoever is told of an https address
+//! [`anywhere`], the command line otherwise [`local`]. Invariants: a certificate is always checked, against the roots that the system trusts
 //! (`SSL_CERT_FILE` and `SSL_CERT_DIR` name others); no proxy of the environment is used; no TLS
 //! provider is taken from a global that somebody may have forgotten to set. What is called, how long it
 //! may take and what an answer means are the caller's.

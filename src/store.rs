@@ -34,7 +34,7 @@ mod tokens;
 mod trial;
 mod writer;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -323,6 +323,11 @@ impl Store {
 
     pub async fn items(&self, query: ItemQuery) -> Result<Page<Item>, StoreError> {
         self.read(move |txn| reads::items(txn, &query)).await
+    }
+
+    /// Which of these items' unknown outcomes were settled as published.
+    pub async fn settled_published(&self, items: Vec<ItemId>) -> Result<BTreeSet<ItemId>, StoreError> {
+        self.read(move |txn| reads::settled_published(txn, &items)).await
     }
 
     /// Oldest first; `after` is the number of the last line seen.

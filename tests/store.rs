@@ -137,7 +137,7 @@ async fn a_task_goes_through_its_life() {
     let opened = furnished(folder.path()).await;
     let store = &opened.store;
     let made = store.enqueue(task(vec![item("anna"), item("boris")]), NOW).await.unwrap();
-    assert_eq!((made.state, made.items, made.replayed), (TaskState::Queued, 2, false));
+    assert_eq!((made.state, made.items, made.replayed), (Some(TaskState::Queued), 2, false));
     let outlook = store.outlook(MOMENT).await.unwrap();
     assert_eq!(outlook.heads.len(), 2);
     let claimed = claim(store, outlook.heads[0].item).await;
@@ -275,6 +275,54 @@ async fn rule_2_the_same_media_without_a_key_is_accepted_with_a_warning() {
         assert!(opened.store.ask(again.task, Ask::Cancel, NOW).await.unwrap());
         opened.store.settle(again.task, NOW).await.unwrap();
     }
+    opened.close().await;
+}
+
+/// A key says that the new one is another thing; that the older one had a key says nothing about the new one.
+#[tokio::test]
+async fn rule_2_an_item_without_a_key_is_told_of_an_older_one_that_had_a_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let opened = furnished(folder.path()).await;
+    let file =
+        FileInput { path: "/srv/1.mp4".into(), sha256: "ab".repeat(32), bytes: 1, device: 1, inode: 1, mtime_ns: 0 };
+    let with = |key: Option<&str>| NewItem {
+        inputs: [("video".to_owned(), InputValue::File(file.clone()))].into(),
+        key: key.map(str::to_owned),
+        ..item("anna")
+    };
+    let first = opened.store.enqueue(task(vec![with(Some("spring-1"))]), NOW).await.unwrap();
+    let other = opened.store.enqueue(task(vec![with(Some("spring-2"))]), NOW).await.unwrap();
+    assert!(first.warnings.is_empty() && other.warnings.is_empty(), "their keys tell them apart");
+    let bare = opened.store.enqueue(task(vec![with(None)]), NOW).await.unwrap();
+    assert_eq!(bare.warnings[0].older_item, only_item(&opened.store, other.task).await);
+    assert!(opened.store.check_consistency().await.unwrap().is_empty());
+    opened.close().await;
+}
+
+#[tokio::test]
+async fn rule_2_what_an_idempotency_key_made_is_told_as_it_ended_when_it_is_forgotten() {
+    let folder = tempfile::tempdir().unwrap();
+    let opened = furnished(folder.path()).await;
+    // More than one step of forgetting: in between its counters have gone down.
+    let asked = || NewTask {
+        idempotency: Some(Idempotency { scope: String::new(), key: "k".to_owned(), body_hash: [1; 32] }),
+        ..task(vec![item("anna"); 501])
+    };
+    let made = opened.store.enqueue(asked(), NOW).await.unwrap();
+    assert!(!made.pruned);
+    opened.store.ask(made.task, Ask::Cancel, NOW).await.unwrap();
+    while opened.store.settle(made.task, NOW).await.unwrap().more {}
+    let told = async |pruned: bool| {
+        let again = opened.store.enqueue(asked(), NOW).await.unwrap();
+        let expected = (made.task, true, pruned, Some(TaskState::Canceled), 501);
+        assert_eq!((again.task, again.replayed, again.pruned, again.state, again.items), expected);
+    };
+    told(false).await;
+    assert!(!opened.store.prune(made.task).await.unwrap(), "one step is not all of it");
+    told(true).await;
+    while !opened.store.prune(made.task).await.unwrap() {}
+    assert!(opened.store.task(made.task).await.unwrap().is_none());
+    told(true).await;
     opened.close().await;
 }
 

@@ -456,7 +456,8 @@ async fn pages_and_filters_meet_without_gap_or_overlap() {
             let mut next = None;
             loop {
                 let (kind, owner) = (kind_.map(kind), owner.map(str::to_owned));
-                let page = opened.store.locks(LockQuery { kind, owner, after: next, limit: 7 }).await.unwrap();
+                let page =
+                    opened.store.locks(LockQuery { kind, key: None, owner, after: next, limit: 7 }).await.unwrap();
                 assert!(page.rows.len() <= 7);
                 seen.extend(page.rows.into_iter().map(|l| (l.kind.to_string(), l.key, l.owner.to_string())));
                 next = page.next;
@@ -470,7 +471,7 @@ async fn pages_and_filters_meet_without_gap_or_overlap() {
     // A cursor of another filter gives no error and nothing of what was not asked for.
     let page = opened.store.locks(LockQuery { limit: 50, ..LockQuery::default() }).await.unwrap();
     for text in ["account", "task"] {
-        let query = LockQuery { kind: Some(kind(text)), after: page.next.clone(), limit: 99, owner: None };
+        let query = LockQuery { kind: Some(kind(text)), after: page.next.clone(), limit: 99, ..LockQuery::default() };
         assert!(opened.store.locks(query).await.unwrap().rows.iter().all(|lock| lock.kind.as_str() == text));
     }
     opened.close().await;

@@ -38,6 +38,7 @@ pub use form::{claim_id, read_claim, read_failure, read_fence, read_hashes, read
 const MAX_LOOKS: usize = 100;
 /// What an attempt needs between the answer to `arm` and its click.
 const CLICK_MARGIN: Duration = Duration::from_secs(1);
+const UNARMED: &str = "It was completed without having been armed: cove took your word, and could not keep you from a click that it would have refused. Call `arm` right before the click, and do not click where it is refused.";
 /// How long nothing is asked of the engine after it refused to lend: its answer is a change that wakes whoever
 /// waits for one.
 const REFUSED_PAUSE: Duration = Duration::from_millis(500);
@@ -45,7 +46,7 @@ const FULL_RETRY_AFTER_SECONDS: &str = "10";
 
 /// Waits for an item of these kinds, at most as long as the worker does.
 pub async fn claim(context: Arc<Context>, call: Call) -> Result<Response<Reply>, ApiError> {
-    let (host, caller) = (call.host.clone(), call.caller);
+    let (reached, caller) = (sessions::Reached::by(&call), call.caller);
     let asked = read_claim(&call.json(&context).await?.ok_or_else(no_body)?)?;
     if asked.session {
         caller.needs(Scope::Sessions)?;
@@ -63,7 +64,7 @@ pub async fn claim(context: Arc<Context>, call: Call) -> Result<Response<Reply>,
                 context.engine.ring();
                 let mut json = claimed_json(&context, &claimed).await?;
                 if let Some(door) = door {
-                    let (session_id, endpoint) = sessions::address(claimed.fence, &host, door.token());
+                    let (session_id, endpoint) = sessions::address(claimed.fence, &reached, door.token());
                     json["session"] = json!({"session_id": session_id, "ws_endpoint": endpoint});
                 }
                 return Ok(body::json(StatusCode::OK, &json));
@@ -210,9 +211,14 @@ fn stale() -> ApiError {
     ApiError::new(Code::StaleFence, "The item is not yours under this fence any more: stop what you do with it.")
 }
 
+fn canceled() -> ApiError {
+    ApiError::new(Code::Canceled, "A cancel was requested: do not click, and call `fail`.")
+}
+
 fn over(refused: NotYours) -> ApiError {
     match refused {
         NotYours::StaleFence => stale(),
+        NotYours::Canceled => canceled(),
         NotYours::NotHeld => {
             let detail = "The lease of this claim is over: stop what you do with the item. Where it was armed and went out, `complete` still counts.";
             ApiError::new(Code::NotHeld, detail)
@@ -259,9 +265,7 @@ pub async fn arm(context: Arc<Context>, call: Call) -> Result<Response<Reply>, A
     }
     if let Err(failure) = context.engine.arm_claim(name, Proofs::unproven()).await {
         return Err(match failure.code {
-            FailureCode::Canceled => {
-                ApiError::new(Code::Canceled, "A cancel was requested: do not click, and call `fail`.")
-            }
+            FailureCode::Canceled => canceled(),
             FailureCode::BrowserLost => {
                 ApiError::new(Code::SessionEnded, "The browser of this claim is being stopped: do not click in it.")
             }
@@ -344,7 +348,9 @@ pub async fn fail(context: Arc<Context>, call: Call) -> Result<Response<Reply>, 
     let max_attempts = context.store.task_alone(task).await?.ok_or_else(stale)?.0.max_attempts;
     let (limits, now) = (Limits::from(&context.config.engine), context.clock.now());
     let verdict = |item: &Item| {
-        if item.is_armed() {
+        // Also where it was said before, and its answer was lost.
+        let unknown = item.state == ItemState::OutcomeUnknown && item.armed_fence == Some(name.fence);
+        if item.is_armed() || unknown {
             let unknown = failure.clone().after_commit();
             return (Verdict::OutcomeUnknown(unknown), effect_after_commit(&failure));
         }
@@ -373,7 +379,12 @@ async fn end(
                 }
                 // It also stops the browser that came with it; the profile is free behind that.
                 context.engine.ring();
-                return Ok(body::json(StatusCode::OK, &Viewer::new(context).await?.item(&ended.item).await?));
+                let mut json = Viewer::new(context).await?.item(&ended.item).await?;
+                if ended.unasked {
+                    tracing::warn!(item = %name.item, fence = %name.fence, "a worker completed it without having armed it");
+                    json["warnings"] = json!([{"code": "completed_unarmed", "detail": UNARMED}]);
+                }
+                return Ok(body::json(StatusCode::OK, &json));
             }
             Err(FinishRefused::Armed) if tries == 0 => tries += 1,
             Err(_) => return Err(stale()),

@@ -70,7 +70,9 @@ pub async fn enter(context: Arc<Context>, call: Call) -> Result<Response<Reply>,
     let answer = upstream::get(port, "/json/list").await?;
     let page = first_page(&answer.body).ok_or_else(|| upstream::unreachable("it shows no page"))?;
     let host = &call.host;
-    let to = format!("/devtools/{token}/devtools/inspector.html?ws={host}/devtools/{token}/devtools/page/{page}");
+    // DevTools' own word for a WebSocket over TLS.
+    let ws = if call.secure { "wss" } else { "ws" };
+    let to = format!("/devtools/{token}/devtools/inspector.html?{ws}={host}/devtools/{token}/devtools/page/{page}");
     let to = HeaderValue::from_str(&to).map_err(|_| ApiError::not_found("There is no such path."))?;
     let mut response = empty(StatusCode::FOUND);
     response.headers_mut().insert(header::LOCATION, to);

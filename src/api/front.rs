@@ -48,6 +48,8 @@ pub struct Call {
     pub body: RequestBody,
     /// Host and port under which the caller reached us.
     pub host: String,
+    /// Over TLS, as a proxy of ours says.
+    pub secure: bool,
 }
 
 /// Put into an answer's extensions: the request gives back what it spent.
@@ -139,7 +141,8 @@ impl Front {
                 let named = head.headers.get(header::HOST).and_then(|host| host.to_str().ok());
                 let host = named.filter(|_| !peer.is_unix()).map(str::to_owned);
                 let host = host.unwrap_or_else(|| self.address.to_string());
-                let call = Call { head, caller, params, body, host };
+                let secure = self.trust.is_secure(peer, &head.headers);
+                let call = Call { head, caller, params, body, host, secure };
                 match over {
                     None => self.run(route, call).await,
                     Some(over) => start::replay(&self.context, route, call).await.ok_or_else(|| rate_limited(over)),
@@ -244,7 +247,7 @@ impl App for Front {
 /// Whether the scopes of a token that is good are enough. Who was let in without one may.
 fn may(caller: &Caller, access: Access) -> Result<(), ApiError> {
     let Some(scope) = access.scope().filter(|_| caller.token.is_some()) else { return Ok(()) };
-    if access.or_scope().is_some_and(|other| caller.scopes.allow(other)) { Ok(()) } else { caller.needs(scope) }
+    if access.other_scope().is_some_and(|other| caller.scopes.allow(other)) { Ok(()) } else { caller.needs(scope) }
 }
 
 /// 400 unless a body comes as it is or in chunks: another coding before the chunks would be taken for the body.

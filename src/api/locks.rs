@@ -104,7 +104,8 @@ pub fn not_yours(error: NotYours) -> ApiError {
         NotYours::StaleFence => {
             ApiError::new(Code::StaleFence, "Somebody got the lock since, or it is not yours: stop what it guards.")
         }
-        NotYours::NotHeld => {
+        // Of a claim alone.
+        NotYours::NotHeld | NotYours::Canceled => {
             let detail = "It was released, or its time is over: stop what it guards, and acquire it again.";
             ApiError::new(Code::NotHeld, detail)
         }
@@ -214,15 +215,30 @@ pub fn parse_cursor(text: &str) -> Option<LockPlace> {
 
 pub async fn list(context: Arc<Context>, call: Call) -> Result<Response<Reply>, ApiError> {
     let mut walk = Walk::default();
-    let query = Query::read(&call.head.uri, &["kind", "owner", "cursor", "limit"], &mut walk);
+    let query = Query::read(&call.head.uri, &["kind", "key", "owner", "cursor", "limit"], &mut walk);
     let expected = "1 to 64 of the characters a-z 0-9 _ . -";
-    let asked = LockQuery {
+    let mut asked = LockQuery {
+        key: query.get("key").map(str::to_owned),
         kind: query.parsed("kind", &mut walk, expected, |text| LockKind::new(text).ok()),
         owner: query.get("owner").map(str::to_owned),
         after: query.parsed("cursor", &mut walk, "the `next_cursor` of an answer to this path", parse_cursor),
         limit: query.limit(&mut walk),
     };
+    if asked.key.is_some() && query.get("kind").is_none() {
+        walk.wrong(
+            Code::MissingField,
+            "kind",
+            "A key names a lock within its kind: say of which, for example `profile`.",
+        );
+    }
     walk.finish()?;
+    // A profile is found by its name, too; one that there is not has no lock.
+    if let (Some(kind), Some(key)) = (&asked.kind, &mut asked.key)
+        && *kind == LockKind::PROFILE
+        && let Ok(profile) = Directory::load(&context).await?.find(key)
+    {
+        *key = profile.id.to_string();
+    }
     let page = context.store.locks(asked).await?;
     let locks = locks_json(&page.rows, context.clock.moment());
     let json = json!({"locks": locks, "next_cursor": page.next.as_ref().map(cursor)});

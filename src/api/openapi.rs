@@ -156,6 +156,9 @@ fn describe(route: &Route, operation: &Operation, schemas: &Map<String, Value>) 
     if let Some(scope) = route.access.scope() {
         described["x-scope"] = json!(scope.name());
     }
+    if let Some(other) = route.access.other_scope() {
+        described["x-other-scope"] = json!(other.name());
+    }
     if let Some(body) = body(route, operation) {
         described["requestBody"] = body;
     }

@@ -41,6 +41,7 @@ impl Peer {
 }
 
 const FORWARDED_FOR: &str = "x-forwarded-for";
+const FORWARDED_PROTO: &str = "x-forwarded-proto";
 /// Whoever sends one of these speaks for somebody else.
 const PROXY_HEADERS: [&str; 3] = [FORWARDED_FOR, "forwarded", "x-real-ip"];
 const GROUPS: &str = "/etc/group";
@@ -79,6 +80,15 @@ impl Trust {
             address = next.to_canonical();
         }
         address
+    }
+
+    /// Whether the client spoke TLS with a proxy of ours: what the nearest one says counts, and nobody else's word.
+    pub fn is_secure(&self, peer: Peer, headers: &HeaderMap) -> bool {
+        let Peer::Address(address) = peer else { return false };
+        let said = headers.get_all(FORWARDED_PROTO).iter().next_back().and_then(|value| value.to_str().ok());
+        let nearest = said.and_then(|said| said.rsplit(',').next()).map(str::trim);
+        self.proxies.iter().any(|network| network.holds(address.to_canonical()))
+            && nearest.is_some_and(|scheme| scheme.eq_ignore_ascii_case("https"))
     }
 
     /// Whether the request was made on this machine, as far as can be told.
@@ -155,6 +165,20 @@ mod tests {
             Trust::new(Vec::new(), own).address(ip("127.0.0.1"), &heads(&[(FORWARDED_FOR, "8.8.8.8")])),
             ip("127.0.0.1")
         );
+    }
+
+    #[test]
+    fn that_a_client_spoke_tls_is_believed_of_the_nearest_trusted_proxy_alone() {
+        let trust = Trust::new(vec!["10.0.0.0/8".parse().unwrap()], User { uid: 5, gid: 5 });
+        let secure = |peer: &str, said: &'static str| {
+            trust.is_secure(Peer::Address(ip(peer)), &heads(&[(FORWARDED_PROTO, said)]))
+        };
+        assert!(secure("10.0.0.1", "https") && secure("::ffff:10.0.0.1", "http, HTTPS"));
+        for (peer, said) in [("10.0.0.1", "http"), ("10.0.0.1", "https, http"), ("203.0.113.9", "https")] {
+            assert!(!secure(peer, said), "{peer} {said}");
+        }
+        assert!(!trust.is_secure(Peer::Address(ip("10.0.0.1")), &heads(&[])));
+        assert!(!trust.is_secure(Peer::Unix(None), &heads(&[(FORWARDED_PROTO, "https")])));
     }
 
     #[test]

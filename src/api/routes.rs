@@ -48,6 +48,8 @@ pub enum Access {
     Submit,
     Locks,
     Sessions,
+    /// `Read`, or `Sessions`: whoever was lent a browser may look at it.
+    ReadOrSessions,
     Admin,
     /// `Read`; and on loopback without a token where `[auth] open_on_loopback` has the word.
     OpenHealth,
@@ -64,6 +66,7 @@ impl Access {
             Self::Anyone | Self::PathSecret => None,
             Self::Read
             | Self::ReadOrSubmit
+            | Self::ReadOrSessions
             | Self::OpenHealth
             | Self::OpenMetrics
             | Self::OpenStatus
@@ -77,8 +80,12 @@ impl Access {
 
     /// A scope that does as well.
     #[must_use]
-    pub const fn or_scope(self) -> Option<Scope> {
-        if matches!(self, Self::ReadOrSubmit) { Some(Scope::Submit) } else { None }
+    pub const fn other_scope(self) -> Option<Scope> {
+        match self {
+            Self::ReadOrSubmit => Some(Scope::Submit),
+            Self::ReadOrSessions => Some(Scope::Sessions),
+            _ => None,
+        }
     }
 
     /// The word of `[auth] open_on_loopback`.
@@ -169,8 +176,8 @@ routes! {
     POST "/api/v1/claims/{id}/complete" Locks Json Locks claims::complete;
     POST "/api/v1/claims/{id}/fail" Locks Json Locks claims::fail;
     POST "/api/v1/sessions" Sessions Json Requests sessions::create;
-    GET "/api/v1/sessions" Read Nothing Requests sessions::list;
-    GET "/api/v1/sessions/{id}" Read Nothing Requests sessions::show;
+    GET "/api/v1/sessions" ReadOrSessions Nothing Requests sessions::list;
+    GET "/api/v1/sessions/{id}" ReadOrSessions Nothing Requests sessions::show;
     DELETE "/api/v1/sessions/{id}" Sessions Nothing Locks sessions::delete;
     POST "/api/v1/sessions/{id}/refresh" Sessions MaybeJson Locks sessions::refresh;
     GET "/api/v1/sessions/{id}/cdp/{token}" PathSecret Nothing Unlimited sessions::cdp::connect;

@@ -47,10 +47,23 @@ fn parse_session_id(text: &str) -> Option<Fence> {
     (session_id(fence) == text).then_some(fence)
 }
 
-/// The id of a session, and where its browser is reached by whoever reached cove at `host`.
-pub fn address(fence: Fence, host: &str, token: &str) -> (String, String) {
+/// How a caller reached cove, and so reaches what it is told of.
+pub struct Reached {
+    pub host: String,
+    pub secure: bool,
+}
+
+impl Reached {
+    pub fn by(call: &Call) -> Self {
+        Self { host: call.host.clone(), secure: call.secure }
+    }
+}
+
+/// The id of a session, and where its browser is reached by whoever reached cove so.
+pub fn address(fence: Fence, reached: &Reached, token: &str) -> (String, String) {
     let id = session_id(fence);
-    let endpoint = format!("ws://{host}/api/v1/sessions/{id}/cdp/{token}");
+    let (scheme, host) = (if reached.secure { "wss" } else { "ws" }, &reached.host);
+    let endpoint = format!("{scheme}://{host}/api/v1/sessions/{id}/cdp/{token}");
     (id, endpoint)
 }
 
@@ -77,7 +90,7 @@ pub fn read_asked(body: &Value, ttl: Duration, headless: bool) -> Result<Asked, 
 }
 
 pub async fn create(context: Arc<Context>, call: Call) -> Result<Response<Reply>, ApiError> {
-    let (host, caller) = (call.host.clone(), call.caller);
+    let (reached, caller) = (Reached::by(&call), call.caller);
     let body = call.json(&context).await?.ok_or_else(no_body)?;
     let asked = read_asked(&body, default_ttl(&context), context.config.browser.headless)?;
     let directory = Directory::load(&context).await?;
@@ -104,7 +117,7 @@ pub async fn create(context: Arc<Context>, call: Call) -> Result<Response<Reply>
         Some(lock) => session_json(&context, &lock, SessionState::Starting),
         None => json!({"session_id": session_id(fence), "profile": profile, "state": SessionState::Stopping.name()}),
     };
-    json["ws_endpoint"] = json!(address(fence, &host, lent.door.token()).1);
+    json["ws_endpoint"] = json!(address(fence, &reached, lent.door.token()).1);
     Ok(body::json(StatusCode::CREATED, &json))
 }
 
@@ -303,9 +316,11 @@ mod tests {
 
     #[test]
     fn an_id_names_exactly_one_fence() {
-        let (id, endpoint) = address(Fence::new(12), "127.0.0.1:8088", "secret");
+        let reached = |secure| Reached { host: "127.0.0.1:8088".to_owned(), secure };
+        let (id, endpoint) = address(Fence::new(12), &reached(false), "secret");
         assert_eq!((id.as_str(), parse_session_id(&id)), ("s12", Some(Fence::new(12))));
         assert_eq!(endpoint, "ws://127.0.0.1:8088/api/v1/sessions/s12/cdp/secret");
+        assert!(address(Fence::new(12), &reached(true), "secret").1.starts_with("wss://127.0.0.1:8088/api/"));
         for wrong in ["", "s", "12", "s012", "s-1", "s+1", "s1.2", "S1", "s99999999999999999999"] {
             assert_eq!(parse_session_id(wrong), None, "{wrong}");
         }

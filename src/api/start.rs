@@ -28,11 +28,13 @@ use super::profiles::{Directory, no_body};
 use super::routes::Route;
 use super::{Context, off_runtime};
 use crate::model::flow::{Flow, RawInput};
-use crate::model::{InputValue, OnUnknown, ProfileId};
+use crate::model::{InputValue, OnUnknown, ProfileId, TaskState};
 use crate::store::{EnqueueError, Enqueued, Idempotency, NewItem, NewTask};
 use request::{Bounds, KEY_BYTES, Request};
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+/// The state of a task that is gone together with what it was.
+pub const PRUNED: &str = "pruned";
 const IDEMPOTENT_REPLAY: HeaderName = HeaderName::from_static("idempotent-replay");
 /// Scope of every Idempotency-Key while there are no tokens.
 const LOCAL_SCOPE: &str = "local";
@@ -302,14 +304,17 @@ type Inputs = Vec<BTreeMap<String, InputValue>>;
 fn accepted(enqueued: &Enqueued) -> Response<Reply> {
     let warning = |duplicate: &crate::store::PossibleDuplicate| {
         json!({"code": "possible_duplicate", "index": duplicate.index, "item_id": duplicate.older_item,
-            "detail": "The same flow, profile and media were accepted before, without a key."})
+            "detail": "The same flow, profile and media were accepted before, and no key says that this is another thing."})
     };
-    let json = json!({
+    let mut json = json!({
         "task_id": enqueued.task,
-        "state": enqueued.state.name(),
+        "state": enqueued.state.map_or(PRUNED, TaskState::name),
         "items": enqueued.items,
         "warnings": enqueued.warnings.iter().map(warning).collect::<Vec<_>>(),
     });
+    if enqueued.pruned {
+        json["pruned"] = json!(true);
+    }
     let mut response = body::json(StatusCode::ACCEPTED, &json);
     if enqueued.replayed {
         response.headers_mut().insert(IDEMPOTENT_REPLAY, HeaderValue::from_static("true"));

@@ -19,7 +19,7 @@ use super::query::{Listing, Query};
 use super::{Context, wire};
 use crate::engine::{ProfileFacts, View, why_waiting};
 use crate::model::flow::Flow;
-use crate::model::{Intent, Item, ItemId, ItemState, ProfileId, TaskId, TaskState, Timestamp};
+use crate::model::{Intent, Item, ItemId, ItemState, ProfileId, Resolution, TaskId, TaskState, Timestamp};
 use crate::store::{ItemQuery, TaskQuery, TaskRow};
 
 /// What is needed to show items, read once a request.
@@ -75,6 +75,24 @@ impl<'a> Viewer<'a> {
     }
 
     pub async fn item(&mut self, item: &Item) -> Result<Value, ApiError> {
+        self.items(std::slice::from_ref(item)).await.map(|mut shown| shown.pop().unwrap_or_default())
+    }
+
+    pub async fn items(&mut self, items: &[Item]) -> Result<Vec<Value>, ApiError> {
+        let succeeded = items.iter().filter(|item| item.state == ItemState::Succeeded).map(|item| item.id);
+        let settled = self.context.store.settled_published(succeeded.collect()).await?;
+        let mut shown = Vec::with_capacity(items.len());
+        for item in items {
+            let mut json = self.show(item).await?;
+            if settled.contains(&item.id) {
+                json["resolution"] = json!(Resolution::Published.name());
+            }
+            shown.push(json);
+        }
+        Ok(shown)
+    }
+
+    async fn show(&mut self, item: &Item) -> Result<Value, ApiError> {
         if !self.tasks.contains_key(&item.task) {
             let known = match self.context.store.task_alone(item.task).await? {
                 Some((task, intent)) => {
@@ -192,11 +210,7 @@ async fn items_page(context: &Context, uri: &Uri, task: Option<TaskId>) -> Resul
     }
     walk.finish()?;
     let page = context.store.items(asked).await?;
-    let mut viewer = Viewer::new(context).await?;
-    let mut items = Vec::with_capacity(page.rows.len());
-    for item in &page.rows {
-        items.push(viewer.item(item).await?);
-    }
+    let items = Viewer::new(context).await?.items(&page.rows).await?;
     let json = json!({"items": items, "next_cursor": Listing::Items.cursor(page.next)});
     Ok(body::json(StatusCode::OK, &json))
 }

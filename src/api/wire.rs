@@ -90,8 +90,8 @@ pub fn item(item: &Item, wait: Wait, is_secret: impl Fn(&str) -> bool) -> Value 
     })
 }
 
-/// What was said of an unknown outcome, as far as the item still tells: only a person gives up on one that
-/// may have published, and only a resolution clears what was armed.
+/// What was said of an unknown outcome, as far as the item itself tells: only a person gives up on one that may have
+/// published, and only a resolution clears what was armed. That it was published the store keeps beside it.
 fn resolution(item: &Item) -> Option<&'static str> {
     let settled = if item.state == ItemState::Failed && item.may_have_published() {
         Resolution::GiveUp

@@ -18,6 +18,7 @@ mod server;
 mod sessions;
 mod socket;
 
+pub use command::is_secret;
 pub use find::browser as find_browser;
 
 use std::ffi::OsString;

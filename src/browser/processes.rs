@@ -10,7 +10,7 @@
 mod ports;
 mod usage;
 
-pub use ports::{Holder, Listener, listener, ports_of, who_opened};
+pub use ports::{Holder, Listener, listener, opened_by, ports_of, who_opened};
 pub use usage::stats;
 
 use std::collections::BTreeSet;

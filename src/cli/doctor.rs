@@ -132,10 +132,11 @@ async fn inspect(dir: &Path) -> Result<Option<Inspected>, OpenError> {
 impl Scene {
     /// Answers the time that the state file last saw, if no daemon holds it.
     async fn state(&self, report: &mut Report, global: &Global) -> Option<ClockMark> {
-        let dir = self.config().state_dir();
+        let dir = self.state_dir();
         let folder = state::Folder::look(&dir, &self.cove).await;
         let daemon = self.daemon.process();
-        report.add([state::state_directory(&dir, &folder, &self.own, daemon.map(|(_, uid)| uid))]);
+        let line = state::state_directory(&dir, &folder, &self.own, daemon.map(|(_, uid)| uid));
+        report.add([state::elsewhere(line, &self.config().state_dir(), self.held.as_deref())]);
         // A file that a daemon holds is left alone.
         let found = if self.daemon.runs() { Ok(None) } else { inspect(&dir).await };
         let holder = match (&self.daemon, &found) {
@@ -143,9 +144,13 @@ impl Scene {
                 state::Holder::Stranger { pid: processes::who_opened(path) }
             }
             (Daemon::Absent { .. } | Daemon::Forbidden { .. }, _) => state::Holder::Nobody,
-            _ => state::Holder::Daemon { pid: daemon.map(|(pid, _)| pid) },
+            _ => match daemon.filter(|_| self.held.is_some()) {
+                Some((pid, _)) => state::Holder::Daemon { pid },
+                None => state::Holder::Unseen,
+            },
         };
-        let files = state::private_files(self.config(), self.loaded.file.as_deref(), global.token_file.as_deref());
+        let files =
+            state::private_files(&dir, self.config(), self.loaded.file.as_deref(), global.token_file.as_deref());
         report.add([state::state_file(&dir, &found, &holder), state::permissions(files, &self.cove).await]);
         found.ok().flatten().and_then(|found| found.clock)
     }
@@ -157,7 +162,7 @@ impl Scene {
             for_cove.push(media::look(root, &self.cove).await);
         }
         report.add([media::for_cove(&for_cove, &self.cove)]);
-        let uploads = self.config().state_dir().join("media");
+        let uploads = self.state_dir().join("media");
         let mut for_browser = Vec::new();
         if let Some(browser) = &self.browser {
             for root in roots.iter().chain([&uploads]) {
@@ -168,7 +173,7 @@ impl Scene {
     }
 
     async fn disk(&self, report: &mut Report) {
-        let dir = self.config().state_dir();
+        let dir = self.state_dir();
         let folder = dir.clone();
         let free = command::bounded(FILES_WITHIN, move || disk::free_mb(&folder)).await;
         let free: io::Result<u64> = free.unwrap_or_else(|| Err(ErrorKind::TimedOut.into()));
@@ -185,9 +190,9 @@ impl Scene {
         let theirs = daemon.and_then(|pid| machine::open_files(Some(pid)));
         let limit = theirs.or_else(|| machine::open_files(None));
         report.add([machine::descriptors(limit, theirs.is_some(), slots, config.server.max_connections)]);
-        let at = std::fs::read_to_string(config.state_dir().join("listen")).ok();
+        let at = std::fs::read_to_string(self.state_dir().join("listen")).ok();
         let at: Option<SocketAddr> = at.filter(|_| self.daemon.runs()).and_then(|text| text.trim().parse().ok());
-        report.add([machine::listen(config.server.listen, &machine::look_at_port(config.server.listen, at))]);
+        report.add([machine::listen(config.server.listen, &machine::look_at_port(config.server.listen, at, daemon))]);
         let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
         let asked_by = std::env::var("SUDO_UID").ok().and_then(|uid| uid.parse().ok());
         let known = [Some(self.own.uid()), Some(self.cove.uid()), self.browser.as_ref().map(Person::uid), asked_by];
@@ -277,13 +282,6 @@ impl Scene {
         }
         let service = browser.host_socket.clone().map(ChromiumProvider::connect);
         let service = service.as_ref().map(|service| service as &dyn Provider);
-        profile::through_host(
-            browser,
-            &self.config().state_dir().join("profiles"),
-            name,
-            self.become_browser(),
-            service,
-        )
-        .await
+        profile::through_host(browser, &self.state_dir().join("profiles"), name, self.become_browser(), service).await
     }
 }

@@ -166,8 +166,8 @@ pub async fn profiles(client: &Client, command: ProfilesCommand) -> anyhow::Resu
 
 pub async fn locks(client: &Client, command: LocksCommand) -> anyhow::Result<u8> {
     match command {
-        LocksCommand::List { kind, owner, listing } => {
-            let filters = [("kind", &kind), ("owner", &owner)];
+        LocksCommand::List { kind, key, owner, listing } => {
+            let filters = [("kind", &kind), ("key", &key), ("owner", &owner)];
             let rows = pages(client, "/api/v1/locks", &filters, "locks", listing.limit).await?;
             show(&rows, "locks", listing.json, render::locks);
         }

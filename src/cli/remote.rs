@@ -79,7 +79,9 @@ impl Client {
     /// # Errors
     /// When no HTTP client can be made.
     pub fn url(base: &str) -> anyhow::Result<Self> {
-        let http = builder().build()?;
+        // A site of another machine is believed by the certificates that this system trusts.
+        let https = base.get(..8).is_some_and(|scheme| scheme.eq_ignore_ascii_case("https://"));
+        let http = with_deadlines(if https { outbound::anywhere() } else { outbound::local() }).build()?;
         let base = base.trim_end_matches('/').to_owned();
         Ok(Self { http, tried: base.clone(), base, token: None })
     }
@@ -87,7 +89,7 @@ impl Client {
     /// # Errors
     /// When no HTTP client can be made.
     pub fn unix(path: &Path) -> anyhow::Result<Self> {
-        let http = builder().unix_socket(PathBuf::from(path)).build()?;
+        let http = with_deadlines(outbound::local()).unix_socket(PathBuf::from(path)).build()?;
         Ok(Self { http, base: "http://localhost".to_owned(), tried: path.display().to_string(), token: None })
     }
 
@@ -171,8 +173,8 @@ impl Client {
     }
 }
 
-fn builder() -> reqwest::ClientBuilder {
-    outbound::local().timeout(DEADLINE).connect_timeout(CONNECT_DEADLINE)
+fn with_deadlines(builder: reqwest::ClientBuilder) -> reqwest::ClientBuilder {
+    builder.timeout(DEADLINE).connect_timeout(CONNECT_DEADLINE)
 }
 
 /// reqwest's own words are about itself; the cause is what a person can act on.

@@ -186,6 +186,9 @@ pub enum LocksCommand {
         /// Of this kind, for example `profile`
         #[arg(long)]
         kind: Option<String>,
+        /// This one of that kind, for example a profile by its name: who holds it
+        #[arg(long, requires = "kind")]
+        key: Option<String>,
         /// As the list shows it, for example `worker w1`
         #[arg(long)]
         owner: Option<String>,

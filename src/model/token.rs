@@ -171,17 +171,25 @@ fn check_of(body: &str) -> String {
     check.iter().map(|byte| char::from(*byte)).collect()
 }
 
-/// Whether a text that looks like one of cove's own tokens is none, which needs no look at the store.
+/// What is wrong with a text that looks like one of cove's own tokens and is none, which needs no look at the store.
 /// What looks otherwise may have been imported.
 #[must_use]
-pub fn is_mistyped(text: &str) -> bool {
-    if !text.starts_with(TOKEN_PREFIX) {
-        return false;
+pub fn why_mistyped(text: &str) -> Option<&'static str> {
+    let rest = text.strip_prefix(TOKEN_PREFIX)?;
+    if !rest.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+        return Some("after `cove_` it may only have the letters a-z and A-Z, and digits");
     }
-    let whole = text.len() == TOKEN_PREFIX.len() + TOKEN_RANDOM_CHARACTERS + CHECK_CHARACTERS;
-    let plain = text.bytes().skip(TOKEN_PREFIX.len()).all(|byte| byte.is_ascii_alphanumeric());
+    if rest.len() != TOKEN_RANDOM_CHARACTERS + CHECK_CHARACTERS {
+        return Some("after `cove_` it has to have 36 characters");
+    }
     let right = |(body, check): (&str, &str)| check_of(body) == check;
-    !(whole && plain && text.split_at_checked(text.len() - CHECK_CHARACTERS).is_some_and(right))
+    let checked = text.split_at_checked(text.len() - CHECK_CHARACTERS).is_some_and(right);
+    (!checked).then_some("its check characters do not fit: one or more of it are wrong")
+}
+
+#[must_use]
+pub fn is_mistyped(text: &str) -> bool {
+    why_mistyped(text).is_some()
 }
 
 /// What is kept of a token, beside its hash.

@@ -195,6 +195,10 @@ fn above(kind: &str) -> String {
 
 pub(super) fn list(txn: &ReadTransaction, query: &LockQuery) -> Result<LockPage, StoreError> {
     let locks = txn.open_table(LOCKS)?;
+    if let (Some(kind), Some(key)) = (&query.kind, &query.key) {
+        let fits = |lock: &Lock| query.owner.as_ref().is_none_or(|owner| *owner == lock.owner.to_string());
+        return Ok(LockPage { rows: get(&locks, kind, key)?.filter(fits).into_iter().collect(), next: None });
+    }
     let kind = query.kind.as_ref().map_or("", LockKind::as_str);
     let after = query.after.as_ref().map(|place| (place.kind.as_str(), place.key.as_str()));
     // A page that was asked for with another filter than its cursor begins where the filter does.

@@ -13,6 +13,7 @@ use super::{
     Page, ProfileId, Proofs, RetryRefused, STEP, SessionName, Settled, Store, StoreError, TaskId, Timestamp, Tried,
     TryEnd, Verified, VerifyBegun, Worker, locks, outbox, reads, sure,
 };
+use crate::model::Verdict;
 
 /// Operations of the engine: progress.
 impl Store {
@@ -80,13 +81,18 @@ impl Store {
         self.writer.submit(move |tx| claims::left(tx, &name, now)).await
     }
 
-    /// The worker's own word about the end.
+    /// The worker's own word about the end. A completion of what was never armed is two commits: the ledger says
+    /// `armed` behind the first of them, and `published` before the second.
     pub async fn end_claim(
         &self,
         end: AttemptEnded,
         now: Timestamp,
     ) -> Result<Result<ClaimEnded, FinishRefused>, StoreError> {
-        self.writer.submit(move |tx| claims::end(tx, &end, now)).await
+        let name = ClaimName { item: end.item, fence: end.fence };
+        let completes = matches!(end.verdict, Verdict::Succeeded { .. });
+        let unasked = completes && sure(self.writer.submit(move |tx| claims::arm_completed(tx, &name, now)).await)?;
+        let ended = self.writer.submit(move |tx| claims::end(tx, &end, now)).await?;
+        Ok(ended.map(|ended| ClaimEnded { unasked, ..ended }))
     }
 
     /// Ends what workers left when their lease was over.

@@ -3,8 +3,8 @@
 //! Each runs in one read transaction on a blocking thread and is bounded: a page by its limit and by
 //! [`SCAN`] rows looked at, the outlook by [`MAX_HEADS`]. Nothing here writes.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{BTreeSet, HashMap};
 
 use redb::{ReadOnlyTable, ReadTransaction, ReadableTable, ReadableTableMetadata};
 
@@ -44,6 +44,18 @@ pub(super) fn meta(txn: &ReadTransaction) -> Result<Meta, StoreError> {
 
 pub(super) fn item(txn: &ReadTransaction, id: ItemId) -> Result<Option<Item>, StoreError> {
     get("items", &txn.open_table(tables::ITEMS)?, id.raw())
+}
+
+/// Which of these items' unknown outcomes were settled as published.
+pub(super) fn settled_published(txn: &ReadTransaction, items: &[ItemId]) -> Result<BTreeSet<ItemId>, StoreError> {
+    let table = txn.open_table(tables::SETTLED_PUBLISHED)?;
+    let mut settled = BTreeSet::new();
+    for item in items {
+        if table.get(item.raw())?.is_some() {
+            settled.insert(*item);
+        }
+    }
+    Ok(settled)
 }
 
 /// A task with all of its items that wait.

@@ -78,14 +78,18 @@ pub struct Idempotency {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Enqueued {
     pub task: TaskId,
-    pub state: TaskState,
+    /// None: it is gone, and how it ended with it.
+    pub state: Option<TaskState>,
+    /// As many as it had, also where they are forgotten.
     pub items: u32,
     /// The same Idempotency-Key and body came before: this is that task, nothing was added.
     pub replayed: bool,
+    /// It ended long ago and was forgotten, or is being forgotten.
+    pub pruned: bool,
     pub warnings: Vec<PossibleDuplicate>,
 }
 
-/// The same (flow, profile, media) without a key was accepted before.
+/// The same (flow, profile, media) was accepted before, and nothing says that this is another thing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PossibleDuplicate {
     pub index: u32,

@@ -14,7 +14,7 @@ use super::ledger::Line;
 use super::{News, StoreError, codec};
 use crate::meter::Mark;
 use crate::model::id::SEQUENCE_BITS;
-use crate::model::{BootId, BootTime, Fence, ItemId, ItemState, Moment, TaskId, Timestamp};
+use crate::model::{BootId, BootTime, Fence, ItemId, ItemState, Moment, TaskId, TaskState, Timestamp};
 
 pub(super) type Bytes = &'static [u8];
 pub(super) type Hash = &'static [u8; 32];
@@ -65,8 +65,13 @@ pub(super) const VERIFY_DUE: TableDefinition<(u64, u64), ()> = TableDefinition::
 pub(super) const KEYS: TableDefinition<Hash, u64> = TableDefinition::new("keys");
 /// SHA-256 of (scope, Idempotency-Key) → what it made.
 pub(super) const IDEMPOTENCY: TableDefinition<Hash, Bytes> = TableDefinition::new("idempotency");
-/// SHA-256 of (flow, profile, media) → an item without a key that was made of them: one that
-/// may have published, else the newest.
+/// Task of an Idempotency-Key that was pruned, or is being pruned → what it was. A file from before this table gets
+/// it at its next open, empty.
+pub(super) const PRUNED: TableDefinition<u64, Bytes> = TableDefinition::new("pruned");
+/// Items whose unknown outcome was settled as published. A file from before this table gets it at its next open, empty.
+pub(super) const SETTLED_PUBLISHED: TableDefinition<u64, ()> = TableDefinition::new("settled_published");
+/// SHA-256 of (flow, profile, media) → an item that was made of them: one that may have published, else the
+/// newest.
 pub(super) const DUPLICATES: TableDefinition<Hash, u64> = TableDefinition::new("duplicates");
 
 /// (task, number) → a line of its log.
@@ -153,6 +158,13 @@ pub(super) struct IdempotencyRow {
     pub task: TaskId,
     pub body_hash: [u8; 32],
     pub at: Timestamp,
+}
+
+/// What a task was whose Idempotency-Key outlives it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct PrunedRow {
+    pub state: TaskState,
+    pub items: u32,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -251,6 +263,8 @@ transaction! {
     verify_due: VERIFY_DUE<(u64, u64), ()>;
     keys: KEYS<Hash, u64>;
     idempotency: IDEMPOTENCY<Hash, Bytes>;
+    pruned: PRUNED<u64, Bytes>;
+    settled_published: SETTLED_PUBLISHED<u64, ()>;
     duplicates: DUPLICATES<Hash, u64>;
     events: EVENTS<(u64, u64), Bytes>;
     deliveries: DELIVERIES<u64, Bytes>;

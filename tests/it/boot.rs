@@ -136,3 +136,23 @@ async fn a_hangup_reads_the_settings_again() {
     limit(Some("123456")).await;
     assert_eq!(daemon.get("/api/v1/status").await.body["slots"]["total"], 15);
 }
+
+/// The browser host needs no token, and its environment can be read for as long as it runs.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_browser_host_knows_no_token() {
+    let secret = [("WORKER_API_TOKEN", "worker-s3cret-of-32-characters-long"), ("DOLPHIN_API_TOKEN", "dolphin-s3cret")];
+    let daemon = super::rig::Daemon::start_as("", &secret).await;
+    let environment =
+        |pid: u32| String::from_utf8_lossy(&std::fs::read(format!("/proc/{pid}/environ")).unwrap()).into_owned();
+    assert!(environment(daemon.pid()).contains("worker-s3cret"), "the daemon itself has it");
+    let state = daemon.state().display().to_string();
+    let hosts: Vec<u32> = super::rig::processes_with("browser-host")
+        .into_iter()
+        .filter(|pid| {
+            std::fs::read(format!("/proc/{pid}/cmdline"))
+                .is_ok_and(|line| String::from_utf8_lossy(&line).contains(&state))
+        })
+        .collect();
+    assert_eq!(hosts.len(), 1, "{hosts:?}");
+    assert!(!environment(hosts[0]).contains("s3cret"), "{}", environment(hosts[0]));
+}

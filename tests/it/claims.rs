@@ -399,3 +399,152 @@ async fn a_flow_of_a_worker_is_not_rehearsed_here() {
     assert!(daemon.try_claim("w1").await.is_none(), "a worker would publish it");
     assert!(!refused.body.to_string().contains(SECRET));
 }
+
+/// The kinds of the log's lines, and what each says.
+async fn log_of(daemon: &Daemon, task: &str) -> Vec<(String, String)> {
+    let events = daemon.get(&format!("/api/v1/tasks/{task}/events")).await.body;
+    let text = |event: &Value, name: &str| event[name].as_str().unwrap().to_owned();
+    events["events"].as_array().unwrap().iter().map(|event| (text(event, "kind"), text(event, "detail"))).collect()
+}
+
+/// What the ledger says of one item, in order.
+fn ledger_of(daemon: &Daemon, item: &str) -> Vec<String> {
+    let text = std::fs::read_to_string(daemon.state().join(cove::store::LEDGER_FILE)).unwrap();
+    let of_item = text.lines().filter(|line| line.contains(&format!("\"{item}\"")));
+    let kinds = ["armed", "published", "resolved"];
+    of_item
+        .filter_map(|line| kinds.into_iter().find(|kind| line.contains(&format!("\"{kind}\""))))
+        .map(str::to_owned)
+        .collect()
+}
+
+/// It is out there: to refuse it would queue it again, and post it twice.
+#[tokio::test(flavor = "multi_thread")]
+async fn rule_7_and_23_what_was_completed_without_arming_is_taken_is_told_and_both_lines_stand_in_the_ledger() {
+    let daemon = studio("", &["anna", "boris"]).await;
+    let task = daemon.order(&["anna"], &json!({})).await;
+    let claim = daemon.claim("w1").await;
+    let url = "http://127.0.0.1:9/p/1";
+    let done = daemon.say(&claim, "complete", json!({"url": url})).await;
+    assert_eq!((done.status, &done.body["state"], &done.body["url"]), (200, &json!("succeeded"), &json!(url)));
+    assert_eq!(done.body["warnings"][0]["code"], "completed_unarmed", "{}", done.body);
+    assert_eq!(ledger_of(&daemon, claim.item()), ["armed", "published"]);
+    let log = log_of(&daemon, &task).await;
+    let kinds: Vec<&str> = log.iter().map(|(kind, _)| kind.as_str()).collect();
+    assert_eq!(kinds, ["accepted", "claimed", "completed_unarmed", "armed", "succeeded"]);
+    assert!(log[2].1.contains("never armed"), "{log:?}");
+
+    // One that asked for its click is not warned.
+    daemon.order(&["anna"], &json!({})).await;
+    let good = daemon.claim("w1").await;
+    assert_eq!(daemon.arm(&good).await.status, 200);
+    let done = daemon.say(&good, "complete", json!({})).await;
+    assert_eq!((done.status, done.body.get("warnings")), (200, None), "{}", done.body);
+
+    let task = daemon.order(&["boris", "boris"], &json!({})).await;
+    let claim = daemon.claim("w1").await;
+    assert_eq!(daemon.request("POST", &format!("/api/v1/tasks/{task}/cancel"), None).await.status, 202);
+    assert_eq!(daemon.arm(&claim).await.code(), "canceled");
+    let done = daemon.say(&claim, "complete", json!({"url": url})).await;
+    assert_eq!((done.status, &done.body["state"]), (200, &json!("succeeded")), "{}", done.body);
+    assert_eq!(done.body["warnings"][0]["code"], "completed_unarmed");
+    assert_eq!(ledger_of(&daemon, claim.item()), ["armed", "published"]);
+    let items = daemon.settled(&task).await;
+    assert!(items.iter().any(|item| item["state"] == "canceled"), "{items:#?}");
+    assert_eq!(daemon.get(&format!("/api/v1/tasks/{task}")).await.body["state"], "partially_succeeded");
+    let metrics = daemon.get("/api/v1/metrics").await.body;
+    assert_eq!(metrics["counters"]["claims_completed_unarmed_total"], 2.0, "{}", metrics["counters"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rule_4_and_23_a_refresh_says_that_the_task_was_canceled_unless_the_item_is_armed() {
+    let daemon = studio("", &["anna", "boris"]).await;
+    let task = daemon.order(&["anna", "boris"], &json!({})).await;
+    let claims = [daemon.claim_for("w1", 60).await, daemon.claim_for("w2", 60).await];
+    let [idle, armed] = &claims;
+    assert_eq!(daemon.arm(armed).await.status, 200);
+    let lease = async || {
+        let locks = daemon.get(&format!("/api/v1/locks?kind=profile&key={}", idle.profile())).await.body;
+        locks["locks"][0]["expires_at"].clone()
+    };
+    let before = lease().await;
+    // A pause is no cancel: what runs goes on.
+    for verb in ["pause", "cancel"] {
+        assert_eq!(daemon.request("POST", &format!("/api/v1/tasks/{task}/{verb}"), None).await.status, 202);
+        if verb == "pause" {
+            assert_eq!(daemon.say(idle, "refresh", json!({"ttl_seconds": 60})).await.status, 200);
+        }
+    }
+    let renewed = lease().await;
+    assert!(renewed.as_str() >= before.as_str());
+    let refused = daemon.say(idle, "refresh", json!({"ttl_seconds": 600})).await;
+    assert_eq!((refused.status, refused.code()), (409, "canceled"), "{}", refused.body);
+    assert_eq!(lease().await, renewed, "the lease is not renewed");
+    assert_eq!(daemon.say(armed, "refresh", json!({"ttl_seconds": 600})).await.status, 200);
+    assert_eq!(daemon.say(idle, "fail", json!({})).await.body["state"], "canceled");
+    assert_eq!(daemon.say(armed, "complete", json!({})).await.body["state"], "succeeded");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rule_23_a_failure_is_said_as_often_as_one_likes_while_it_is_the_items_last_end() {
+    let daemon = studio("", &["anna", "boris"]).await;
+    daemon.order(&["anna"], &json!({})).await;
+    let first = daemon.claim("w1").await;
+    let said = json!({"reason": "error", "message": "no button"});
+    let failed = daemon.say(&first, "fail", said.clone()).await;
+    assert_eq!((failed.status, facts(&failed.body)), (200, ("retry_wait", 1)), "{}", failed.body);
+    let again = daemon.say(&first, "fail", said.clone()).await;
+    assert_eq!((again.status, &again.body["error"]), (200, &failed.body["error"]), "{}", again.body);
+    assert_eq!(again.body["attempts"], 1, "no second attempt is spent");
+    let other = daemon.say(&first, "fail", json!({"reason": "rejected"})).await;
+    assert_eq!((other.status, other.code()), (409, "stale_fence"), "another end is no repetition: {}", other.body);
+    let second = daemon.claim("w2").await;
+    assert_eq!(second.item(), first.item());
+    let old = daemon.say(&first, "fail", said.clone()).await;
+    assert_eq!((old.status, old.code()), (409, "stale_fence"), "it is another's by now: {}", old.body);
+    assert_eq!(daemon.arm(&second).await.status, 200);
+    for _ in 0..2 {
+        let unknown = daemon.say(&second, "fail", said.clone()).await;
+        assert_eq!((unknown.status, facts(&unknown.body)), (200, ("outcome_unknown", 2)), "{}", unknown.body);
+    }
+
+    daemon.order(&["boris"], &json!({})).await;
+    let parked = daemon.claim("w1").await;
+    let asks = json!({"reason": "needs_human", "message": "asks to log in"});
+    for _ in 0..2 {
+        let asked = daemon.say(&parked, "fail", asks.clone()).await;
+        assert_eq!((asked.status, facts(&asked.body)), (200, ("queued", 0)), "{}", asked.body);
+    }
+    daemon.post("/api/v1/profiles/boris/unpark", &json!({})).await;
+    assert_eq!(daemon.say(&parked, "fail", asks).await.status, 200);
+    assert_eq!(daemon.get("/api/v1/profiles/boris").await.body["state"], "idle", "it is not parked once more");
+}
+
+/// A success says where it can be seen, however it became known.
+#[tokio::test(flavor = "multi_thread")]
+async fn rule_14_what_was_resolved_as_published_says_so_and_where_it_is() {
+    let daemon = studio("", &["anna"]).await;
+    let url = "http://127.0.0.1:9/p/1";
+    for late in [false, true] {
+        let task = daemon.order(&["anna"], &json!({})).await;
+        let claim = daemon.claim("w1").await;
+        assert_eq!(daemon.arm(&claim).await.status, 200);
+        let unknown = daemon.say(&claim, "fail", json!({})).await.body;
+        assert_eq!((&unknown["state"], &unknown["resolution"]), (&json!("outcome_unknown"), &Value::Null));
+        let settled = if late {
+            daemon.say(&claim, "complete", json!({"url": url})).await
+        } else {
+            let resolve = format!("/api/v1/items/{}/resolve", claim.item());
+            daemon.post(&resolve, &json!({"outcome": "published", "url": url})).await
+        };
+        assert_eq!((settled.status, &settled.body["resolution"]), (200, &json!("published")), "{}", settled.body);
+        assert_eq!(daemon.item(claim.item()).await["resolution"], "published");
+        assert_eq!(daemon.items(&task).await[0]["resolution"], "published");
+        assert_eq!(log_of(&daemon, &task).await.last(), Some(&("succeeded".to_owned(), url.to_owned())));
+    }
+    // What was never unknown was not settled.
+    daemon.order(&["anna"], &json!({})).await;
+    let claim = daemon.claim("w1").await;
+    assert_eq!(daemon.arm(&claim).await.status, 200);
+    assert_eq!(daemon.say(&claim, "complete", json!({})).await.body["resolution"], Value::Null);
+}

@@ -98,3 +98,31 @@ async fn a_profile_is_opened_for_a_person_and_closed_again() {
     assert_eq!(daemon.settled(&task).await[0]["state"], "succeeded");
     assert_eq!(daemon.client.get(&link).send().await.unwrap().status(), 404, "the link outlived the person");
 }
+
+/// What is no token of cove's is not shown to whoever listens there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mistyped_token_stays_here() {
+    let folder = tempfile::tempdir().unwrap();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let good = cove::model::token::TokenText::from_random(&[7; 40]).unwrap();
+    let typo = good.reveal().replacen('7', "8", 1);
+    let file = folder.path().join("token");
+    for (token, why) in [(typo.as_str(), "check"), (&typo[..20], "36 characters"), ("cove_a b", "letters")] {
+        std::fs::write(&file, token).unwrap();
+        let file = file.to_str().unwrap();
+        for command in [["status", "--json"], ["tokens", "list"], ["snapshots", "list"]] {
+            let mut asked = super::rig::cove();
+            let output = asked.args(command).args(["--url", &url, "--token-file", file]).output().unwrap();
+            let told = err(&output);
+            assert_eq!(output.status.code(), Some(2), "{token}: {told}");
+            assert!(told.contains(why) && told.contains(file) && !told.contains(token), "{told}");
+        }
+    }
+    let mut asked = super::rig::cove();
+    let output = asked.args(["status", "--url", &url]).env("COVE_TOKEN", &typo).output().unwrap();
+    assert!(output.status.code() == Some(2) && err(&output).contains("COVE_TOKEN"), "{}", err(&output));
+    let nobody = listener.accept().map(drop).unwrap_err();
+    assert_eq!(nobody.kind(), std::io::ErrorKind::WouldBlock, "nobody came");
+}

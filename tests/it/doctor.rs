@@ -324,6 +324,32 @@ async fn beside_a_daemon_it_asks_and_without_one_it_looks_itself() {
     assert!(daemon.browsers().is_empty());
 }
 
+/// `serve --state-dir` beside a configuration that names another folder: what is said is of the daemon's own.
+#[tokio::test(flavor = "multi_thread")]
+async fn beside_a_daemon_with_another_state_directory_nothing_wrong_is_said() {
+    let mut daemon = Daemon::prepare("", &[]);
+    let folder = daemon.folder.path().to_owned();
+    std::fs::create_dir(folder.join("tmp")).unwrap();
+    daemon.boot().await;
+    // The same file, but for the folder; and it says the daemon's own port, as the default would.
+    let config = std::fs::read_to_string(folder.join("cove.toml")).unwrap();
+    let port = daemon.base.rsplit_once(':').unwrap().1;
+    let other = config
+        .replace("127.0.0.1:0", &format!("127.0.0.1:{port}"))
+        .replace(&format!("{}/state", folder.display()), &format!("{}/elsewhere", folder.display()));
+    assert_ne!(config, other);
+    std::fs::write(folder.join("cove.toml"), other).unwrap();
+    let place = folder.clone();
+    let (report, code) = tokio::task::spawn_blocking(move || doctor(&place, &[], &[])).await.unwrap();
+    let state = daemon.state();
+    is(&report, "state_directory", "warning", &format!("the configuration says {}/elsewhere", folder.display()));
+    is(&report, "state_directory", "warning", &format!("{}, mode 0700", state.display()));
+    let held = format!("{}/state.redb, held by the daemon (process {})", state.display(), daemon.pid());
+    is(&report, "state_file", "ok", &held);
+    is(&report, "listen", "ok", "where the daemon listens");
+    assert_eq!(code, Some(0), "{report:#}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_state_file_that_somebody_holds_without_answering_is_an_error_that_names_him() {
     let folder = place();

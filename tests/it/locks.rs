@@ -284,3 +284,30 @@ async fn rule_18_after_a_restore_no_lock_is_given_until_a_human_resumes() {
     let again = call(&daemon, "acquire", body).await.body;
     assert!(number(&again["fence"]) > number(&fence));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_holds_one_lock_is_told_without_taking_it() {
+    let daemon = Daemon::start().await;
+    daemon.furnish(&["Anna B"]).await;
+    for (kind, key, owner) in
+        [("task", "7", "w1"), ("task", "77", "w1"), ("other", "7", "w2"), ("profile", "Anna B", "w3")]
+    {
+        acquire(&daemon, kind, key, owner, 60).await;
+    }
+    let owners = async |query: &str| -> Vec<Value> {
+        listed(&daemon, query).await.into_iter().map(|lock| lock["owner"].clone()).collect()
+    };
+    assert_eq!(owners("?kind=task&key=7").await, ["w1"]);
+    assert_eq!(owners("?kind=other&key=7").await, ["w2"]);
+    assert_eq!(owners("?kind=profile&key=Anna%20B").await, ["w3"], "a profile has a name, too");
+    for nobody in ["?kind=task&key=8", "?kind=third&key=7", "?kind=profile&key=nobody", "?kind=task&key=7&owner=w2"] {
+        assert_eq!(owners(nobody).await, Vec::<Value>::new(), "{nobody}");
+    }
+    let refused = daemon.get("/api/v1/locks?key=7").await;
+    assert_eq!((refused.status, refused.pointers()), (422, vec!["kind"]), "{}", refused.body);
+    let folder = daemon.folder.path();
+    let told = run(&["locks", "list", "--kind", "task", "--key", "7", "--json"], folder);
+    let told: Value = serde_json::from_slice(&told.stdout).unwrap();
+    assert_eq!((told["locks"].as_array().unwrap().len(), &told["locks"][0]["owner"]), (1, &json!("w1")), "{told}");
+    assert_eq!(run(&["locks", "list", "--key", "7"], folder).status.code(), Some(2));
+}

@@ -32,7 +32,7 @@ impl Nginx {
         let (cert, key) = (folder.join("cert.pem"), folder.join("key.pem"));
         let made = Command::new("openssl")
             .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"])
-            .args(["-subj", "/CN=cove.example.org", "-addext", "subjectAltName=DNS:cove.example.org"])
+            .args(["-subj", "/CN=cove.example.org", "-addext", "subjectAltName=DNS:cove.example.org,DNS:localhost"])
             .args(["-addext", "basicConstraints=critical,CA:FALSE"])
             .arg("-keyout")
             .arg(&key)
@@ -169,6 +169,37 @@ async fn the_sample_site_of_nginx_serves_cove() {
     assert_eq!(kept.body["bytes"], film.len(), "{}", kept.body);
 }
 
+/// `--url https://..`, with nothing trusted but the certificate that the site has.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_line_reaches_the_site_over_tls_and_trusts_no_stranger() {
+    // The test has no name server of its own: nginx and cove answer to this name as well.
+    let daemon = Daemon::start_as(
+        "",
+        &[
+            ("COVE_SERVER__ALLOWED_HOSTS", "localhost"),
+            ("COVE_SERVER__TRUSTED_PROXIES", "127.0.0.1"),
+            ("COVE_AUTH__REQUIRED", "true"),
+        ],
+    )
+    .await;
+    let admin = token(&daemon, &["admin"]);
+    let nginx = Nginx::before(&daemon).await;
+    let url = format!("https://localhost:{}", nginx.port);
+    let ask = |trusted: &Path| {
+        let mut command = super::rig::cove();
+        command.args(["status", "--json", "--url", &url]).env("COVE_TOKEN", &admin).env("SSL_CERT_FILE", trusted);
+        command.env_remove("SSL_CERT_DIR").stdin(Stdio::null()).output().unwrap()
+    };
+    let cert = daemon.folder.path().join("nginx/cert.pem");
+    let told = ask(&cert);
+    assert!(told.status.success(), "{}", String::from_utf8_lossy(&told.stderr));
+    assert_eq!(serde_json::from_slice::<Value>(&told.stdout).unwrap()["state"], "running");
+    let nothing = daemon.folder.path().join("nothing.pem");
+    std::fs::write(&nothing, "").unwrap();
+    let stranger = ask(&nothing);
+    assert_eq!(stranger.status.code(), Some(3), "{}", String::from_utf8_lossy(&stranger.stderr));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn events_come_through_nginx_as_they_happen() {
     let daemon = behind(&[]).await;
@@ -222,6 +253,7 @@ async fn a_lent_session_is_reached_through_nginx() {
     let lent = post("/api/v1/sessions", json!({"profile": "anna", "owner": "script", "ttl_seconds": 60})).await;
     assert_eq!(lent.status, 201, "{}", lent.body);
     let endpoint = lent.body["ws_endpoint"].as_str().unwrap();
+    assert!(endpoint.starts_with(&format!("wss://{NAME}/")), "{endpoint}");
     let path = endpoint.splitn(4, '/').nth(3).unwrap();
     let asked = nginx
         .client

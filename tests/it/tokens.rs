@@ -96,7 +96,7 @@ async fn h5_every_route_asks_for_its_token() {
         }
         for (scope, token) in &scoped {
             let answer = ask(&daemon, method, &path, Some(token)).await;
-            let may = *scope == needed || *scope == Scope::Admin || route.access.or_scope() == Some(*scope);
+            let may = *scope == needed || *scope == Scope::Admin || route.access.other_scope() == Some(*scope);
             let refused = is(&answer, route, 403, "missing_scope");
             assert_eq!(refused, !may, "{method} {path} with {scope}: {} {}", answer.status, answer.body);
             assert_ne!(answer.status, 401, "{method} {path} with {scope}");

@@ -300,6 +300,11 @@ fn counters(counted: &Counted) -> Vec<Series> {
         "How often an item was put off to be tried again.",
         of(&ItemState::RetryWait),
     ));
+    series.push(counter(
+        "claims_completed_unarmed_total",
+        "Completions of outside workers that had never armed: each may be a second post.",
+        counted.claims_completed_unarmed,
+    ));
     for result in ["delivered", "again", "given_up"] {
         let tries = counted.deliveries.get(result).copied().unwrap_or_default();
         let help = "Tries to deliver to a webhook, by result.";

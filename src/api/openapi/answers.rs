@@ -10,6 +10,7 @@ mod health;
 use serde_json::{Map, Value, json};
 
 use crate::api::error::Code;
+use crate::api::start::PRUNED;
 use crate::model::{ItemState, Job, JobResult, Resolution, Scope, TaskState, WaitReason};
 
 pub fn of(name: &str) -> Value {
@@ -83,8 +84,9 @@ fn tasks() -> Vec<(&'static str, Value)> {
         object([("code", words(["possible_duplicate"])), ("index", count()), ("item_id", text()), ("detail", text())]);
     let started = object([
         ("task_id", text()),
-        ("state", words(TaskState::ALL.map(TaskState::name))),
+        ("state", words(TaskState::ALL.map(TaskState::name).into_iter().chain([PRUNED]))),
         ("items", count()),
+        ("?pruned", flag()),
         ("warnings", list(warning)),
     ]);
     let task = object([
@@ -145,6 +147,7 @@ fn items() -> Vec<(&'static str, Value)> {
         ("?flow", text()),
         ("?files", map_of(object([("path", text()), ("sha256", text()), ("bytes", count())]))),
         ("?rehearsal", flag()),
+        ("?warnings", list(object([("code", words(["completed_unarmed"])), ("detail", text())]))),
     ]);
     let delivery = object([
         ("id", text()),

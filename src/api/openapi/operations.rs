@@ -81,15 +81,15 @@ operations! {
     POST "/api/v1/profiles/{id}/open" openProfile "Show a profile to a person, for signing in." [] Some("OpenProfile"); [202 json("Profile")] [NotFound ProfileBusy];
     POST "/api/v1/profiles/{id}/close" closeProfile "Close what was opened." [] None; [202 json("Profile")] [NotFound ProfileNotOpen];
     POST "/api/v1/profiles/{id}/unpark" unparkProfile "A person did what the site asked for: go on." [] None; [200 json("Profile")] [NotFound];
-    GET "/api/v1/locks" listLocks "Locks, running profiles included." ["kind" "owner" "cursor" "limit"] None; [200 json("Locks")] [];
+    GET "/api/v1/locks" listLocks "Locks, running profiles included; with `kind` and `key` that one, where it is held." ["kind" "key" "owner" "cursor" "limit"] None; [200 json("Locks")] [];
     POST "/api/v1/locks/acquire" acquireLock "Take a lock, or hear who has it." [] Some("LockAcquire"); [200 json("Acquired")] [UnknownProfile AmbiguousProfile Restored];
     POST "/api/v1/locks/refresh" refreshLock "Hold it longer." [] Some("LockRefresh"); [200 json("Refreshed")] [UnknownProfile AmbiguousProfile StaleFence NotHeld];
     POST "/api/v1/locks/release" releaseLock "Give it back." [] Some("LockRelease"); [200 json("Released")] [UnknownProfile AmbiguousProfile StaleFence NotHeld];
     POST "/api/v1/locks/cleanup" cleanUpLocks "Remove expired locks; with `force` all of one owner." [] Some("LockCleanup"); [200 json("CleanedUp")] [];
     POST "/api/v1/claims" claimItem "An outside worker takes an item; waits for one." [] Some("ClaimRequest"); [200 json("Claim"), 204 NOTHING] [TooManyWaiting ProfileBusy SessionsFull ProviderDown NoMemory NoCpu Restored];
-    POST "/api/v1/claims/{id}/refresh" refreshClaim "Keep it longer." [] Some("ClaimRefresh"); [200 json("ClaimRefreshed")] [NotFound StaleFence NotHeld];
+    POST "/api/v1/claims/{id}/refresh" refreshClaim "Keep it longer, unless its task was canceled and it is not armed: give up then, with `fail`." [] Some("ClaimRefresh"); [200 json("ClaimRefreshed")] [NotFound StaleFence NotHeld Canceled];
     POST "/api/v1/claims/{id}/arm" armClaim "Right before the click: may it be made?" [] Some("ClaimArm"); [200 json("Armed")] [NotFound StaleFence NotHeld AlreadyArmed Canceled SessionEnded MediaMismatch];
-    POST "/api/v1/claims/{id}/complete" completeClaim "It was published." [] Some("ClaimComplete"); [200 json("Item")] [NotFound StaleFence NotHeld];
+    POST "/api/v1/claims/{id}/complete" completeClaim "It was published. One that was never armed is taken all the same, with a warning." [] Some("ClaimComplete"); [200 json("Item")] [NotFound StaleFence NotHeld];
     POST "/api/v1/claims/{id}/fail" failClaim "It was not, or nobody knows." [] Some("ClaimFail"); [200 json("Item")] [NotFound StaleFence NotHeld];
     POST "/api/v1/sessions" createSession "Lend a profile's browser to a program." [] Some("NewSession"); [201 json("Session")] [UnknownProfile AmbiguousProfile ProfileBusy SessionsFull ProviderDown NoMemory NoCpu Restored];
     GET "/api/v1/sessions" listSessions "Browsers that are lent." [] None; [200 json("Sessions")] [];

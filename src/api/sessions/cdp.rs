@@ -21,7 +21,7 @@ use super::super::devtools::same;
 use super::super::error::{ApiError, Code};
 use super::super::front::Call;
 use super::super::{Context, upstream};
-use super::{address, parse_session_id};
+use super::{Reached, address, parse_session_id};
 use crate::browser::Session;
 use crate::engine::{Door, MAX_VISITS};
 use crate::model::{Fence, TokenHash};
@@ -92,6 +92,6 @@ pub async fn version(context: Arc<Context>, call: Call) -> Result<Response<Reply
     let answer = upstream::get(session.port, "/json/version").await?;
     let version: Result<Value, _> = serde_json::from_slice(&answer.body);
     let mut version = version.ok().filter(Value::is_object).ok_or_else(|| upstream::unreachable("no version"))?;
-    version["webSocketDebuggerUrl"] = json!(address(fence, &call.host, door.token()).1);
+    version["webSocketDebuggerUrl"] = json!(address(fence, &Reached::by(&call), door.token()).1);
     Ok(body::json(StatusCode::OK, &version))
 }

@@ -10,7 +10,7 @@ use crate::store::{PossibleDuplicate, StoreError};
 
 fn enqueued(replayed: bool) -> Enqueued {
     let warnings = vec![PossibleDuplicate { index: 1, older_item: ItemId::new(4) }];
-    Enqueued { task: TaskId::new(3), state: TaskState::Queued, items: 2, replayed, warnings }
+    Enqueued { task: TaskId::new(3), state: Some(TaskState::Queued), items: 2, replayed, pruned: false, warnings }
 }
 
 async fn problem(error: EnqueueError) -> Value {
@@ -21,6 +21,18 @@ async fn problem(error: EnqueueError) -> Value {
     walk.finish().unwrap();
     let response = refused(error, Some(&request)).into_response("r");
     serde_json::from_slice(&read_reply(response).await).unwrap()
+}
+
+#[tokio::test]
+async fn a_task_that_is_gone_is_not_called_a_success() {
+    let json_of = async |state| {
+        let told = Enqueued { state, items: 3, pruned: true, warnings: Vec::new(), ..enqueued(true) };
+        let read = read_reply(accepted(&told)).await;
+        serde_json::from_slice::<Value>(&read).unwrap()
+    };
+    let known = json_of(Some(TaskState::Failed)).await;
+    assert_eq!((&known["task_id"], &known["state"], &known["items"]), (&json!("t3"), &json!("failed"), &json!(3)));
+    assert_eq!((&known["pruned"], &json_of(None).await["state"]), (&json!(true), &json!("pruned")));
 }
 
 #[tokio::test]

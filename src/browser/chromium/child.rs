@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::browser::host::HostOptions;
+use crate::browser::host::{HostOptions, is_secret};
 use crate::model::{Failure, FailureCode};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
@@ -78,6 +78,10 @@ impl Recipe {
         // A signal for the daemon's group (Ctrl-C) is the daemon's to act on: it ends the host when it is
         // done with it.
         command.process_group(0);
+        // It knows nothing of tokens, and its environment can be read for as long as it runs.
+        for name in std::env::vars_os().map(|(name, _)| name).filter(|name| is_secret(name)) {
+            command.env_remove(name);
+        }
         command.spawn().map_err(|error| {
             format!("the browser host cannot be started as {} browser-host: {error}", self.executable.display())
         })

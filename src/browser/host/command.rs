@@ -75,7 +75,8 @@ pub fn browser(binary: &Path, data_dir: &Path, scratch: &Scratch, appearance: Ap
 }
 
 /// A page that breaks out of the browser must not find the daemon's tokens in its environment.
-fn is_secret(variable: &OsStr) -> bool {
+#[must_use]
+pub fn is_secret(variable: &OsStr) -> bool {
     let name = variable.to_string_lossy().to_ascii_uppercase();
     ["TOKEN", "SECRET", "PASSWORD", "CREDENTIALS"].iter().any(|mark| name.contains(mark))
 }

@@ -186,6 +186,14 @@ pub fn who_opened(path: &Path) -> Option<u32> {
     others.filter(|one| has_it(one.pid)).min_by_key(|one| one.started).map(|one| one.pid)
 }
 
+/// The files with this name that a process has open; None where that may not be seen.
+#[must_use]
+pub fn opened_by(pid: u32, name: &str) -> Option<Vec<PathBuf>> {
+    let folder = std::fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
+    let links = folder.take(MAX_DESCRIPTORS).filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok());
+    Some(links.filter(|link| link.file_name().is_some_and(|found| found == name)).collect())
+}
+
 /// The fixed `DevTools` port that a browser's main process was started with.
 fn named_port(command_line: &[u8]) -> Option<u16> {
     if value_of(command_line, "--type=").is_some() {

@@ -106,16 +106,18 @@ pub enum Port {
     Failed(String),
 }
 
-/// `daemon`: where one that answers listens. Blocks.
-pub fn look_at_port(address: SocketAddr, daemon: Option<SocketAddr>) -> Port {
-    if daemon.is_some_and(|daemon| address.port() == 0 || daemon == address) {
+/// `at`: where a daemon that answers says that it listens; `daemon`: its process. Blocks.
+pub fn look_at_port(address: SocketAddr, at: Option<SocketAddr>, daemon: Option<u32>) -> Port {
+    if at.is_some_and(|at| address.port() == 0 || at == address) {
         return Port::Ours;
     }
+    let holder = |listener: Listener| listener.process().map(|process| process.pid);
     match TcpListener::bind(address) {
         Ok(_) => Port::Free,
-        Err(error) if error.kind() == ErrorKind::AddrInUse => {
-            Port::Taken { by: processes::listener(address.port()).map_or("something".to_owned(), |found| told(&found)) }
-        }
+        Err(error) if error.kind() == ErrorKind::AddrInUse => match processes::listener(address.port()) {
+            Some(found) if daemon.is_some() && holder(found) == daemon => Port::Ours,
+            found => Port::Taken { by: found.map_or("something".to_owned(), |found| told(&found)) },
+        },
         Err(error) => Port::Failed(error.to_string()),
     }
 }
@@ -213,14 +215,15 @@ mod tests {
     fn an_address_is_free_ours_or_taken_by_somebody_with_a_name() {
         let socket = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = socket.local_addr().unwrap();
-        assert_eq!(look_at_port(address, Some(address)), Port::Ours);
-        let taken = look_at_port(address, None);
+        assert_eq!(look_at_port(address, Some(address), None), Port::Ours);
+        assert_eq!(look_at_port(address, None, Some(std::process::id())), Port::Ours, "by its process");
+        let taken = look_at_port(address, None, Some(1));
         let own = format!("process {}", std::process::id());
         assert!(matches!(&taken, Port::Taken { by } if by.contains(&own)), "{taken:?}");
         assert_eq!(listen(address, &taken).status, Status::Error);
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        assert_eq!(look_at_port(any, None), Port::Free);
-        assert_eq!(look_at_port(any, Some(address)), Port::Ours);
+        assert_eq!(look_at_port(any, None, None), Port::Free);
+        assert_eq!(look_at_port(any, Some(address), None), Port::Ours);
         assert_eq!(listen(any, &Port::Free).status, Status::Ok);
         assert_eq!(listen(address, &Port::Free).status, Status::Ok);
         assert_eq!(listen(address, &Port::Ours).status, Status::Ok);

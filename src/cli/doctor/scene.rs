@@ -3,7 +3,7 @@
 //! Gathered once, before the checks, which ask for it again and again.
 
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::person::Person;
 use super::running::{self, Daemon};
@@ -12,12 +12,15 @@ use crate::browser::processes::{self, Listener};
 use crate::cli::remote::Client;
 use crate::cli::{Global, token};
 use crate::config::{Config, Loaded, ProviderKind};
+use crate::store::STATE_FILE;
 
 /// Who is who on this machine.
 pub struct Scene {
     pub loaded: Loaded,
     pub client: Client,
     pub daemon: Daemon,
+    /// Where the daemon that runs keeps its state, by the files that it has open; None: none runs, or it cannot be seen.
+    pub held: Option<PathBuf>,
     /// Whoever runs this command.
     pub own: Person,
     /// The user that the daemon runs as, or will.
@@ -44,8 +47,9 @@ impl Scene {
         };
         let client = client.with_token(token(global)?);
         let daemon = running::look(&client, socket.as_ref()).await;
+        let held = daemon.process().and_then(|(pid, _)| state_of(pid));
         let own = Person::own().await;
-        let cove = cove_user(&daemon, &config.state_dir(), &own).await;
+        let cove = cove_user(&daemon, held.as_ref().unwrap_or(&config.state_dir()), &own).await;
         let service = match &config.browser.host_socket {
             Some(socket) if config.browser.provider == ProviderKind::Chromium => Some(service::greet(socket).await),
             _ => None,
@@ -62,11 +66,16 @@ impl Scene {
             (ProviderKind::Chromium, Some(Ok(pid)), _) => Person::of_process(*pid).await,
             (ProviderKind::Chromium, Some(Err(_)), _) => None,
         };
-        Ok(Self { loaded, client, daemon, own, cove, service, dolphin, browser })
+        Ok(Self { loaded, client, daemon, held, own, cove, service, dolphin, browser })
     }
 
     pub fn config(&self) -> &Config {
         &self.loaded.config
+    }
+
+    /// Where the state is: of a daemon that runs, wherever it was told to keep it.
+    pub fn state_dir(&self) -> PathBuf {
+        self.held.clone().unwrap_or_else(|| self.config().state_dir())
     }
 
     /// User and group to start a browser as, where we are not that user and may become it.
@@ -74,6 +83,11 @@ impl Scene {
         let browser = self.browser.as_ref()?;
         (self.own.uid() == 0 && browser.uid() != 0).then_some((browser.uid(), browser.reader.gid))
     }
+}
+
+fn state_of(pid: u32) -> Option<PathBuf> {
+    let opened = processes::opened_by(pid, STATE_FILE)?;
+    opened.first().and_then(|file| file.parent()).map(Path::to_owned)
 }
 
 /// The user of the daemon that runs; else the owner of the state directory; else whoever asks.

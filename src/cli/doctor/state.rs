@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::command;
-use super::line::{Line, counted};
+use super::line::{Line, Status, counted};
 use super::person::Person;
 use crate::browser::readable::{Access, ENTER, READ, WRITE};
 use crate::config::{Config, ConfigError, Loaded};
@@ -131,13 +131,35 @@ pub fn state_directory(path: &Path, folder: &Folder, own: &Person, daemon: Optio
     }
 }
 
+/// What stands in the configuration that this command reads is not what the daemon goes by.
+pub fn elsewhere(line: Line, configured: &Path, held: Option<&Path>) -> Line {
+    match held {
+        Some(held) if line.status == Status::Ok && !is_same(held, configured) => Line::warning(
+            STATE_DIRECTORY,
+            format!(
+                "{}, where the daemon that runs keeps it; the configuration says {}",
+                line.found,
+                configured.display()
+            ),
+            "give --config the daemon's file, or set [state] dir as it is started",
+        ),
+        _ => line,
+    }
+}
+
+fn is_same(one: &Path, other: &Path) -> bool {
+    one == other || one.canonicalize().ok().is_some_and(|one| other.canonicalize().is_ok_and(|other| one == other))
+}
+
 /// Who keeps the state file open.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Holder {
     /// A daemon that answered us.
     Daemon {
-        pid: Option<u32>,
+        pid: u32,
     },
+    /// A daemon runs, and what it has open cannot be seen from here.
+    Unseen,
     /// Somebody, while no daemon answers.
     Stranger {
         pid: Option<u32>,
@@ -150,8 +172,14 @@ pub fn state_file(folder: &Path, found: &Result<Option<Inspected>, OpenError>, h
     let path = folder.join(STATE_FILE);
     let shown = path.display();
     let process = |pid: &Option<u32>| pid.map_or("a process".to_owned(), |pid| format!("process {pid}"));
-    if let Holder::Daemon { pid } = holder {
-        return Line::ok(NAME, format!("{shown}, held by the daemon ({})", process(pid)));
+    match holder {
+        Holder::Daemon { pid } => return Line::ok(NAME, format!("{shown}, held by the daemon (process {pid})")),
+        Holder::Unseen => {
+            let found =
+                format!("{shown} is not looked at while a daemon runs; whether it is this one's cannot be seen");
+            return Line::ok(NAME, found);
+        }
+        Holder::Stranger { .. } | Holder::Nobody => {}
     }
     match found {
         Ok(None) => Line::ok(NAME, format!("{shown} is not there yet; the daemon makes it at its first start")),
@@ -234,8 +262,7 @@ pub struct Private {
 }
 
 /// What cove keeps or reads, and others must not.
-pub fn private_files(config: &Config, file: Option<&Path>, token_file: Option<&Path>) -> Vec<Private> {
-    let state = config.state_dir();
+pub fn private_files(state: &Path, config: &Config, file: Option<&Path>, token_file: Option<&Path>) -> Vec<Private> {
     let private = |path: PathBuf, danger, forbidden, needed| Private { path, danger, forbidden, needed };
     let mut files = vec![
         private(state.join(STATE_FILE), "read what is queued and published", 0o007, false),
@@ -367,7 +394,8 @@ mod tests {
         let with = |pause| Ok(Some(Inspected { pause: Some(pause), ..sound.clone() }));
         let since = Timestamp::ZERO;
         assert_eq!(judge(Ok(None), Holder::Nobody).status, Status::Ok);
-        assert_eq!(judge(Ok(None), Holder::Daemon { pid: Some(7) }).status, Status::Ok);
+        assert_eq!(judge(Ok(None), Holder::Daemon { pid: 7 }).status, Status::Ok);
+        assert!(!judge(Ok(None), Holder::Unseen).found.contains("held by"), "nobody saw that");
         assert!(judge(Ok(Some(sound.clone())), Holder::Nobody).found.contains("2 KiB"));
         let older = judge(Ok(Some(Inspected { schema: 1, ..sound.clone() })), Holder::Nobody);
         assert!(older.status == Status::Ok && older.found.contains("the next start brings it"), "{older:?}");
@@ -412,6 +440,10 @@ mod tests {
         assert!(writable.found.contains("its group can read it"), "{writable:?}");
         let mut config = Config::default();
         config.dolphin.api_token_file = Some(token.clone());
-        assert!(private_files(&config, None, None).iter().any(|private| private.path == token && private.needed));
+        assert!(
+            private_files(&config.state_dir(), &config, None, None)
+                .iter()
+                .any(|private| private.path == token && private.needed)
+        );
     }
 }

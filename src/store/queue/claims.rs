@@ -13,7 +13,8 @@ use super::super::tables::Tx;
 use super::super::writer::Ran;
 use super::super::{AttemptEnded, ClaimEnded, ClaimName, Expired, FinishRefused, NotYours, StoreError, locks};
 use super::outcome::write_resolution;
-use super::progress::{bounded_url, finish};
+use super::progress::{bounded_url, finish, write_armed};
+use crate::meter::Mark;
 use crate::model::lock::CLAIM_GRACE;
 use crate::model::{
     Failure, FailureCode, Fence, Item, ItemState, Lock, LockKind, LockOwner, Moment, ProfileId, Resolution, Timestamp,
@@ -37,7 +38,8 @@ fn lock_of(tx: &Tx<'_>, name: &ClaimName, now: Moment) -> Ran<(Item, Lock), NotY
     })
 }
 
-/// A new lease, as long as the one before where nothing else is asked.
+/// A new lease, as long as the one before where nothing else is asked. There is none for what may not be armed any
+/// more: its worker has nothing left to do but to give up.
 pub(in crate::store) fn refresh(
     tx: &mut Tx<'_>,
     name: &ClaimName,
@@ -46,6 +48,9 @@ pub(in crate::store) fn refresh(
 ) -> Ran<Option<Timestamp>, NotYours> {
     let moment = tx.in_order(moment);
     match lock_of(tx, name, moment)? {
+        Ok((item, _)) if !item.is_armed() && tx.intent(item.task)?.cancel_requested_at.is_some() => {
+            Ok(Err(NotYours::Canceled))
+        }
         Ok((_, lock)) => Ok(Ok(locks::renew(tx, &lock, ttl.or(lock.ttl()), moment)?.expires_at())),
         Err(refused) => Ok(Err(refused)),
     }
@@ -58,13 +63,13 @@ pub(in crate::store) fn left(tx: &mut Tx<'_>, name: &ClaimName, moment: Moment) 
 }
 
 /// The worker says how it ended. A completion of what became `outcome_unknown` meanwhile is taken under the
-/// very fence that armed it; saying the same again is saying it once.
+/// very fence that armed it; saying the same again is saying it once, a completion as well as a failure.
 pub(in crate::store) fn end(tx: &mut Tx<'_>, end: &AttemptEnded, now: Timestamp) -> Ran<ClaimEnded, FinishRefused> {
     let Some(item) = tx.item(end.item)? else { return Ok(Err(FinishRefused::StaleFence)) };
-    let claimed = is_claim(tx, &item, end)?;
+    let claimed = is_claim(tx, &item, end.fence)?;
     if let Verdict::Succeeded { url, result } = &end.verdict {
         if item.state == ItemState::Succeeded && item.fence == Some(end.fence) {
-            return Ok(Ok(ClaimEnded { item, late: false }));
+            return Ok(Ok(ClaimEnded { item, late: false, unasked: false }));
         }
         if item.state == ItemState::OutcomeUnknown && item.armed_fence == Some(end.fence) && item.external.is_some() {
             let done = Item {
@@ -78,8 +83,11 @@ pub(in crate::store) fn end(tx: &mut Tx<'_>, end: &AttemptEnded, now: Timestamp)
             let item = write_resolution(tx, &item, done, Resolution::Published, now)?;
             // Its worker is done with the profile, where nobody else has it since.
             free_unless_lent(tx, &item.profile, end.fence)?;
-            return Ok(Ok(ClaimEnded { item, late: true }));
+            return Ok(Ok(ClaimEnded { item, late: true, unasked: false }));
         }
+    }
+    if said_before(&item, end) {
+        return Ok(Ok(ClaimEnded { item, late: false, unasked: false }));
     }
     if !claimed {
         return Ok(Err(FinishRefused::StaleFence));
@@ -89,7 +97,39 @@ pub(in crate::store) fn end(tx: &mut Tx<'_>, end: &AttemptEnded, now: Timestamp)
     }
     free_unless_lent(tx, &item.profile, end.fence)?;
     let item = tx.item(end.item)?.ok_or_else(|| StoreError::Corrupt(format!("items: {} vanished", end.item)))?;
-    Ok(Ok(ClaimEnded { item, late: false }))
+    Ok(Ok(ClaimEnded { item, late: false, unasked: false }))
+}
+
+/// A failure whose answer was lost: the item still stands where this attempt's very failure left it.
+fn said_before(item: &Item, end: &AttemptEnded) -> bool {
+    if item.external.is_none() || item.fence != Some(end.fence) {
+        return false;
+    }
+    let failure = item.failure.as_ref();
+    match (&end.verdict, item.state) {
+        (Verdict::OutcomeUnknown(said), ItemState::OutcomeUnknown) | (Verdict::Failed(said), ItemState::Failed) => {
+            failure == Some(said)
+        }
+        (Verdict::TryAgain { failure: said, .. }, ItemState::RetryWait | ItemState::Queued) => failure == Some(said),
+        // The task was canceled meanwhile, so that the failure became a cancel.
+        (Verdict::TryAgain { .. }, ItemState::Canceled) => true,
+        _ => false,
+    }
+}
+
+/// A worker says that it published what it never asked to arm, or was refused to. It is out there: to take no notice
+/// of that would queue it again. So it is written down as armed under its fence, without the checks that allow a
+/// click (they are for a click to come), before the completion itself is. False: there is nothing to write down.
+pub(in crate::store) fn arm_completed(tx: &mut Tx<'_>, name: &ClaimName, now: Timestamp) -> Ran<bool, Infallible> {
+    let Some(item) = tx.item(name.item)? else { return Ok(Ok(false)) };
+    let unarmed = item.state == ItemState::Running && item.fence == Some(name.fence) && !item.is_armed();
+    if !unarmed || !is_claim(tx, &item, name.fence)? {
+        return Ok(Ok(false));
+    }
+    tx.log(item.task, Some(item.id), "completed_unarmed", "its worker completed it and never armed it", now)?;
+    write_armed(tx, &item, name.fence, None, now)?;
+    tx.marks.push(Mark::CompletedUnarmed);
+    Ok(Ok(true))
 }
 
 /// A browser of cove's is stopped first; the engine frees the profile behind it.
@@ -102,9 +142,9 @@ fn free_unless_lent(tx: &mut Tx<'_>, profile: &ProfileId, fence: Fence) -> Resul
 }
 
 /// Whether this is the fence of a worker, and not of an attempt of cove's own.
-fn is_claim(tx: &Tx<'_>, item: &Item, end: &AttemptEnded) -> Result<bool, StoreError> {
+fn is_claim(tx: &Tx<'_>, item: &Item, fence: Fence) -> Result<bool, StoreError> {
     let lock = locks::get(&tx.locks, &LockKind::PROFILE, item.profile.as_str())?;
-    Ok(lock.is_some_and(|lock| lock.fence == end.fence && lock.owner.claim().is_some()))
+    Ok(lock.is_some_and(|lock| lock.fence == fence && lock.owner.claim().is_some()))
 }
 
 /// Ends what workers left: at most a step of it.

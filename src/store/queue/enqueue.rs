@@ -6,7 +6,9 @@
 use redb::{ReadTransaction, ReadableTable};
 use sha2::{Digest, Sha256};
 
-use super::super::tables::{Bytes, FlowRow, Hash, IDEMPOTENCY, IdempotencyRow, NO_TASK, TASKS, Tx, get, get_named};
+use super::super::tables::{
+    Bytes, FlowRow, Hash, IDEMPOTENCY, IdempotencyRow, NO_TASK, PRUNED, PrunedRow, TASKS, Tx, get, get_named,
+};
 use super::super::writer::Ran;
 use super::super::{EnqueueError, Enqueued, Idempotency, NewItem, NewTask, PossibleDuplicate, StoreError, codec};
 use super::{hex, key_hash};
@@ -16,7 +18,7 @@ use crate::model::{Counts, Item, ItemId, ItemState, Place, Task, TaskState, Time
 pub(in crate::store) fn enqueue(tx: &mut Tx<'_>, new: &NewTask, now: Timestamp) -> Ran<Enqueued, EnqueueError> {
     let idempotency = new.idempotency.as_ref().map(idempotency_hash);
     if let (Some(hash), Some(given)) = (&idempotency, &new.idempotency)
-        && let Some(answer) = came_before(&tx.idempotency, &tx.tasks, hash, given)?
+        && let Some(answer) = came_before(&tx.idempotency, &tx.tasks, &tx.pruned, hash, given)?
     {
         return Ok(answer);
     }
@@ -32,7 +34,8 @@ pub(in crate::store) fn enqueue(tx: &mut Tx<'_>, new: &NewTask, now: Timestamp) 
     }
     tx.marks.push(Mark::TaskAccepted);
     tx.log(task.id, None, "accepted", &format!("{} items", new.items.len()), now)?;
-    Ok(Ok(Enqueued { task: task.id, state: TaskState::Queued, items: task.counts.total(), replayed: false, warnings }))
+    let (state, items) = (Some(TaskState::Queued), task.counts.total());
+    Ok(Ok(Enqueued { task: task.id, state, items, replayed: false, pruned: false, warnings }))
 }
 
 fn idempotency_hash(given: &Idempotency) -> [u8; 32] {
@@ -49,13 +52,15 @@ pub(in crate::store) fn find_replay(
     given: &Idempotency,
 ) -> Result<Option<Result<Enqueued, EnqueueError>>, StoreError> {
     let hash = idempotency_hash(given);
-    came_before(&txn.open_table(IDEMPOTENCY)?, &txn.open_table(TASKS)?, &hash, given)
+    let (idempotency, tasks) = (txn.open_table(IDEMPOTENCY)?, txn.open_table(TASKS)?);
+    came_before(&idempotency, &tasks, &txn.open_table(PRUNED)?, &hash, given)
 }
 
 /// The answer to a request whose Idempotency-Key is known: the same task, or a conflict.
 fn came_before(
     idempotency: &impl ReadableTable<Hash, Bytes>,
     tasks: &impl ReadableTable<u64, Bytes>,
+    pruned: &impl ReadableTable<u64, Bytes>,
     hash: &[u8; 32],
     given: &Idempotency,
 ) -> Result<Option<Result<Enqueued, EnqueueError>>, StoreError> {
@@ -67,13 +72,16 @@ fn came_before(
     if row.body_hash != given.body_hash {
         return Ok(Some(Err(EnqueueError::IdempotencyConflict { task: row.task })));
     }
-    // A task that is gone was finished and pruned: what it made is not made again.
+    // A task that is gone was finished and pruned: what it made is not made again. While it goes, its counters do.
+    let before = get::<PrunedRow>("pruned", pruned, row.task.raw())?;
     let counts = get::<Task>("tasks", tasks, row.task.raw())?.map(|task| task.counts);
+    let is_pruned = before.is_some() || counts.is_none();
     Ok(Some(Ok(Enqueued {
         task: row.task,
-        state: counts.map_or(TaskState::Succeeded, |counts| counts.state()),
-        items: counts.map_or(0, |counts| counts.total()),
+        state: before.map(|before| before.state).or_else(|| counts.map(|counts| counts.state())),
+        items: before.map(|before| before.items).or_else(|| counts.map(|counts| counts.total())).unwrap_or_default(),
         replayed: true,
+        pruned: is_pruned,
         warnings: Vec::new(),
     })))
 }
@@ -143,7 +151,7 @@ fn insert_task(
 }
 
 /// Answers with an older item of the same (flow, profile, media), where there is one that waits, runs or may
-/// have published, and no key says that this is another thing.
+/// have published, and no key says that the new one is another thing.
 fn insert_item(
     tx: &mut Tx<'_>,
     new: &NewTask,
@@ -173,7 +181,7 @@ fn insert_item(
         tx.keys.insert(&key_hash(key), item.id.raw())?;
     }
     // A rehearsal publishes nothing that could be published again.
-    let Some(likeness) = (asked.key.is_none() && !task.rehearsal).then(|| likeness(&task.flow, &item)).flatten() else {
+    let Some(likeness) = (!task.rehearsal).then(|| likeness(&task.flow, &item)).flatten() else {
         return Ok(None);
     };
     let older = tx.duplicates.get(&likeness)?.map(|row| ItemId::new(row.value()));
@@ -184,7 +192,7 @@ fn insert_item(
     if !row.as_ref().is_some_and(published) {
         tx.duplicates.insert(&likeness, item.id.raw())?;
     }
-    Ok(older.filter(|_| !row.as_ref().is_some_and(ended)))
+    Ok(older.filter(|_| asked.key.is_none() && !row.as_ref().is_some_and(ended)))
 }
 
 /// SHA-256 of (flow, profile, media); None without media.

@@ -70,9 +70,15 @@ pub(super) fn write_resolution(
         let url = resolved.url.clone().filter(|_| resolution == Resolution::Published);
         tx.ledger_before.push(Line::Resolved { item: item.id, fence, resolution, url, key, idempotency, at: now });
     }
+    if resolution == Resolution::Published {
+        tx.settled_published.insert(item.id.raw(), ())?;
+    }
     let resolved = Item { verify: None, held_for: None, ..resolved };
     let kind = resolved.state.name();
-    tx.change_item(item, resolved, kind, resolution.name(), now)
+    // Of a success it is said where it can be seen, however it became known.
+    let url = resolved.url.clone().filter(|_| resolved.state == ItemState::Succeeded);
+    let detail = url.unwrap_or_else(|| resolution.name().to_owned());
+    tx.change_item(item, resolved, kind, &detail, now)
 }
 
 /// Takes the profile's lock for a verify whose time has come.

@@ -130,16 +130,26 @@ pub(in crate::store) fn arm(
     if tx.intent(item.task)?.cancel_requested_at.is_some() {
         return Ok(Err(ArmRefused::Canceled));
     }
+    write_armed(tx, &item, fence, Some(proofs.clone()), now).map(Ok)
+}
+
+/// What an arming leaves in the store and, behind the commit, in the ledger.
+pub(super) fn write_armed(
+    tx: &mut Tx<'_>,
+    item: &Item,
+    fence: Fence,
+    proofs: Option<Proofs>,
+    now: Timestamp,
+) -> Result<(), StoreError> {
     if let Some(mut profile) = tx.profile(item.profile.as_str())? {
         profile.last_armed_at = Some(now);
         tx.put_profile(&profile)?;
     }
-    let proofs = Some(proofs.clone());
     let armed = Item { armed_fence: Some(fence), armed_at: Some(now), proofs, ..item.clone() };
-    let armed = tx.change_item(&item, armed, "armed", "", now)?;
+    let armed = tx.change_item(item, armed, "armed", "", now)?;
     let (key, idempotency) = ledger_hashes(tx, &armed)?;
-    tx.ledger_after.push(Line::Armed { item: id, fence, key, idempotency, at: now });
-    Ok(Ok(()))
+    tx.ledger_after.push(Line::Armed { item: item.id, fence, key, idempotency, at: now });
+    Ok(())
 }
 
 pub(super) fn ledger_hashes(tx: &Tx<'_>, item: &Item) -> Result<(Option<String>, Option<String>), StoreError> {

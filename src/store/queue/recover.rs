@@ -24,6 +24,8 @@ use crate::model::{
 pub(in crate::store) struct Fact {
     pub armed: Option<Fence>,
     pub published: Option<(Fence, Option<String>)>,
+    /// A human or a verify said so, when it was not known.
+    pub settled: bool,
     /// Armings up to this one did not publish.
     pub cleared: Option<Fence>,
     /// A human gave up on this arming.
@@ -88,7 +90,10 @@ impl Facts {
                     let fact = facts.items.entry(*item).or_default();
                     fact.idempotency.clone_from(idempotency);
                     match resolution {
-                        Resolution::Published => fact.published = Some((*fence, url.clone())),
+                        Resolution::Published => {
+                            fact.published = Some((*fence, url.clone()));
+                            fact.settled = true;
+                        }
                         Resolution::NotPublished => fact.cleared = fact.cleared.max(Some(*fence)),
                         Resolution::GiveUp => fact.given_up = fact.given_up.max(Some(*fence)),
                     }
@@ -193,6 +198,10 @@ fn came_from(tx: &mut Tx<'_>, request: &[u8; 32], at: Timestamp) -> Result<(), S
 }
 
 fn succeed(tx: &mut Tx<'_>, item: &Item, fact: &Fact, url: Option<String>, now: Timestamp) -> Result<(), StoreError> {
+    if fact.settled {
+        tx.settled_published.insert(item.id.raw(), ())?;
+    }
+    let detail = url.clone().unwrap_or_else(|| "the ledger says that it was published".to_owned());
     let done = Item {
         state: ItemState::Succeeded,
         armed_fence: item.armed_fence.max(fact.armed),
@@ -203,7 +212,7 @@ fn succeed(tx: &mut Tx<'_>, item: &Item, fact: &Fact, url: Option<String>, now: 
         finished_at: Some(now),
         ..item.clone()
     };
-    tx.change_item(item, done, "succeeded", "the ledger says that it was published", now).map(drop)
+    tx.change_item(item, done, "succeeded", &detail, now).map(drop)
 }
 
 fn unknown(tx: &mut Tx<'_>, item: &Item, fact: &Fact, now: Timestamp) -> Result<(), StoreError> {

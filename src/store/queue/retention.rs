@@ -10,11 +10,10 @@ use std::path::PathBuf;
 
 use redb::{ReadTransaction, ReadableTable, ReadableTableMetadata};
 
-use super::super::codec;
-use super::super::tables::{FINISHED, ITEMS, TASK_ITEMS, Tx};
+use super::super::tables::{FINISHED, ITEMS, PrunedRow, TASK_ITEMS, Tx};
 use super::super::writer::Ran;
-use super::super::{NamedFiles, Prunable, StoreError, outbox};
-use crate::model::{InputValue, Item, ItemId, ItemState, TaskId, Timestamp};
+use super::super::{NamedFiles, Prunable, StoreError, codec, outbox};
+use crate::model::{InputValue, Item, ItemId, ItemState, Task, TaskId, Timestamp};
 
 /// The finished tasks to forget next, oldest end first: those that ended before `before`, and the oldest
 /// beyond `keep`. At most `limit`.
@@ -81,6 +80,7 @@ pub(in crate::store) fn prune(tx: &mut Tx<'_>, id: TaskId, limit: usize) -> Ran<
     // Retried since: it is not finished any more.
     let Some(finished_at) = task.finished_at else { return Ok(Ok(true)) };
     tx.writes += 1;
+    remember(tx, &task)?;
     let events = ids_under(&tx.events, id.raw(), limit)?;
     for number in &events {
         tx.events.remove((id.raw(), *number))?;
@@ -106,6 +106,16 @@ pub(in crate::store) fn prune(tx: &mut Tx<'_>, id: TaskId, limit: usize) -> Ran<
     Ok(Ok(true))
 }
 
+/// Whoever sends its Idempotency-Key again is told how it ended: before the first of its items is forgotten, since its
+/// counters go down with them.
+fn remember(tx: &mut Tx<'_>, task: &Task) -> Result<(), StoreError> {
+    if task.idempotency.is_some() && tx.pruned.get(task.id.raw())?.is_none() {
+        let row = PrunedRow { state: task.counts.state(), items: task.counts.total() };
+        tx.pruned.insert(task.id.raw(), codec::encode(&row)?.as_slice())?;
+    }
+    Ok(())
+}
+
 fn ids_under<V: redb::Value + 'static>(
     index: &impl ReadableTable<(u64, u64), V>,
     key: u64,
@@ -117,6 +127,7 @@ fn ids_under<V: redb::Value + 'static>(
 fn forget_item(tx: &mut Tx<'_>, task: TaskId, id: ItemId) -> Result<ItemState, StoreError> {
     let item = tx.item(id)?.ok_or_else(|| StoreError::Corrupt(format!("task_items: no item {id}")))?;
     tx.items.remove(id.raw())?;
+    tx.settled_published.remove(id.raw())?;
     tx.task_items.remove((task.raw(), id.raw()))?;
     tx.item_states.remove((item.state as u8, id.raw()))?;
     tx.item_profiles.remove((item.profile.as_str(), id.raw()))?;

@@ -66,6 +66,9 @@ pub enum NotYours {
     StaleFence,
     #[error("nobody holds this lock: it was freed, or its time is over")]
     NotHeld,
+    /// Of a claim alone.
+    #[error("a cancel was requested")]
+    Canceled,
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -80,6 +83,8 @@ pub struct LockPlace {
 #[derive(Clone, Debug, Default)]
 pub struct LockQuery {
     pub kind: Option<LockKind>,
+    /// With the kind: this one lock.
+    pub key: Option<String>,
     /// The owner's text, as `held_by` shows it.
     pub owner: Option<String>,
     pub after: Option<LockPlace>,

@@ -108,6 +108,8 @@ pub struct ClaimEnded {
     pub item: Item,
     /// Its outcome was unknown by then.
     pub late: bool,
+    /// It was completed without ever having been armed.
+    pub unasked: bool,
 }
 
 /// What workers left.
