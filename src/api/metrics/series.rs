@@ -302,7 +302,7 @@ fn counters(counted: &Counted) -> Vec<Series> {
     ));
     series.push(counter(
         "claims_completed_unarmed_total",
-        "Completions of outside workers that had never armed: each may be a second post.",
+        "Completions of outside workers that had never armed: no fence guarded their click.",
         counted.claims_completed_unarmed,
     ));
     for result in ["delivered", "again", "given_up"] {
