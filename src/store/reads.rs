@@ -3,8 +3,8 @@
 //! Each runs in one read transaction on a blocking thread and is bounded: a page by its limit and by
 //! [`SCAN`] rows looked at, the outlook by [`MAX_HEADS`]. Nothing here writes.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 
 use redb::{ReadOnlyTable, ReadTransaction, ReadableTable, ReadableTableMetadata};
 
@@ -33,6 +33,9 @@ const PAGE_WAITS_SCAN: usize = 10_000;
 const TASK_WAITS_SCAN: usize = 1_000_000;
 /// Items looked at for the next time at which one comes due.
 const DUE_SCAN: usize = 500;
+/// Items looked at whose time has come: they stay so only while nothing may be written, and any more than that are
+/// told as if it had not.
+const OVERDUE_SCAN: usize = 2_000;
 /// Verifies looked at in one turn of the engine; one a profile can run.
 const MAX_VERIFIES: usize = 256;
 
@@ -351,14 +354,22 @@ pub(super) fn waiting(txn: &ReadTransaction, now: Timestamp) -> Result<Waiting, 
         ready.push((lane.to_owned(), profile, head.value().0));
     }
     let due = txn.open_table(tables::DUE)?;
-    let (next_scheduled, next_retry) = next_due(txn, &due)?;
+    let (next_scheduled, next_retry) = next_due(txn, &due, now)?;
+    let overdue = overdue(txn, &due, now)?;
+    for ((lane, profile), items) in overdue.by_profile {
+        match ready.iter_mut().find(|(its_lane, its_profile, _)| *its_lane == lane && *its_profile == profile) {
+            Some((.., ready)) => *ready += items,
+            None => ready.push((lane, profile, items)),
+        }
+    }
     Ok(Waiting {
         ready,
         next_scheduled,
         next_retry,
         looks: looks(txn, now)?,
-        scheduled: due.len()?.saturating_sub(meta.backing_off),
-        backing_off: meta.backing_off,
+        scheduled: due.len()?.saturating_sub(meta.backing_off + overdue.scheduled),
+        backing_off: meta.backing_off.saturating_sub(overdue.retries),
+        overdue_retries: overdue.retries,
         paused: txn.open_table(tables::PAUSED)?.len()?,
         held_for_restore: meta.items[ItemState::Held as usize].saturating_sub(meta.held_for_clock),
         held_for_clock: meta.held_for_clock,
@@ -367,14 +378,35 @@ pub(super) fn waiting(txn: &ReadTransaction, now: Timestamp) -> Result<Waiting, 
     })
 }
 
+#[derive(Default)]
+struct Overdue {
+    by_profile: BTreeMap<(String, ProfileId), u64>,
+    scheduled: u64,
+    retries: u64,
+}
+
+/// Whose time has come and whose turn has not: they wait for what ready ones wait for, and so it is said of each.
+fn overdue(txn: &ReadTransaction, due: &ReadOnlyTable<(u64, u64), ()>, now: Timestamp) -> Result<Overdue, StoreError> {
+    let mut overdue = Overdue::default();
+    for row in due.range(..=(now.as_millis(), u64::MAX))?.take(OVERDUE_SCAN) {
+        let Some(item) = item(txn, ItemId::new(row?.0.value().1))? else { continue };
+        let count = if item.state == ItemState::RetryWait { &mut overdue.retries } else { &mut overdue.scheduled };
+        *count += 1;
+        let lane = item.external.unwrap_or_default();
+        *overdue.by_profile.entry((lane, item.profile)).or_default() += 1;
+    }
+    Ok(overdue)
+}
+
 /// When the first of the scheduled items comes due, and the first of those that back off. None also where a
 /// look at many did not find it.
 fn next_due(
     txn: &ReadTransaction,
     due: &ReadOnlyTable<(u64, u64), ()>,
+    now: Timestamp,
 ) -> Result<(Option<Timestamp>, Option<Timestamp>), StoreError> {
     let (mut scheduled, mut retry) = (None, None);
-    for row in due.iter()?.take(DUE_SCAN) {
+    for row in due.range((now.as_millis() + 1, 0)..)?.take(DUE_SCAN) {
         let (at, id) = row?.0.value();
         let Some(item) = item(txn, ItemId::new(id))? else { continue };
         let first = if item.state == ItemState::RetryWait { &mut retry } else { &mut scheduled };
