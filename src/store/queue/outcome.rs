@@ -71,6 +71,11 @@ pub(super) fn write_resolution(
         tx.ledger_before.push(Line::Resolved { item: item.id, fence, resolution, url, key, idempotency, at: now });
     }
     let resolved = Item { verify: None, held_for: None, ..resolved };
+    if resolved.state.is_waiting() && tx.intent(item.task)?.cancel_requested_at.is_some() {
+        // The cancel passed it by while nobody knew; it does not wait for its turn to hear of it.
+        tx.writes += 1;
+        tx.settling.insert(item.task.raw(), 0)?;
+    }
     let kind = resolved.state.name();
     tx.change_item(item, resolved, kind, resolution.name(), now)
 }
