@@ -4,7 +4,9 @@
 //! [`SCAN`] rows looked at, the outlook by [`MAX_HEADS`]. Nothing here writes.
 
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, HashMap};
+mod overdue;
+
+use std::collections::HashMap;
 
 use redb::{ReadOnlyTable, ReadTransaction, ReadableTable, ReadableTableMetadata};
 
@@ -33,9 +35,6 @@ const PAGE_WAITS_SCAN: usize = 10_000;
 const TASK_WAITS_SCAN: usize = 1_000_000;
 /// Items looked at for the next time at which one comes due.
 const DUE_SCAN: usize = 500;
-/// Items looked at whose time has come: they stay so only while nothing may be written, and any more than that are
-/// told as if it had not.
-const OVERDUE_SCAN: usize = 2_000;
 /// Verifies looked at in one turn of the engine; one a profile can run.
 const MAX_VERIFIES: usize = 256;
 
@@ -355,7 +354,7 @@ pub(super) fn waiting(txn: &ReadTransaction, now: Timestamp) -> Result<Waiting, 
     }
     let due = txn.open_table(tables::DUE)?;
     let (next_scheduled, next_retry) = next_due(txn, &due, now)?;
-    let overdue = overdue(txn, &due, now)?;
+    let overdue = overdue::of(txn, &due, now)?;
     for ((lane, profile), items) in overdue.by_profile {
         match ready.iter_mut().find(|(its_lane, its_profile, _)| *its_lane == lane && *its_profile == profile) {
             Some((.., ready)) => *ready += items,
@@ -376,26 +375,6 @@ pub(super) fn waiting(txn: &ReadTransaction, now: Timestamp) -> Result<Waiting, 
         outcome_unknown: meta.items[ItemState::OutcomeUnknown as usize],
         oldest: oldest_waiting(txn)?,
     })
-}
-
-#[derive(Default)]
-struct Overdue {
-    by_profile: BTreeMap<(String, ProfileId), u64>,
-    scheduled: u64,
-    retries: u64,
-}
-
-/// Whose time has come and whose turn has not: they wait for what ready ones wait for, and so it is said of each.
-fn overdue(txn: &ReadTransaction, due: &ReadOnlyTable<(u64, u64), ()>, now: Timestamp) -> Result<Overdue, StoreError> {
-    let mut overdue = Overdue::default();
-    for row in due.range(..=(now.as_millis(), u64::MAX))?.take(OVERDUE_SCAN) {
-        let Some(item) = item(txn, ItemId::new(row?.0.value().1))? else { continue };
-        let count = if item.state == ItemState::RetryWait { &mut overdue.retries } else { &mut overdue.scheduled };
-        *count += 1;
-        let lane = item.external.unwrap_or_default();
-        *overdue.by_profile.entry((lane, item.profile)).or_default() += 1;
-    }
-    Ok(overdue)
 }
 
 /// When the first of the scheduled items comes due, and the first of those that back off. None also where a
