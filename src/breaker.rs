@@ -5,11 +5,14 @@
 //! asks [`Breaker::passage`]. Pure: time is an argument. Invariants: while open nothing is admitted; after
 //! that at most `trials` calls are under way or have succeeded, until each of them has; a call that never
 //! says how it ended cannot keep the breaker half open for ever; a clock that is set back cannot keep it
-//! open longer than `open`. Named breakers that several rooms look at are the [`board`]'s.
+//! open longer than `open`; and one that guards calls of several kinds ([`Breaker::failed_at`]) takes the
+//! success of one kind as no word on the failures of another. Named breakers that several rooms look at are
+//! the [`board`]'s.
 
 pub mod board;
 mod record;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::model::Timestamp;
@@ -88,8 +91,8 @@ enum Stage {
 pub struct Breaker {
     limits: BreakerLimits,
     stage: Stage,
-    /// Failures in a row.
-    row: u32,
+    /// Failures in a row, by the kind of call; those without a kind under the empty name.
+    rows: BTreeMap<&'static str, u32>,
 }
 
 impl Breaker {
@@ -97,7 +100,7 @@ impl Breaker {
     #[must_use]
     pub fn new(limits: BreakerLimits) -> Self {
         let limits = BreakerLimits { failures: limits.failures.max(1), trials: limits.trials.max(1), ..limits };
-        Self { limits, stage: Stage::Closed, row: 0 }
+        Self { limits, stage: Stage::Closed, rows: BTreeMap::new() }
     }
 
     /// What a call would meet now; no trial is spent by asking.
@@ -129,10 +132,26 @@ impl Breaker {
         Ok(())
     }
 
-    /// A call ended well. While open that is old news: it was made before.
+    /// A call ended well that could not have if anything were wrong: whatever failed before is forgotten. While
+    /// open that is old news: it was made before.
     pub fn succeeded(&mut self) {
+        if self.is_trusted_with_one_more() {
+            self.rows.clear();
+        }
+    }
+
+    /// The same for a call of a kind that says nothing of the others: only its own failures are forgotten. A
+    /// breaker that such calls alone have closed opens again with the first failure of the kind that opened it.
+    pub fn succeeded_at(&mut self, kind: &'static str) {
+        if self.is_trusted_with_one_more() {
+            self.rows.remove(kind);
+        }
+    }
+
+    /// False: it is open.
+    fn is_trusted_with_one_more(&mut self) -> bool {
         match &mut self.stage {
-            Stage::Open { .. } => return,
+            Stage::Open { .. } => return false,
             Stage::Closed => {}
             Stage::HalfOpen { succeeded, .. } => {
                 *succeeded += 1;
@@ -141,16 +160,22 @@ impl Breaker {
                 }
             }
         }
-        self.row = 0;
+        true
     }
 
     /// A call failed. While open that is old news: it was made before.
     pub fn failed(&mut self, now: Timestamp) {
+        self.failed_at("", now);
+    }
+
+    /// The same for a call of a kind. The failures of all kinds together open it.
+    pub fn failed_at(&mut self, kind: &'static str, now: Timestamp) {
         if matches!(self.stage, Stage::Open { .. }) {
             return;
         }
-        self.row = self.row.saturating_add(1);
-        if self.row >= self.limits.failures || matches!(self.stage, Stage::HalfOpen { .. }) {
+        let row = self.rows.entry(kind).or_default();
+        *row = row.saturating_add(1);
+        if self.failures_in_a_row() >= self.limits.failures || matches!(self.stage, Stage::HalfOpen { .. }) {
             self.stage = Stage::Open { since: now };
         }
     }
@@ -165,7 +190,7 @@ impl Breaker {
     /// Failures in a row; while it is open, those that opened it.
     #[must_use]
     pub fn failures_in_a_row(&self) -> u32 {
-        self.row
+        self.rows.values().fold(0, |sum, row| sum.saturating_add(*row))
     }
 
     #[must_use]

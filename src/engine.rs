@@ -29,7 +29,9 @@ use crate::browser::{Provider, Session};
 use crate::model::{Clock, Failure, FailureCode, Fence, ItemId, ProfileId, Proofs, Timestamp};
 use crate::store::media::MediaStore;
 use crate::store::{ClaimName, Pause, Store};
-pub use admission::{ProfileFacts, after_failure, effect, effect_after_commit, why_ready_waits, why_waiting};
+pub use admission::{
+    ProfileFacts, after_failure, effect, effect_after_commit, more_of_waiting, why_ready_waits, why_waiting,
+};
 use event::Event;
 use pressure::{Bounds, Machine, Pressure, Shortage};
 use session::Doors;
@@ -73,6 +75,10 @@ pub struct View {
     pub strain: StrainView,
     /// Why the provider cannot start anything now, if so.
     pub provider_down: Option<String>,
+    /// When it is tried again.
+    pub provider_until: Option<Timestamp>,
+    /// Profiles whose start it refused for good.
+    pub refused: BTreeMap<ProfileId, RefusedView>,
     /// What a start would meet at [`START_BREAKERS`].
     pub breakers: Passage,
     /// When the loop turned last; it turns every [`HEARTBEAT`] at least.
@@ -91,6 +97,13 @@ impl View {
             None => "running",
         }
     }
+}
+
+/// Why the provider does not start a profile, and when it is asked again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RefusedView {
+    pub why: String,
+    pub until: Timestamp,
 }
 
 /// What the machine and the sessions were last seen to use, and what is held back for it.

@@ -182,7 +182,7 @@ async fn borrow(context: &Context, asked: &Asked, head: Head) -> Result<Looked, 
 async fn claimed_json(context: &Context, claimed: &Claimed) -> Result<Value, ApiError> {
     let item = &claimed.item;
     // A worker has to put secrets into the page, so it is told them.
-    let mut shown = wire::item(item, None, |_| false);
+    let mut shown = wire::item(item, None, None, |_| false);
     shown["flow"] = json!(claimed.task.flow);
     shown["files"] = files(item);
     let lock = context.store.lock(LockKind::PROFILE, item.profile.to_string()).await?;

@@ -101,7 +101,12 @@ impl Findings {
             Some(format!("the browser of {profile} cannot be closed: {why}"))
         };
         let list = || self.no_list.as_ref().map(|why| format!("its profiles cannot be listed: {why}"));
-        self.view.provider_down.clone().or_else(|| breaker.map(breaker_told)).or_else(close).or_else(list)
+        let refused = || {
+            let (profile, refused) = self.view.refused.first_key_value()?;
+            Some(format!("{profile} is not started before {}: {}", refused.until, refused.why))
+        };
+        let told = self.view.provider_down.clone().or_else(|| breaker.map(breaker_told));
+        told.or_else(refused).or_else(close).or_else(list)
     }
 }
 

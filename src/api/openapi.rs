@@ -242,6 +242,7 @@ fn parameter_told(route: &Route, name: &str) -> &'static str {
         ("profile", _) => "What this profile publishes alone: its id, or an unambiguous name.",
         ("task", _) => "What belongs to this task alone.",
         ("kind", _) => "Locks of this kind alone.",
+        ("key", _) => "The lock of this key alone; `kind` says of which.",
         ("owner", _) => "Locks of this owner alone.",
         ("cursor", _) => "The `next_cursor` of an answer to this path.",
         ("limit", _) => "How many at most; 100 where nothing is said.",

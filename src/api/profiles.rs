@@ -21,7 +21,7 @@ use super::{Context, devtools};
 use crate::config::ProviderKind;
 use crate::engine::{OperatorView, View};
 use crate::model::profile::MAX_PROFILE_NAME_BYTES;
-use crate::model::{Lock, Profile, ProfileId, ProfileState, Scope};
+use crate::model::{Lock, Profile, ProfileId, ProfileState, Scope, Timestamp};
 use crate::ops::roster::RosterHandle;
 use crate::store::CreateProfileError;
 
@@ -128,9 +128,9 @@ fn state(profile: &Profile, view: &View, outside: Option<&Lock>) -> ProfileState
     }
 }
 
-/// `outside`: the lock, while an outside program holds it. Whatever it does there, the profile runs. The
+/// A rest that is over is not told. `outside`: the lock, while an outside program holds it. Whatever it does there, the profile runs. The
 /// link that drives the browser is shown to those who may drive one.
-fn profile_json(profile: &Profile, view: &View, outside: Option<&Lock>, caller: Caller) -> Value {
+fn profile_json(profile: &Profile, view: &View, outside: Option<&Lock>, caller: Caller, now: Timestamp) -> Value {
     let mut json = json!({
         "id": profile.id,
         "name": profile.name,
@@ -144,7 +144,7 @@ fn profile_json(profile: &Profile, view: &View, outside: Option<&Lock>, caller: 
         json["parked_at"] = json!(parked.since);
         json["parked_by"] = json!(parked.item);
     }
-    if let Some(until) = profile.rests_until {
+    if let Some(until) = profile.rests_until.filter(|until| *until > now) {
         json["rate_limited_until"] = json!(until);
     }
     if let Some(lock) = outside {
@@ -174,8 +174,9 @@ pub async fn find(context: &Context, text: &str) -> Result<Profile, ApiError> {
 
 /// One profile as it is now.
 pub async fn current_json(context: &Context, caller: Caller, profile: &Profile) -> Result<Value, ApiError> {
-    let outside = context.store.profiles_held_outside(context.clock.moment()).await?;
-    Ok(profile_json(profile, &context.engine.view(), outside.get(&profile.id), caller))
+    let moment = context.clock.moment();
+    let outside = context.store.profiles_held_outside(moment).await?;
+    Ok(profile_json(profile, &context.engine.view(), outside.get(&profile.id), caller, moment.wall))
 }
 
 pub async fn list(context: Arc<Context>, call: Call) -> Result<Response<Reply>, ApiError> {
@@ -183,9 +184,10 @@ pub async fn list(context: Arc<Context>, call: Call) -> Result<Response<Reply>, 
     super::query::Query::read(&call.head.uri, &[], &mut walk);
     walk.finish()?;
     context.roster.ring();
-    let outside = context.store.profiles_held_outside(context.clock.moment()).await?;
+    let moment = context.clock.moment();
+    let outside = context.store.profiles_held_outside(moment).await?;
     let (profiles, view) = (context.store.profiles().await?, context.engine.view());
-    let json = |profile: &Profile| profile_json(profile, &view, outside.get(&profile.id), call.caller);
+    let json = |profile: &Profile| profile_json(profile, &view, outside.get(&profile.id), call.caller, moment.wall);
     let profiles: Vec<Value> = profiles.iter().map(json).collect();
     Ok(body::json(StatusCode::OK, &json!({"profiles": profiles, "next_cursor": null})))
 }
@@ -323,7 +325,7 @@ mod tests {
     fn the_state_is_the_first_that_applies() {
         let mut anna = profile("anna", "Anna");
         let mut view = View::default();
-        let json = |anna: &Profile, view: &View| profile_json(anna, view, None, Caller::ADMIN);
+        let json = |anna: &Profile, view: &View| profile_json(anna, view, None, Caller::ADMIN, Timestamp::ZERO);
         assert_eq!(json(&anna, &view)["state"], "idle");
         let message = "asked to sign in".to_owned();
         anna.parked = Some(Parked { since: Timestamp::ZERO, message, item: Some(ItemId::new(7)) });
@@ -337,7 +339,7 @@ mod tests {
             acquired_at: Timestamp::ZERO,
             lease: None,
         };
-        let outside = profile_json(&anna, &view, Some(&lock), Caller::ADMIN);
+        let outside = profile_json(&anna, &view, Some(&lock), Caller::ADMIN, Timestamp::ZERO);
         assert_eq!((&outside["state"], &outside["held_by"]), (&json!("running"), &json!("worker-1")));
         view.running.insert(anna.id.clone(), Some(ItemId::new(7)));
         let running = json(&anna, &view);

@@ -17,7 +17,7 @@ use super::front::Call;
 use super::profiles::Directory;
 use super::query::{Listing, Query};
 use super::{Context, wire};
-use crate::engine::{ProfileFacts, View, why_waiting};
+use crate::engine::{ProfileFacts, View, more_of_waiting, why_waiting};
 use crate::model::flow::Flow;
 use crate::model::{Intent, Item, ItemId, ItemState, ProfileId, Resolution, TaskId, TaskState, Timestamp};
 use crate::store::{ItemQuery, TaskQuery, TaskRow};
@@ -108,7 +108,9 @@ impl<'a> Viewer<'a> {
             let spec = flow.as_ref().and_then(|flow| flow.inputs.get(name));
             spec.is_none_or(|spec| spec.secret)
         };
-        let mut json = wire::item(item, self.wait(item, intent), is_secret);
+        let wait = self.wait(item, intent);
+        let more = wait.and_then(|(reason, _)| more_of_waiting(item, reason, &self.view));
+        let mut json = wire::item(item, wait, more.as_deref(), is_secret);
         if *rehearsal {
             json["rehearsal"] = json!(true);
         }

@@ -1,7 +1,7 @@
 //! What the daemon and its sessions use, sampled when somebody asks.
 //!
-//! Called by the handlers of status, health and metrics. Figures of processor time are rates since the previous sample, so two
-//! samples are kept: the daemon's own, and one per session that still runs. Invariant: the provider is
+//! Called by the handlers of status, health and metrics. Figures of processor time are rates since the previous
+//! sample, so one is kept of the daemon, for [`OWN_FRESH`] at least, and one of each session that still runs. Invariant: the provider is
 //! asked at most every [`SESSIONS_FRESH`] and waited for at most [`SESSIONS_DEADLINE`]; a session that
 //! does not answer in time is shown without figures.
 
@@ -19,6 +19,8 @@ use super::{Context, off_runtime};
 use crate::engine::View;
 use crate::model::ProfileId;
 
+/// The kernel counts processor time in hundredths of a second: over less than this a rate says nothing.
+const OWN_FRESH: Duration = Duration::from_secs(1);
 const SESSIONS_FRESH: Duration = Duration::from_secs(5);
 const SESSIONS_DEADLINE: Duration = Duration::from_secs(1);
 const SESSIONS_AT_A_TIME: usize = 16;
@@ -31,9 +33,30 @@ pub struct Usage {
 
 #[derive(Default)]
 struct Samples {
-    own: Option<(Instant, f64)>,
+    own: Option<Load>,
     sessions: HashMap<ProfileId, (Instant, f64)>,
     shown: Option<(Instant, Vec<Value>)>,
+}
+
+/// Of the daemon's own processor time: a sample, and the rate that it ended.
+#[derive(Clone, Copy)]
+struct Load {
+    at: Instant,
+    cpu_seconds: f64,
+    percent: f64,
+}
+
+impl Load {
+    /// The same until it is old enough; the first is over the whole life so far.
+    fn renewed(before: Option<Self>, started: Instant, now: Instant, cpu_seconds: f64) -> Self {
+        let (since, used) = match before {
+            Some(before) if now.saturating_duration_since(before.at) < OWN_FRESH => return before,
+            Some(before) => (before.at, before.cpu_seconds),
+            None => (started, 0.0),
+        };
+        let elapsed = now.saturating_duration_since(since).max(OWN_FRESH).as_secs_f64();
+        Self { at: now, cpu_seconds, percent: rounded((cpu_seconds - used).max(0.0) / elapsed * 100.0) }
+    }
 }
 
 /// What /proc says of this process.
@@ -103,15 +126,14 @@ pub async fn disk_free_mb(path: PathBuf) -> Option<u64> {
     Some(free.f_bavail.saturating_mul(free.f_frsize) / (1024 * 1024))
 }
 
-/// What this process uses, and percent of one processor since the look before.
+/// What this process uses, and percent of one processor over the last second or more.
 pub async fn own(context: &Context) -> Result<(Own, Option<f64>), ApiError> {
     let own = off_runtime(read_own).await?;
     let now = Instant::now();
     let mut samples = context.usage.inner.lock().unwrap_or_else(PoisonError::into_inner);
-    let before = samples.own.replace((now, own.cpu_seconds));
-    // The first sample is over the whole life so far.
-    let cpu_percent = rate(before.or(Some((context.started, 0.0))), now, own.cpu_seconds);
-    Ok((own, cpu_percent))
+    let load = Load::renewed(samples.own, context.started, now, own.cpu_seconds);
+    samples.own = Some(load);
+    Ok((own, Some(load.percent)))
 }
 
 pub async fn resource_usage(context: &Context, view: &View, free_mb: Option<u64>) -> Result<Value, ApiError> {
@@ -198,6 +220,18 @@ mod tests {
         assert_eq!(rate(Some((now, 1.0)), later, 2.0), Some(50.0));
         assert_eq!(rate(Some((now, 5.0)), later, 1.0), Some(0.0), "a browser that started anew");
         assert_eq!(rate(Some((now, 1.0)), now, 2.0), None);
+    }
+
+    #[test]
+    fn however_often_it_is_asked_a_rate_is_over_a_second_at_least() {
+        let started = Instant::now();
+        let at = |ms| started + Duration::from_millis(ms);
+        let first = Load::renewed(None, started, at(10), 0.01);
+        assert_eq!(Some(first.percent), Some(1.0), "not a hundred: it is ten milliseconds old");
+        let soon = Load::renewed(Some(first), started, at(12), 0.03);
+        assert_eq!((soon.at, soon.percent), (first.at, 1.0), "shared");
+        let later = Load::renewed(Some(soon), started, at(2_010), 1.01);
+        assert_eq!(Some(later.percent), Some(50.0));
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! Why everything that waits waits, in numbers: for status and metrics.
 //!
 //! Nothing is counted here: the store keeps how many items are ready in each profile, and the engine's own
-//! function says why what is ready there does not run. The cost is one look a profile, however long the
-//! queue is.
+//! function says why what is ready there, or would be at the next turn, does not run. The cost is one look a
+//! profile, however long the queue is.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -99,6 +99,7 @@ mod tests {
             ],
             scheduled: 7,
             backing_off: 2,
+            overdue_retries: 0,
             paused: 8,
             held_for_restore: 1,
             held_for_clock: 2,

@@ -54,15 +54,16 @@ pub fn task(row: &TaskRow, reasons: &BTreeMap<&'static str, u64>) -> Value {
     json
 }
 
-pub fn item(item: &Item, wait: Wait, is_secret: impl Fn(&str) -> bool) -> Value {
+/// `more`: what the reason to wait does not say by itself.
+pub fn item(item: &Item, wait: Wait, more: Option<&str>, is_secret: impl Fn(&str) -> bool) -> Value {
     let inputs: Map<String, Value> = item
         .inputs
         .iter()
         .map(|(name, value)| (name.clone(), if is_secret(name) { MASK.into() } else { input(value) }))
         .collect();
-    let error = item
-        .failure
-        .as_ref()
+    // Of the last attempt that ended; while one runs it would read as if that had failed. The log keeps it.
+    let failure = item.failure.as_ref().filter(|_| item.state != ItemState::Running);
+    let error = failure
         .map(|failure| json!({"code": failure.code.name(), "message": failure.detail, "help": failure.code.help()}));
     json!({
         "id": item.id,
@@ -72,6 +73,7 @@ pub fn item(item: &Item, wait: Wait, is_secret: impl Fn(&str) -> bool) -> Value 
         "state": item.state.name(),
         "wait_reason": wait.map(|(reason, _)| reason.name()),
         "wait_until": wait.and_then(|(_, until)| until),
+        "wait_detail": more,
         "attempts": item.attempts,
         "fence": item.fence,
         "key": item.key,
@@ -214,6 +216,13 @@ pub mod tests {
     }
 
     #[test]
+    fn what_runs_shows_no_error_of_the_try_before() {
+        let error = |state| item(&Item { state, ..waiting_item() }, None, None, |_| false)["error"].clone();
+        assert_eq!(error(ItemState::Running), Value::Null);
+        assert_eq!(error(ItemState::RetryWait)["code"], "wait_timed_out");
+    }
+
+    #[test]
     fn what_was_said_of_an_unknown_outcome_is_shown() {
         let fence = Some(Fence::new(12));
         let unknown = Item { state: ItemState::OutcomeUnknown, armed_fence: fence, ..waiting_item() };
@@ -228,11 +237,11 @@ pub mod tests {
     #[test]
     fn an_item_has_exactly_the_shape_of_the_contract() {
         let wait = Some((WaitReason::RetryBackoff, Some(Timestamp::from_millis(9_000))));
-        let json = item(&waiting_item(), wait, |name| name == "code");
+        let json = item(&waiting_item(), wait, Some("more"), |name| name == "code");
         let expected = json!({
             "id": "i7", "task_id": "t3", "index": 2, "profile": "anna", "state": "retry_wait",
             "wait_reason": "retry_backoff", "wait_until": "1970-01-01T00:00:09.000Z",
-            "attempts": 2, "fence": "f12", "key": "spring-1",
+            "wait_detail": "more", "attempts": 2, "fence": "f12", "key": "spring-1",
             "priority": 0, "not_before": null, "not_after": "1970-01-01T00:00:10.000Z",
             "inputs": {"caption": "Привет", "code": "***", "count": 5, "ratio": 0.5, "loud": true,
                 "video": "/srv/media/1.mp4"},
@@ -269,9 +278,18 @@ pub mod tests {
             ended_at: None,
             last: None,
         };
-        let mut shown = item(&waiting_item(), None, |_| true);
-        let untold =
-            ["wait_reason", "wait_until", "priority", "not_before", "not_after", "inputs", "resolution", "evidence"];
+        let mut shown = item(&waiting_item(), None, None, |_| true);
+        let untold = [
+            "wait_reason",
+            "wait_until",
+            "wait_detail",
+            "priority",
+            "not_before",
+            "not_after",
+            "inputs",
+            "resolution",
+            "evidence",
+        ];
         for untold in untold {
             shown.as_object_mut().unwrap().remove(untold).unwrap();
         }
@@ -311,7 +329,7 @@ pub mod tests {
 
     #[test]
     fn without_its_flow_every_input_is_masked() {
-        let json = item(&waiting_item(), None, |_| true);
+        let json = item(&waiting_item(), None, None, |_| true);
         assert!(json["inputs"].as_object().unwrap().values().all(|value| value == "***"));
         assert_eq!((&json["wait_reason"], &json["wait_until"]), (&Value::Null, &Value::Null));
     }

@@ -65,7 +65,7 @@ impl Board {
         let _first = self.listener.set(Box::new(listener));
     }
 
-    /// Whether a call may be made now. Whoever makes it says how it ended, by one of the three below.
+    /// Whether a call may be made now. Whoever makes it says how it ended, by one of the five below.
     ///
     /// # Errors
     /// When to ask again.
@@ -77,9 +77,19 @@ impl Board {
         self.with(name, now, |record| record.breaker.succeeded());
     }
 
+    /// Of a call of a kind that says nothing of the others that the breaker guards.
+    pub fn succeeded_at(&self, name: &str, kind: &'static str, now: Timestamp) {
+        self.with(name, now, |record| record.breaker.succeeded_at(kind));
+    }
+
     /// `why` is for a person.
     pub fn failed(&self, name: &str, now: Timestamp, why: &str) {
-        self.with(name, now, |record| record.failed(now, why));
+        self.failed_at(name, "", now, why);
+    }
+
+    /// Of a call of a kind.
+    pub fn failed_at(&self, name: &str, kind: &'static str, now: Timestamp, why: &str) {
+        self.with(name, now, |record| record.failed(kind, now, why));
     }
 
     /// The call says nothing of what it was made to: it was given up, or something else was in its way.

@@ -72,8 +72,8 @@ impl Record {
         }
     }
 
-    pub fn failed(&mut self, now: Timestamp, why: &str) {
-        self.breaker.failed(now);
+    pub fn failed(&mut self, kind: &'static str, now: Timestamp, why: &str) {
+        self.breaker.failed_at(kind, now);
         let mut why = why.to_owned();
         if why.len() > MAX_ERROR_BYTES {
             why.truncate(why.floor_char_boundary(MAX_ERROR_BYTES));

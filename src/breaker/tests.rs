@@ -121,6 +121,49 @@ fn a_trial_that_says_nothing_makes_room_for_another() {
     assert_eq!(closed.failures_in_a_row(), 1, "nothing was said, so nothing is forgotten");
 }
 
+#[test]
+fn the_success_of_a_cheap_call_says_nothing_of_the_dear_ones_that_fail() {
+    let mut breaker = Breaker::new(LIMITS);
+    for failures in 1..=4 {
+        breaker.succeeded_at("running");
+        breaker.failed_at("start", at(0));
+        breaker.succeeded_at("running");
+        assert_eq!((breaker.failures_in_a_row(), breaker.state(at(0))), (failures, BreakerState::Closed));
+    }
+    breaker.succeeded_at("running");
+    breaker.failed_at("start", at(0));
+    assert_eq!(breaker.state(at(0)), BreakerState::Open { until: at(60) }, "within the fifth");
+
+    // Closed by calls that always went well, it is not believed a second time.
+    for _ in 0..3 {
+        assert_eq!(breaker.admit(at(60)), Ok(()));
+        breaker.succeeded_at("running");
+    }
+    assert_eq!(breaker.state(at(60)), BreakerState::Closed);
+    breaker.failed_at("start", at(60));
+    assert_eq!(breaker.state(at(60)), BreakerState::Open { until: at(120) });
+}
+
+#[test]
+fn failures_of_all_kinds_open_it_together_and_a_success_of_everything_forgets_them_all() {
+    let mut breaker = Breaker::new(LIMITS);
+    for _ in 0..2 {
+        breaker.failed_at("running", at(0));
+        breaker.failed_at("start", at(0));
+    }
+    breaker.succeeded_at("running");
+    assert_eq!(breaker.failures_in_a_row(), 2, "its own are forgotten");
+    breaker.succeeded();
+    assert_eq!(breaker.failures_in_a_row(), 0);
+    for _ in 0..3 {
+        breaker.failed_at("start", at(0));
+    }
+    for _ in 0..2 {
+        breaker.failed_at("running", at(0));
+    }
+    assert_eq!(breaker.state(at(0)), BreakerState::Open { until: at(60) });
+}
+
 #[derive(Clone, Copy, Debug)]
 enum Act {
     Wait(u64),

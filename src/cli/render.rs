@@ -42,6 +42,10 @@ pub fn why(item: &Value) -> String {
         (reason, until) if reason.ends_with("_until") => format!("{reason} {until}"),
         (reason, until) => format!("{reason} until {until}"),
     };
+    let reason = match text(item, "wait_detail") {
+        more if more.is_empty() => reason,
+        more => format!("{reason} ({more})"),
+    };
     let state = text(item, "state");
     // Of a try before this one.
     let old = ["queued", "running"].contains(&state.as_str());
@@ -209,7 +213,11 @@ pub fn profiles(profiles: &[Value]) -> String {
             (needs, until) if !until.is_empty() => format!("{needs}; rests until {until}"),
             (needs, _) => needs,
         };
-        vec![text(profile, "id"), text(profile, "name"), text(profile, "state"), holder, needs]
+        let state = text(profile, "state");
+        // Nothing runs in it, and nothing will before then.
+        let rests = state == "idle" && profile["rate_limited_until"].is_string();
+        let state = if rests { "resting".to_owned() } else { state };
+        vec![text(profile, "id"), text(profile, "name"), state, holder, needs]
     });
     table(&["id", "name", "state", "held by", "needs"], rows)
 }
@@ -352,6 +360,9 @@ mod tests {
         assert_eq!(why(&breaker), "breaker_open_until 2026-12-01 09:00:00Z");
         let handed_back = json!({"state": "queued", "wait_reason": "no_slot", "error": {"code": "daemon_stopped"}});
         assert_eq!(why(&handed_back), "no_slot");
+        let refused = json!({"state": "queued", "wait_reason": "provider_down", "wait_detail": "402: on free plan",
+            "wait_until": "2026-12-01T09:00:00.000Z"});
+        assert_eq!(why(&refused), "provider_down until 2026-12-01 09:00:00Z (402: on free plan)");
         assert_eq!(why(&json!({"state": "running", "error": {"code": "c", "message": "of the try before"}})), "");
         assert_eq!(why(&json!({"state": "failed", "error": {"code": "c", "message": "m"}})), "c: m");
     }
@@ -416,6 +427,7 @@ mod tests {
         let shown = profiles(&rows);
         assert!(shown.contains("HELD BY") && shown.contains("worker w1"), "{shown}");
         assert!(shown.contains("rests until 2026-12-01 09:00:00Z"), "{shown}");
+        assert!(shown.contains("resting") && !shown.contains("idle"), "{shown}");
         let usage = |cpu| status(&json!({"resource_usage": {"memory_mb": 7.5, "cpu_percent": cpu, "disk_free_mb": 9}}));
         assert!(usage(json!(null)).contains("resources  7.5 MB memory, 9 MB disk free"));
         assert!(usage(json!(1.5)).contains("resources  7.5 MB memory, 1.5 % cpu, 9 MB disk free"));

@@ -137,10 +137,27 @@ pub fn why_waiting(
             if item.state == ItemState::RetryWait { WaitReason::RetryBackoff } else { WaitReason::ScheduledFor };
         return Some((reason, Some(item.due_at)));
     }
-    if intent.cancel_requested_at.is_some() {
-        return Some((WaitReason::Draining, None));
-    }
+    // Also where its task is canceled: that ends it at its next turn, and is no reason to wait.
     Some(why_ready_waits(item.external.is_some(), &item.profile, profile, view, now))
+}
+
+/// What a reason does not say by itself, for a person. None: the reason says it all, or its time does.
+#[must_use]
+pub fn more_of_waiting(item: &Item, reason: WaitReason, view: &View) -> Option<String> {
+    match (reason, &item.external) {
+        (WaitReason::NoSlot, Some(kind)) => {
+            Some(format!("an outside worker has to claim it (kind `{kind}`): it needs no slot"))
+        }
+        (WaitReason::ProviderDown, _) => {
+            let refused = view.refused.get(&item.profile).map(|refused| refused.why.clone());
+            refused.or_else(|| view.provider_down.clone())
+        }
+        (WaitReason::NoDisk, _) => view.no_disk.clone(),
+        (WaitReason::NoMemory | WaitReason::NoCpu, _) => {
+            view.strain.shortage.as_ref().map(|shortage| shortage.why.clone())
+        }
+        _ => None,
+    }
 }
 
 /// Why what is ready in a profile does not run.
@@ -174,12 +191,18 @@ pub fn why_ready_waits(
         return (WaitReason::ProfileInUseByOperator, Some(*until));
     }
     if !external {
+        let refused = view.refused.get(id).map(|refused| refused.until).filter(|until| *until > now);
         match view.breakers {
-            // Half open, a few are tried and the others wait for what comes of them.
-            Passage::Shut { .. } | Passage::Trial => {
-                return (WaitReason::BreakerOpenUntil, view.breakers.shut_until().filter(|until| *until > now));
+            Passage::Shut { until } if until > now => return (WaitReason::BreakerOpenUntil, Some(until)),
+            _ if refused.is_some() => return (WaitReason::ProviderDown, refused),
+            Passage::Trial | Passage::Shut { .. } if view.provider_until.is_some() => {
+                return (WaitReason::ProviderDown, view.provider_until.filter(|until| *until > now));
             }
-            Passage::Free if view.provider_down.is_some() => return (WaitReason::ProviderDown, None),
+            // Half open, a few are tried and the others wait for what comes of them.
+            Passage::Shut { .. } | Passage::Trial => return (WaitReason::BreakerOpenUntil, None),
+            Passage::Free if view.provider_down.is_some() => {
+                return (WaitReason::ProviderDown, view.provider_until.filter(|until| *until > now));
+            }
             Passage::Free => {}
         }
     }
@@ -202,10 +225,11 @@ mod tests {
     use std::collections::BTreeMap;
     use std::time::Duration;
 
-    use super::{ProfileFacts, Room, back_off, choose, why_ready_waits, why_waiting};
-    use crate::engine::View;
+    use super::{ProfileFacts, Room, back_off, choose, more_of_waiting, why_ready_waits, why_waiting};
+    use crate::breaker::Passage;
     use crate::engine::pressure::{Scarce, Shortage};
     use crate::engine::state::Limits;
+    use crate::engine::{RefusedView, View};
     use crate::model::{Intent, Item, ItemId, ItemState, ProfileId, TaskId, Timestamp, VerifyPlan, WaitReason};
     use crate::store::Head;
 
@@ -260,6 +284,48 @@ mod tests {
         assert_eq!(until(free, 9_000), None, "it is about to look");
         assert_eq!(until(ProfileFacts { parked: true, ..free }, 0), None, "a person comes first");
         assert_eq!(until(ProfileFacts { rests_until: at(20_000), ..free }, 0), at(20_000));
+    }
+
+    #[test]
+    fn an_item_of_a_canceled_task_says_what_would_hold_without_the_cancel() {
+        let intent = Intent { cancel_requested_at: Some(Timestamp::ZERO), ..Intent::default() };
+        let why =
+            |view: &View| why_waiting(&waiting(), &intent, ProfileFacts::default(), view, Timestamp::ZERO).unwrap().0;
+        assert_eq!(why(&View::default()), WaitReason::NoSlot, "nothing drains");
+        assert_eq!(why(&View { draining: true, ..View::default() }), WaitReason::Draining);
+    }
+
+    #[test]
+    fn an_item_for_outside_workers_says_that_it_waits_for_one() {
+        let outside = Item { external: Some("playwright".to_owned()), ..waiting() };
+        let view = View { slots: 2, ..View::default() };
+        let (reason, _) =
+            why_waiting(&outside, &Intent::default(), ProfileFacts::default(), &view, Timestamp::ZERO).unwrap();
+        let more = |item| more_of_waiting(item, reason, &view);
+        assert_eq!(reason, WaitReason::NoSlot);
+        assert!(more(&outside).unwrap().contains("`playwright`"));
+        assert_eq!(more(&waiting()), None);
+    }
+
+    #[test]
+    fn a_refused_profile_says_what_was_refused_and_when_it_is_tried_and_the_others_do_not() {
+        let (anna, zoe) = (ProfileId::new("anna").unwrap(), ProfileId::new("zoe").unwrap());
+        let until = Timestamp::from_millis(60_000);
+        let refused = RefusedView { why: "402: on free plan".to_owned(), until };
+        let mut view = View { refused: BTreeMap::from([(anna.clone(), refused)]), ..View::default() };
+        let why = |id, view: &View, now| {
+            why_ready_waits(false, id, ProfileFacts::default(), view, Timestamp::from_millis(now))
+        };
+        assert_eq!(why(&anna, &view, 0), (WaitReason::ProviderDown, Some(until)));
+        assert_eq!(more_of_waiting(&waiting(), WaitReason::ProviderDown, &view).unwrap(), "402: on free plan");
+        assert_eq!(why(&zoe, &view, 0), (WaitReason::NoSlot, None));
+        assert_eq!(why(&anna, &view, 60_000), (WaitReason::NoSlot, None), "its turn comes");
+        view.breakers = Passage::Trial;
+        assert_eq!(why(&anna, &view, 0), (WaitReason::ProviderDown, Some(until)));
+        assert_eq!(why(&zoe, &view, 0), (WaitReason::BreakerOpenUntil, None));
+        let shut = Timestamp::from_millis(90_000);
+        view.breakers = Passage::Shut { until: shut };
+        assert_eq!(why(&anna, &view, 0), (WaitReason::BreakerOpenUntil, Some(shut)));
     }
 
     #[test]

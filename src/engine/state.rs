@@ -14,7 +14,6 @@ use super::admission::{self, Room};
 use super::event::{Act, Commit, Event, Step, Work};
 use super::{OperatorView, View};
 use crate::breaker::Passage;
-use crate::browser::Session;
 use crate::config;
 use crate::model::{Failure, FailureCode, Fence, Item, ItemId, ProfileId, Proofs, Task, TaskId, Timestamp};
 use crate::store::{ArmRefused, Claim, Claimed, Expired, Outlook, Pause, Settled};
@@ -72,6 +71,8 @@ struct Running {
     owner: Owner,
     /// Its browser is on its way: it does not answer yet, and nobody has given it up.
     starting: bool,
+    /// Its browser came up.
+    came_up: bool,
     /// A browser may run that has to be stopped before the lock is freed.
     browser: bool,
     weighed: strain::Weighed,
@@ -81,7 +82,7 @@ impl Running {
     /// An attempt, or something like it, whose browser is on its way.
     fn started(profile: ProfileId, owner: Owner) -> Self {
         let weighed = strain::Weighed::default();
-        Self { profile, phase: Phase::Unarmed, owner, starting: true, browser: true, weighed }
+        Self { profile, phase: Phase::Unarmed, owner, starting: true, came_up: false, browser: true, weighed }
     }
 }
 
@@ -135,6 +136,10 @@ pub struct State {
     no_disk: Option<String>,
     strain: strain::Strain,
     provider: Option<provider::Trouble>,
+    /// Profiles whose start the provider refused for good.
+    refused: BTreeMap<ProfileId, provider::Refused>,
+    /// How often in a row an item's attempt ended without a browser to attach to, and was not counted.
+    spared: BTreeMap<ItemId, u32>,
     /// What a start would meet.
     breakers: Passage,
     /// Profiles that a person uses outside cove, and when to look again.
@@ -166,6 +171,8 @@ impl State {
             no_disk: None,
             strain: strain::Strain::default(),
             provider: None,
+            refused: BTreeMap::new(),
+            spared: BTreeMap::new(),
             breakers: Passage::Free,
             in_use: BTreeMap::new(),
             looking: false,
@@ -227,10 +234,7 @@ impl State {
             Event::EndStored { fence, refused } => self.end_stored(fence, refused),
             Event::NotClosed { fence, failure } => self.not_closed(fence, &failure),
             Event::Closed { fence } => self.closed(fence),
-            Event::Released { fence } => {
-                self.running.remove(&fence);
-                self.look()
-            }
+            Event::Released { fence } => self.released(fence, now),
             Event::Settled { task, settled } => self.settled(task, settled),
             Event::OpenAsked { profile, headless, token } => self.open_asked(profile, headless, token, now),
             Event::OperatorLocked { fence, profile, headless, token } => {
@@ -265,6 +269,8 @@ impl State {
             no_disk: self.no_disk.clone(),
             strain: self.strain_view(),
             provider_down: self.provider.as_ref().map(|trouble| trouble.why.clone()),
+            provider_until: self.provider.as_ref().map(|trouble| trouble.until).filter(|until| *until > now),
+            refused: self.refused_view(now),
             breakers: self.breakers,
             turned_at: now,
         };
@@ -298,7 +304,9 @@ impl State {
         }
         let provider = self.provider.as_ref().map(|trouble| trouble.until);
         let breakers = self.breakers.shut_until();
-        let times = self.next_due.into_iter().chain(provider).chain(breakers).chain(self.in_use.values().copied());
+        let refused = self.refused.values().map(|refused| refused.until);
+        let times = self.next_due.into_iter().chain(provider).chain(breakers).chain(refused);
+        let times = times.chain(self.in_use.values().copied());
         times.filter(|time| *time > now).min()
     }
 
@@ -337,6 +345,7 @@ impl State {
         self.next_due = outlook.next_due;
         self.pause = outlook.pause;
         self.in_use.retain(|_, until| *until > now);
+        self.forget_refusals(now);
         let mut step = Step::default();
         if std::mem::take(&mut self.look_again) {
             step = self.look();
@@ -380,7 +389,9 @@ impl State {
         }
         let free = self.room(now);
         // What may have gone out is looked at before more is sent.
-        let taken = |profile: &ProfileId| self.running.values().any(|running| &running.profile == profile);
+        let taken = |profile: &ProfileId| {
+            self.is_refused(profile, now) || self.running.values().any(|running| &running.profile == profile)
+        };
         let room = Room { free, in_use: &self.in_use };
         let verifies = admission::choose(outlook.verifies, &room, taken);
         let taken = |profile: &ProfileId| taken(profile) || verifies.iter().any(|head| &head.profile == profile);
@@ -429,17 +440,6 @@ impl State {
             running.phase = *answer.as_ref().unwrap_or(&Phase::Unarmed);
         }
         Step::act(Act::AnswerArm { fence, answer: answer.map(drop) })
-    }
-
-    /// A browser came up: the provider works.
-    fn opened(&mut self, fence: Fence, session: Session) -> Step {
-        let Some(running) = self.running.get_mut(&fence) else { return Step::default() };
-        match &mut running.owner {
-            Owner::Operator(view) => view.session = Some(session),
-            Owner::Lent(loan) => loan.ready = true,
-            _ => {}
-        }
-        if self.provider.take().is_some() { self.look() } else { Step::default() }
     }
 
     fn settled(&mut self, settled: TaskId, Settled { canceled, more }: Settled) -> Step {

@@ -83,13 +83,14 @@ codes! {
     MediaUnreadable "media_unreadable" Host Backoff "Let the browser's user read the file (group cove-media, mode 0640, folders 0750).";
     // Browser and provider.
     BrowserNotFound "browser_not_found" Provider Uncounted "Install chromium, or name the browser in `[browser] chromium`; the item waits and loses no attempt.";
-    BrowserStartFailed "browser_start_failed" Provider Backoff "See the message; for Chromium in a container that runs as root, `[browser] sandbox` may have to be off.";
+    BrowserStartFailed "browser_start_failed" Provider Backoff "See the message, and start the profile by hand; `cove doctor --profile NAME` looks closer.";
     BrowserLost "browser_lost" Provider Backoff "The browser closed or crashed during the attempt; check memory and the browser's log.";
     MemoryLimit "memory_limit" Site Backoff "The page took more memory than one session may: see the message, and raise `[resources] session_limit_mb` if the site needs it.";
-    AttachFailed "attach_failed" Provider Backoff "The browser started but its DevTools port did not answer.";
+    AttachFailed "attach_failed" Provider Backoff "The browser started but its DevTools port did not answer; the first times in a row no attempt is lost.";
     ProviderDown "provider_down" Provider Uncounted "Start the browser host or Dolphin Anty; the item waits and loses no attempt.";
     ProviderSignedOut "provider_signed_out" Provider Uncounted "Sign in to Dolphin Anty on this machine, or give cove its token in `[dolphin] api_token_file`; the items wait and lose no attempt.";
-    ProviderRefused "provider_refused" Provider Uncounted "Dolphin Anty's plan or limits do not allow it: see the message; the items wait and lose no attempt.";
+    ProviderRefused "provider_refused" Provider Uncounted "Dolphin Anty's plan or version does not allow it: see the message; the items wait, are tried less and less often, and lose no attempt.";
+    ProviderFull "provider_full" Provider Uncounted "Dolphin Anty runs no more profiles at a time: close one, or see the message; the items wait and lose no attempt.";
     BreakerOpen "breaker_open" Provider Uncounted "It failed too often in a row and is left alone for a while: see the message; the items wait and lose no attempt.";
     ProfileUnknown "profile_unknown" Profile Never "The provider has no such profile, or this account may not use it: check it in Dolphin Anty.";
     ProfileBroken "profile_broken" Profile Backoff "Dolphin Anty does not start this profile: see the message, and start it there by hand; the other profiles go on.";
@@ -106,6 +107,7 @@ codes! {
     ArmRefused "arm_refused" Daemon Uncounted "The attempt was overtaken (canceled or outdated) before the commit point; nothing was published.";
     Canceled "canceled" Daemon Never "Canceled on request before the commit point; nothing was published.";
     DaemonStopped "daemon_stopped" Daemon Uncounted "The daemon stopped before the commit point; nothing was published and no attempt is lost.";
+    LockTakenAway "lock_taken_away" Daemon Uncounted "A forced cleanup took the attempt's lock away before the commit point; nothing was published, no attempt is lost, and the item starts again. To keep it from starting, pause or cancel its task first.";
     EvidenceFailed "evidence_failed" Host Backoff "The picture before the commit point could not be kept: check free space of the state directory.";
     KeyTaken "key_taken" Daemon Never "Another item with this key went out, or may have, after the restored state was saved: look at that one first, and submit this one under another key if it is something else.";
     Overdue "overdue" Daemon Never "The item's `not_after` passed before it could start; submit it again with a later one.";

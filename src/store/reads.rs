@@ -3,6 +3,8 @@
 //! Each runs in one read transaction on a blocking thread and is bounded: a page by its limit and by
 //! [`SCAN`] rows looked at, the outlook by [`MAX_HEADS`]. Nothing here writes.
 
+mod overdue;
+
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
 
@@ -363,14 +365,22 @@ pub(super) fn waiting(txn: &ReadTransaction, now: Timestamp) -> Result<Waiting, 
         ready.push((lane.to_owned(), profile, head.value().0));
     }
     let due = txn.open_table(tables::DUE)?;
-    let (next_scheduled, next_retry) = next_due(txn, &due)?;
+    let (next_scheduled, next_retry) = next_due(txn, &due, now)?;
+    let overdue = overdue::of(txn, &due, now)?;
+    for ((lane, profile), items) in overdue.by_profile {
+        match ready.iter_mut().find(|(its_lane, its_profile, _)| *its_lane == lane && *its_profile == profile) {
+            Some((.., ready)) => *ready += items,
+            None => ready.push((lane, profile, items)),
+        }
+    }
     Ok(Waiting {
         ready,
         next_scheduled,
         next_retry,
         looks: looks(txn, now)?,
-        scheduled: due.len()?.saturating_sub(meta.backing_off),
-        backing_off: meta.backing_off,
+        scheduled: due.len()?.saturating_sub(meta.backing_off + overdue.scheduled),
+        backing_off: meta.backing_off.saturating_sub(overdue.retries),
+        overdue_retries: overdue.retries,
         paused: txn.open_table(tables::PAUSED)?.len()?,
         held_for_restore: meta.items[ItemState::Held as usize].saturating_sub(meta.held_for_clock),
         held_for_clock: meta.held_for_clock,
@@ -384,9 +394,10 @@ pub(super) fn waiting(txn: &ReadTransaction, now: Timestamp) -> Result<Waiting, 
 fn next_due(
     txn: &ReadTransaction,
     due: &ReadOnlyTable<(u64, u64), ()>,
+    now: Timestamp,
 ) -> Result<(Option<Timestamp>, Option<Timestamp>), StoreError> {
     let (mut scheduled, mut retry) = (None, None);
-    for row in due.iter()?.take(DUE_SCAN) {
+    for row in due.range((now.as_millis() + 1, 0)..)?.take(DUE_SCAN) {
         let (at, id) = row?.0.value();
         let Some(item) = item(txn, ItemId::new(id))? else { continue };
         let first = if item.state == ItemState::RetryWait { &mut retry } else { &mut scheduled };

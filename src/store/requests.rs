@@ -409,10 +409,12 @@ pub struct NamedFiles {
 /// Why items wait, in numbers that nobody has to count.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Waiting {
-    /// Ready items by lane (empty: cove itself) and profile.
+    /// Ready items by lane (empty: cove itself) and profile, with those whose time has come and whose turn has not.
     pub ready: Vec<(String, ProfileId, u64)>,
     pub scheduled: u64,
     pub backing_off: u64,
+    /// Of `ready`, those whose back-off is over.
+    pub overdue_retries: u64,
     /// Of paused tasks.
     pub paused: u64,
     pub held_for_restore: u64,

@@ -161,14 +161,14 @@ async fn plans_and_limits_are_the_providers_refusal() {
     let busy = || case("too many launches", "too_many_429", None, 2);
     run([
         case("no automation in the plan", "free_plan_402", ProviderRefused, 1),
-        case("a fourth profile", "limit_499", ProviderRefused, 1),
+        case("a fourth profile", "limit_499", ProviderFull, 1),
         case("a free profile", "", ProviderRefused, 1).profile(json!({"free": true})),
         busy(),
         busy().with(json!({"retry_after_seconds": 1})).within(Duration::from_secs(3)),
         busy().with(json!({"retry_after_seconds": 0})),
-        Case { code: Some(ProviderRefused), ..busy() }.with(json!({"retry_after_seconds": 3_600})).starts(1..=1),
-        Case { code: Some(ProviderRefused), ..busy() }.times(ALWAYS).starts(5..=60).within(start),
-        case("a bad request", "bad_request_400", Internal, 1),
+        Case { code: Some(ProviderFull), ..busy() }.with(json!({"retry_after_seconds": 3_600})).starts(1..=1),
+        Case { code: Some(ProviderFull), ..busy() }.times(ALWAYS).starts(5..=60).within(start),
+        case("a bad request", "bad_request_400", ProviderRefused, 1),
     ])
     .await;
 }
@@ -226,20 +226,41 @@ async fn a_profile_that_is_not_there_is_told_from_one_that_does_not_start() {
 
 #[tokio::test]
 async fn failures_without_a_meaning_are_counted_and_made_once() {
-    let other = |fault, status| case(fault, fault, BrowserStartFailed, 1).with(json!({"status": status}));
+    let with = |fault, code, status| case(fault, fault, code, 1).with(json!({"status": status}));
+    // What is not Dolphin's own answer is the provider's trouble, and no item's.
+    let other = |fault, status| with(fault, ProviderDown, status);
     let mut cases = vec![
         other("redirect", 302),
         other("redirect", 307),
         case("a launch that failed", "", BrowserStartFailed, 1).profile(json!({"browser": "chromium"})),
     ];
     for status in [500, 502, 503] {
-        cases.push(other("generic_500", status));
+        cases.push(with("generic_500", BrowserStartFailed, status));
         cases.push(other("html_500", status));
     }
     // There is no browser to launch.
     let sim = Sim::start_with(&["--chromium", "/nonexistent/chromium"]);
     for case in cases {
         case.run(&sim).await;
+    }
+}
+
+/// It lists what runs as if nothing were wrong.
+#[tokio::test]
+async fn a_dolphin_that_starts_nothing_opens_its_breaker_within_the_fifth_start() {
+    for fault in ["html_500", "redirect"] {
+        let sim = Sim::start();
+        let profile = sim.profile(101, json!({})).await;
+        sim.fault("start", fault, ALWAYS, json!({})).await;
+        let provider = sim.provider_of(&sim.dolphin(), None, &rig::ordinary(), rig::deadlines());
+        for number in 1..=5 {
+            let failure = provider.start(&profile, HEADLESS).await.unwrap_err();
+            let open = failure.code == BreakerOpen;
+            // The fifth may hear of it when it asks what runs.
+            assert!(failure.code == ProviderDown || (open && number == 5), "{fault} {number}: {failure}");
+        }
+        let failure = provider.start(&profile, HEADLESS).await.unwrap_err();
+        assert_eq!((failure.code, sim.calls("start").await), (BreakerOpen, 5), "{fault}: {failure}");
     }
 }
 
@@ -288,10 +309,10 @@ async fn a_start_without_an_answer_is_never_made_again() {
         case("no body", "empty_body", None, 1),
         case("a page of a proxy in between", "html_200", None, 1),
         // It did not.
-        case("no answer", "hang", BrowserStartFailed, 1).within(start).unclean(),
-        case("reset and not heard", "reset_before_answer", BrowserStartFailed, 1).with(json!({"act": false})).unclean(),
+        case("no answer", "hang", ProviderDown, 1).within(start).unclean(),
+        case("reset and not heard", "reset_before_answer", ProviderDown, 1).with(json!({"act": false})).unclean(),
         // It comes up when nobody waits any more, and the engine's stop finds it.
-        case("late", "", BrowserStartFailed, 1).profile(late(ms(start) + 600)).within(start).unclean(),
+        case("late", "", ProviderDown, 1).profile(late(ms(start) + 600)).within(start).unclean(),
     ])
     .await;
 }

@@ -219,6 +219,11 @@ pub fn patient() -> Board {
     Board::new(BreakerLimits { failures: 1_000, open: Duration::from_secs(60), trials: 1 })
 }
 
+/// As it is when nothing is configured.
+pub fn ordinary() -> Board {
+    Board::new(BreakerLimits { failures: 5, open: Duration::from_secs(60), trials: 3 })
+}
+
 pub fn code(result: &Result<Session, Failure>) -> Option<FailureCode> {
     result.as_ref().err().map(|failure| failure.code)
 }

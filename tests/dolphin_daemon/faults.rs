@@ -81,11 +81,11 @@ async fn go_through(rows: &[Row]) {
 async fn a_dolphin_that_refuses_or_is_not_there_keeps_items_waiting_with_the_reason() {
     go_through(&[
         row("start", "free_plan_402", 1, &["provider_refused", "provider_down"], 1),
-        row("start", "limit_499", 1, &["provider_refused", "provider_down"], 1),
+        row("start", "limit_499", 1, &["provider_full", "provider_down"], 1),
         row("start", "too_many_429", 1, &[], 1),
         row("start", "signed_out_401", 0, &["provider_signed_out", "provider_down"], 1),
         row("running", "generic_500", 0, &["provider_down", "breaker_open_until"], 1),
-        row("start", "bad_request_400", 1, &["browser_start_failed", "retry_backoff"], 2),
+        row("start", "bad_request_400", 1, &["provider_refused", "provider_down"], 1),
     ])
     .await;
 }
@@ -98,9 +98,9 @@ async fn a_start_that_goes_wrong_is_tidied_up_and_tried_again() {
         row("start", "ebusy", 1, &[], 2),
         row("start", "init_connection_error", 1, &[], 2),
         row("start", "generic_500", 1, &["browser_start_failed", "retry_backoff"], 2),
-        row("start", "html_500", 1, &["browser_start_failed", "provider_down", "retry_backoff"], 2),
-        row("start", "truncated_json", 1, &[], 2),
-        row("start", "empty_body", 1, &[], 2),
+        row("start", "html_500", 1, &["provider_down"], 1),
+        row("start", "truncated_json", 1, &[], 1),
+        row("start", "empty_body", 1, &[], 1),
     ])
     .await;
 }
@@ -108,8 +108,8 @@ async fn a_start_that_goes_wrong_is_tidied_up_and_tried_again() {
 #[tokio::test]
 async fn a_browser_that_cannot_be_attached_to_is_stopped_and_tried_again() {
     go_through(&[
-        row("start", "no_automation", 1, &[], 2),
-        row("start", "automation_null", 1, &[], 2),
+        row("start", "no_automation", 1, &[], 1),
+        row("start", "automation_null", 1, &[], 1),
         row("start", "port_zero", 1, &[], 2),
         row("start", "empty_ws", 1, &[], 2),
         row("start", "stale_uuid", 1, &[], 2),
@@ -192,6 +192,59 @@ async fn an_open_breaker_costs_no_call() {
     let seen = watch(&daemon, &item, |_| false).await;
     assert_eq!((&seen.item["state"], &seen.item["attempts"]), (&json!("succeeded"), &json!(1)), "{seen:#?}");
     all_is_put_away(&daemon, &simulator, "an open breaker").await;
+}
+
+/// It lists what runs, and starts nothing: that is Dolphin's failure and no item's, and its breaker's to know.
+#[tokio::test]
+async fn a_dolphin_whose_starts_answer_with_a_page_opens_its_own_breaker() {
+    let simulator = Simulator::start(&["anna"]).await;
+    let practice = PracticeSite::start(json!({})).await;
+    let daemon = daemon(&simulator, &["anna"], "slots = 1").await;
+    simulator.fault(&json!({"call": "start", "fault": "html_500", "times": 0})).await;
+    let item = submit(&daemon, &practice, "anna", "while it starts nothing").await;
+    let seen = watch(&daemon, &item, |seen| seen.breakers.iter().any(|breaker| breaker.ends_with("open"))).await;
+    assert!(shows(&seen, "dolphin open") && !shows(&seen, "cdp_attach open"), "{seen:#?}");
+    simulator.mend().await;
+    let seen = watch(&daemon, &item, |_| false).await;
+    assert_eq!((&seen.item["state"], &seen.item["attempts"]), (&json!("succeeded"), &json!(1)), "{seen:#?}");
+    all_is_put_away(&daemon, &simulator, "starts that answer with a page").await;
+}
+
+/// A profile that can never be attached to opens the breaker before it costs its item an attempt.
+#[tokio::test]
+async fn browsers_that_are_never_attached_to_open_the_breaker_before_an_attempt_is_lost() {
+    let simulator = Simulator::start(&["anna"]).await;
+    let practice = PracticeSite::start(json!({})).await;
+    let daemon = daemon(&simulator, &["anna"], "slots = 1").await;
+    simulator.fault(&json!({"call": "start", "fault": "no_automation", "times": 0})).await;
+    let item = submit(&daemon, &practice, "anna", "never attached").await;
+    let seen = watch(&daemon, &item, |seen| shows(seen, "cdp_attach open")).await;
+    assert!(shows(&seen, "cdp_attach open"), "{seen:#?}\n{}", daemon.logged());
+    simulator.mend().await;
+    let seen = watch(&daemon, &item, |_| false).await;
+    assert_eq!((&seen.item["state"], &seen.item["attempts"]), (&json!("succeeded"), &json!(1)), "{seen:#?}");
+    all_is_put_away(&daemon, &simulator, "never attached").await;
+}
+
+/// A refusal for good is the profile's own wait, with its time and its words; the next profile goes at once.
+#[tokio::test]
+async fn a_profile_that_the_plan_refuses_says_so_with_its_time_and_keeps_nobody_else_waiting() {
+    let simulator = Simulator::start(&["anna", "boris"]).await;
+    let practice = PracticeSite::start(json!({})).await;
+    let daemon = daemon(&simulator, &["anna", "boris"], "slots = 1").await;
+    simulator.fault(&json!({"call": "start", "fault": "free_plan_402", "times": 0, "profile": FIRST_PROFILE})).await;
+    let refused = submit(&daemon, &practice, "anna", "not in the plan").await;
+    let seen = watch(&daemon, &refused, |seen| shows(seen, "provider_down")).await;
+    assert!(seen.item["wait_until"].is_string(), "{seen:#?}");
+    let words = seen.item["wait_detail"].as_str().unwrap_or_default();
+    assert!(words.contains("automation is not in its plan"), "{seen:#?}");
+    let other = submit(&daemon, &practice, "boris", "beside it").await;
+    let went = watch(&daemon, &other, |_| false).await;
+    assert_eq!(went.item["state"], "succeeded", "{went:#?}\n{}", daemon.logged());
+    simulator.mend().await;
+    let seen = watch(&daemon, &refused, |_| false).await;
+    assert_eq!((&seen.item["state"], &seen.item["attempts"]), (&json!("succeeded"), &json!(1)), "{seen:#?}");
+    all_is_put_away(&daemon, &simulator, "a plan").await;
 }
 
 /// What Dolphin has against one profile says nothing of the others: a breaker that the first failure would open stays

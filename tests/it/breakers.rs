@@ -214,7 +214,9 @@ async fn half_open_one_browser_is_tried_at_a_time_and_it_closes_when_they_answer
     let items = daemon.settled(&task).await;
     assert!(items.iter().all(|item| item["state"] == "succeeded"), "{items:#?}\n{}", daemon.logged());
     assert_eq!(practice.posts().len(), PROFILES.len());
-    assert_eq!(attempts(&items), moody.starts(), "one attempt a start, and none without one");
+    let (spent, starts) = (attempts(&items), moody.starts());
+    assert!(starts > spent, "{starts} starts");
+    assert_eq!(spent, PROFILES.len() as u64, "those that could not be attached to are not counted: {items:#?}");
     let breaker = attach_breaker(&daemon).await;
     assert_eq!((&breaker["state"], &breaker["failures_in_a_row"]), (&json!("closed"), &json!(0)), "{breaker}");
     let moves = breaker["transitions"].as_array().unwrap();

@@ -9,7 +9,7 @@ use cove::model::{
 };
 use cove::store::{
     Acquire, ArmRefused, Claim, ClaimName, ClaimRefused, Claimed, Cleanup, Expired, LockAsked, NewTask, NotYours,
-    Store, Worker,
+    Store, Waiting, Worker,
 };
 
 use super::{MOMENT, NOW, ended, failure, furnished, item, profile, succeeded, task};
@@ -281,6 +281,12 @@ async fn an_item_whose_back_off_is_over_is_queued_and_says_so() {
     store.promote(before(TTL).wall).await.unwrap();
     assert_eq!(look(store, &claimed).await.state, ItemState::RetryWait);
     assert_eq!(store.waiting(NOW).await.unwrap().next_retry, Some(due_at));
+    // Its time has come, and nobody has queued it yet: it waits for what everything ready in its profile does.
+    let overdue = store.waiting(due_at).await.unwrap();
+    assert_eq!((overdue.backing_off, overdue.overdue_retries, overdue.next_retry), (0, 1, None));
+    let before_it = store.waiting(NOW).await.unwrap();
+    let in_ready = |waiting: &Waiting| waiting.ready.iter().map(|(.., items)| items).sum::<u64>();
+    assert_eq!((in_ready(&overdue), before_it.backing_off), (in_ready(&before_it) + 1, 1));
     store.promote(due_at).await.unwrap();
     assert_eq!(look(store, &claimed).await.state, ItemState::Queued);
     assert_eq!(store.waiting(due_at).await.unwrap().backing_off, 0);

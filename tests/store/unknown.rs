@@ -97,6 +97,26 @@ async fn rule_14_a_cancel_turns_no_unknown_outcome_into_canceled() {
 }
 
 #[tokio::test]
+async fn rule_14_what_a_human_says_did_not_publish_hears_of_the_cancel_that_had_passed_it_by() {
+    let folder = tempfile::tempdir().unwrap();
+    let opened = furnished(folder.path()).await;
+    let store = &opened.store;
+    let made = store.enqueue(task(vec![item("anna")]), NOW).await.unwrap();
+    let id = only_item(store, made.task).await;
+    let claimed = claim(store, id).await;
+    store.arm(id, claimed.fence, Proofs::default(), MOMENT).await.unwrap().unwrap();
+    let unknown = Verdict::OutcomeUnknown(failure());
+    store.finish(ended(id, claimed.fence, unknown), NOW).await.unwrap().unwrap();
+    assert!(store.ask(made.task, Ask::Cancel, NOW).await.unwrap());
+    while store.settle(made.task, NOW).await.unwrap().more {}
+    let queued = store.resolve(id, Resolution::NotPublished, None, String::new(), NOW).await.unwrap();
+    assert_eq!(queued.state, ItemState::Queued);
+    while store.settle(made.task, NOW).await.unwrap().more {}
+    assert_eq!(store.item(id).await.unwrap().unwrap().state, ItemState::Canceled);
+    opened.close().await;
+}
+
+#[tokio::test]
 async fn rule_12_a_verify_waits_for_whoever_holds_the_profile() {
     let folder = tempfile::tempdir().unwrap();
     let opened = furnished(folder.path()).await;

@@ -252,7 +252,8 @@ fn items(stats: &StoreStats, waits: &Waits, waiting: &Waiting) -> Vec<Series> {
     };
     series.extend(WaitReason::ALL.into_iter().map(waiting_series));
     // The two looks are a moment apart: never below zero.
-    let paused_retries = of(ItemState::RetryWait).saturating_sub(waiting.backing_off).min(waiting.paused);
+    let paused_retries =
+        of(ItemState::RetryWait).saturating_sub(waiting.backing_off + waiting.overdue_retries).min(waiting.paused);
     let depth = |state: ItemState, reason: WaitReason, items: u64| {
         gauge("queue_depth", DEPTH, count(items)).with("state", state.name()).with("wait_reason", reason.name())
     };

@@ -129,6 +129,7 @@ fn items() -> Vec<(&'static str, Value)> {
         ("state", words(ItemState::ALL.map(ItemState::name))),
         ("wait_reason", reason.clone()),
         ("wait_until", maybe_time()),
+        ("wait_detail", maybe_text()),
         ("attempts", count()),
         ("fence", maybe_text()),
         ("key", maybe_text()),

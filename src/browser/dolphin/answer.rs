@@ -68,6 +68,12 @@ impl Meaning {
 }
 
 impl Refusal {
+    /// Of a start: it was Dolphin that said no, and it works. A page of a proxy, or of whatever else has the port,
+    /// is as much of a failure as none.
+    pub const fn is_dolphins_own(&self) -> bool {
+        self.meaning.is_sound(self.status) && !matches!(self.meaning, Meaning::NotTheApi)
+    }
+
     /// Of a start: this profile is why it failed, and others may well start. A failure of the application itself
     /// has a status of 500 and more, as far as anything is known of it, and whoever says no and nothing else
     /// does not speak of a profile.

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use super::DolphinProvider;
 use super::answer;
 use super::devtools::{self, Port};
+use super::exchange::in_words;
 use super::notebook::{Endpoint, Note, Seen, Whose};
 use super::pace::Looks;
 use super::sight::{self, Sight};
@@ -93,7 +94,7 @@ pub async fn first(dolphin: &DolphinProvider, wanted: Wanted<'_>, said: answer::
             Found::Ended => break "it ended right after its start".to_owned(),
             Found::NotYet(why) => {
                 if !looks.again().await {
-                    break format!("{why} for {} s", dolphin.deadlines.attach.as_secs_f64());
+                    break format!("{why} for {}", in_words(dolphin.deadlines.attach));
                 }
             }
         }

@@ -12,7 +12,7 @@ use reqwest::Client;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::answer::{self, ListPage, Listed, Meaning, Refusal};
-use super::exchange::{Answer, CONNECT_DEADLINE, Calls, Peer};
+use super::exchange::{Answer, CONNECT_DEADLINE, Calls, Peer, Proves, in_words};
 use super::local::Unmet;
 use super::pace::Tries;
 use super::{Deadlines, THE_APP, THE_CLOUD};
@@ -100,7 +100,7 @@ impl Cloud {
         }
         let within = self.deadlines.listing;
         let list = timeout(within, self.scan(source)).await.unwrap_or_else(|_| {
-            let detail = format!("{THE_CLOUD}: the list of profiles took longer than {} s", within.as_secs_f64());
+            let detail = format!("{THE_CLOUD}: the list of profiles took longer than {}", in_words(within));
             Err(Failure::new(FailureCode::ProviderDown, detail))
         })?;
         *last = Some((Instant::now(), list.clone()));
@@ -188,7 +188,7 @@ impl Cloud {
             let refusal = read(answer).err()?;
             (!refusal.meaning.is_sound(refusal.status)).then(|| refusal.to_string())
         };
-        let answer = self.peer.exchange(request, within, objection).await;
+        let answer = self.peer.exchange(Proves::Everything("list"), request, within, objection).await;
         let answer = answer.map_err(|trouble| (Unmet::Trouble(trouble), false))?;
         let rest = self.rest(&answer);
         read(&answer).map_err(|refusal| (Unmet::Refused(refusal), rest))

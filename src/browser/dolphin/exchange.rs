@@ -67,8 +67,21 @@ impl std::fmt::Display for Trouble {
             Self::Shut { until } => write!(out, "it failed too often in a row and is not called before {until}"),
             Self::NotSent(why) => write!(out, "no connection: {why}"),
             Self::Cut(why) => write!(out, "no whole answer: {why}"),
-            Self::Late(within) => write!(out, "no answer within {} s", within.as_secs_f64()),
+            Self::Late(within) => write!(out, "no answer within {}", in_words(*within)),
         }
+    }
+}
+
+/// For a person: nobody wants to know it to the nanosecond.
+pub fn in_words(duration: Duration) -> String {
+    match duration.as_millis() {
+        milliseconds @ 0..1_000 => format!("{milliseconds} ms"),
+        milliseconds if milliseconds < 10_000 && milliseconds % 1_000 >= 50 => {
+            // The tenth above half a tenth: 4.9999 s are five.
+            let tenths = (milliseconds + 50) / 100;
+            if tenths % 10 == 0 { format!("{} s", tenths / 10) } else { format!("{}.{} s", tenths / 10, tenths % 10) }
+        }
+        milliseconds => format!("{} s", (milliseconds + 500) / 1_000),
     }
 }
 
@@ -119,14 +132,16 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// `objection`: why the answer is not that of a peer that works.
+    /// `proves`: what the breaker learns from a good end. `objection`: why the answer is not that of a peer that
+    /// works.
     pub async fn exchange(
         &self,
+        proves: Proves,
         request: RequestBuilder,
         within: Duration,
         objection: impl FnOnce(&Answer) -> Option<String>,
     ) -> Result<Answer, Trouble> {
-        let call = Admitted::new(self)?;
+        let call = Admitted::new(self, proves)?;
         let under_way = UnderWay::new(&self.calls);
         let result = plain(request, within).await;
         drop(under_way);
@@ -141,24 +156,45 @@ impl Peer {
     }
 }
 
+/// What a call that ends well says of its peer, by the name of its kind.
+#[derive(Clone, Copy, Debug)]
+pub enum Proves {
+    /// It asks so much that nothing can be wrong.
+    Everything(&'static str),
+    /// A peer that is stuck answers it all the same.
+    Itself(&'static str),
+}
+
+impl Proves {
+    const fn kind(self) -> &'static str {
+        match self {
+            Self::Everything(kind) | Self::Itself(kind) => kind,
+        }
+    }
+}
+
 /// A call that the breaker let through. One that is given up says nothing of the peer.
 struct Admitted<'a> {
     peer: &'a Peer,
+    proves: Proves,
     told: bool,
 }
 
 impl<'a> Admitted<'a> {
-    fn new(peer: &'a Peer) -> Result<Self, Trouble> {
+    fn new(peer: &'a Peer, proves: Proves) -> Result<Self, Trouble> {
         peer.breakers.admit(peer.breaker, peer.clock.now()).map_err(|until| Trouble::Shut { until })?;
-        Ok(Self { peer, told: false })
+        Ok(Self { peer, proves, told: false })
     }
 
     fn ended(mut self, objection: Option<String>) {
         self.told = true;
         let Peer { breakers, breaker, clock, .. } = self.peer;
         match objection {
-            None => breakers.succeeded(breaker, clock.now()),
-            Some(why) => breakers.failed(breaker, clock.now(), &why),
+            None => match self.proves {
+                Proves::Everything(_) => breakers.succeeded(breaker, clock.now()),
+                Proves::Itself(kind) => breakers.succeeded_at(breaker, kind, clock.now()),
+            },
+            Some(why) => breakers.failed_at(breaker, self.proves.kind(), clock.now(), &why),
         }
     }
 }
@@ -206,4 +242,20 @@ fn why(error: reqwest::Error) -> Trouble {
         cause = next;
     }
     if error.is_connect() { Trouble::NotSent(cause.to_string()) } else { Trouble::Cut(cause.to_string()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_says_round_numbers() {
+        let late = |nanos| Trouble::Late(Duration::from_nanos(nanos)).to_string();
+        assert_eq!(late(4_999_906_401), "no answer within 5 s");
+        let said = |ms| in_words(Duration::from_millis(ms));
+        assert_eq!(
+            [said(700), said(1_000), said(1_549), said(9_960), said(119_700)],
+            ["700 ms", "1 s", "1.5 s", "10 s", "120 s"]
+        );
+    }
 }

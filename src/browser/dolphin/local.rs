@@ -2,7 +2,8 @@
 //!
 //! The provider, `starting` and `stopping` call it. A start is one call and never repeated here; `running` is
 //! repeated for its idempotence, within its own deadline. Signing in happens when an answer asks for it, one
-//! at a time and not again for a while, since it cannot help twice. The token goes into the sign-in alone.
+//! at a time and not again for a while, since it cannot help twice. The token goes into the sign-in alone. To the
+//! breaker only a start proves that all is well: a Dolphin that starts nothing still lists what runs.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,7 +15,7 @@ use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep};
 
 use super::answer::{self, Meaning, Refusal, RunningMap, Started};
-use super::exchange::{Answer, CONNECT_DEADLINE, Calls, Peer, Trouble};
+use super::exchange::{Answer, CONNECT_DEADLINE, Calls, Peer, Proves, Trouble};
 use super::pace::Tries;
 use super::{Deadlines, THE_APP};
 use crate::breaker::DOLPHIN;
@@ -127,6 +128,7 @@ impl LocalApi {
 
     async fn call<T>(
         &self,
+        kind: &'static str,
         request: RequestBuilder,
         within: Duration,
         read: impl Fn(&Answer) -> Result<T, Refusal>,
@@ -135,7 +137,8 @@ impl LocalApi {
             let refusal = read(answer).err()?;
             (!refusal.meaning.is_sound(refusal.status)).then(|| refusal.to_string())
         };
-        let answer = self.peer.exchange(request, within, objection).await.map_err(Unmet::Trouble)?;
+        let answer =
+            self.peer.exchange(Proves::Itself(kind), request, within, objection).await.map_err(Unmet::Trouble)?;
         read(&answer).map_err(Unmet::Refused)
     }
 
@@ -146,7 +149,7 @@ impl LocalApi {
         let mut tries = Tries::new(&self.deadlines, self.deadlines.running);
         loop {
             let request = self.get("/browser_profiles/running");
-            match self.call(request, tries.left(), read).await {
+            match self.call("running", request, tries.left(), read).await {
                 Ok(map) => return Ok(map),
                 Err(Unmet::Refused(refusal)) if refusal.meaning == Meaning::SignedOut && !signed_in => {
                     self.sign_in(&refusal).await?;
@@ -166,17 +169,17 @@ impl LocalApi {
         let headless = if headless { "&headless=1" } else { "" };
         let request = self.get(&format!("/browser_profiles/{id}/start?automation=1{headless}"));
         let objection = |answer: &Answer| match answer::start(answer.status, &answer.body) {
-            Started::Refused(refusal) if !refusal.meaning.is_sound(refusal.status) => Some(refusal.to_string()),
+            Started::Refused(refusal) if !refusal.is_dolphins_own() => Some(refusal.to_string()),
             _ => None,
         };
-        let answer = self.peer.exchange(request, self.deadlines.start, objection).await?;
+        let answer = self.peer.exchange(Proves::Everything("start"), request, self.deadlines.start, objection).await?;
         Ok((answer::start(answer.status, &answer.body), answer.retry_after))
     }
 
     /// One call. How it ended says little: whether the browser is gone, others have to see.
     pub async fn stop(&self, id: u64, within: Duration) -> Result<(), Unmet> {
         let request = self.get(&format!("/browser_profiles/{id}/stop"));
-        self.call(request, within, |answer| answer::outcome(answer.status, &answer.body)).await
+        self.call("stop", request, within, |answer| answer::outcome(answer.status, &answer.body)).await
     }
 
     /// Gives the application the token again. `asked_by`: the answer that says that nobody is signed in.
@@ -216,6 +219,7 @@ impl LocalApi {
     async fn sign_in_once(&self, token: &Token, within: Duration) -> Result<(), Unmet> {
         let body = serde_json::json!({"token": token.reveal()});
         let request = self.peer.http.post(format!("{}/auth/login-with-token", self.base)).json(&body);
-        self.call(request, within, |answer| answer::outcome(answer.status, &answer.body_without(token))).await
+        let read = |answer: &Answer| answer::outcome(answer.status, &answer.body_without(token));
+        self.call("sign_in", request, within, read).await
     }
 }

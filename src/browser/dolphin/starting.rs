@@ -197,7 +197,8 @@ async fn unanswered(dolphin: &DolphinProvider, wanted: Wanted<'_>, trouble: &Tro
     };
     closes(dolphin, profile, grace).await;
     let detail = format!("{THE_APP}: the start of {profile} had {trouble}");
-    garbled(dolphin, wanted, Failure::new(FailureCode::BrowserStartFailed, detail)).await
+    // The silence is the application's, whatever it was asked for: no item pays for it.
+    garbled(dolphin, wanted, Failure::new(FailureCode::ProviderDown, detail)).await
 }
 
 /// What came says neither yes nor no. `failure`: what it is where no browser came up.
@@ -256,13 +257,13 @@ async fn refused(
         Meaning::Duplicate => duplicate(dolphin, wanted, patience, refusal).await,
         Meaning::PlanForbids => Err(failure(FailureCode::ProviderRefused, "automation is not in its plan").into()),
         Meaning::PlanLimit => {
-            Err(failure(FailureCode::ProviderRefused, "its plan runs no more profiles at a time").into())
+            Err(failure(FailureCode::ProviderFull, "its plan runs no more profiles at a time").into())
         }
         Meaning::TooManyLaunches => {
             let longer = (patience.pause * 2).min(dolphin.deadlines.longest_look);
             patience.pause = retry_after.unwrap_or(longer);
             if Instant::now() + patience.pause >= patience.launches_until {
-                return Err(failure(FailureCode::ProviderRefused, "too many launches at a time").into());
+                return Err(failure(FailureCode::ProviderFull, "too many launches at a time").into());
             }
             Err(Again::After(patience.pause))
         }
@@ -272,7 +273,9 @@ async fn refused(
             Err(Again::After(Duration::ZERO))
         }
         Meaning::SignedOut => Err(failure(FailureCode::ProviderSignedOut, "nobody is signed in").into()),
-        Meaning::BadRequest => Err(failure(FailureCode::Internal, "it does not understand how it was asked").into()),
+        Meaning::BadRequest => {
+            Err(failure(FailureCode::ProviderRefused, "it does not understand how it was asked").into())
+        }
         Meaning::Locked if patience.locked > 0 => {
             patience.locked -= 1;
             let why = failure(FailureCode::ProfileBroken, "its files are in use");
@@ -289,9 +292,13 @@ async fn refused(
         | Meaning::Unreadable
         | Meaning::Locked
         | Meaning::InitConnection => {
-            let of_the_profile = refusal.is_of_the_profile();
-            let code = if of_the_profile { FailureCode::ProfileBroken } else { FailureCode::BrowserStartFailed };
-            let why = failure(code, "it could not be started");
+            let why = match refusal.meaning {
+                Meaning::NotTheApi | Meaning::Unreadable => {
+                    failure(FailureCode::ProviderDown, "what answered to its start is no answer of the Local API")
+                }
+                _ if refusal.is_of_the_profile() => failure(FailureCode::ProfileBroken, "it could not be started"),
+                _ => failure(FailureCode::BrowserStartFailed, "it could not be started"),
+            };
             failed(dolphin, wanted, refusal, why).await.map_err(Again::Never)
         }
     }

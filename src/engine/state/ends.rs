@@ -8,8 +8,15 @@ use super::{Owner, Phase, Running, State};
 use crate::engine::admission::{self, effect, effect_after_commit};
 use crate::engine::event::{Act, AttemptEnd, Commit, Step};
 use crate::engine::state::Limits;
-use crate::model::{EvidenceFile, Failure, FailureCode, Fence, Timestamp, Verdict};
+use crate::model::{EvidenceFile, Failure, FailureCode, Fence, ItemId, Timestamp, Verdict};
 use crate::store::{AttemptEnded, SessionName};
+
+/// Ends of an item in a row that no browser could be attached to, and that are not counted: as many as open the
+/// breaker, which then keeps everything from starting. Those after them are counted, so that one broken profile
+/// does not try for ever. Only what this process saw is known.
+const SPARED_IN_A_ROW: u32 = 5;
+/// Items of which that is remembered; the oldest is forgotten.
+const MAX_SPARED: usize = 4_096;
 
 /// How an attempt says that it ended.
 pub(super) struct Told {
@@ -23,7 +30,8 @@ impl State {
     pub(super) fn ended(&mut self, fence: Fence, told: Told, roll: f64, now: Timestamp) -> Step {
         let Told { end, evidence, stopped, browser } = told;
         let Some(running) = self.running.get_mut(&fence) else { return Step::default() };
-        (running.browser, running.starting) = (browser, false);
+        let never_attached = std::mem::replace(&mut running.starting, false);
+        running.browser = browser;
         let end = because_of_memory(end, running.weighed.ended_for.take());
         let stopped = stopped.as_ref().or(match &end {
             AttemptEnd::Unarmed(failure) => Some(failure),
@@ -35,6 +43,8 @@ impl State {
             Some(failure) => effect(failure, &self.limits, now),
             None => None,
         };
+        let met_no_browser =
+            never_attached && matches!(&end, AttemptEnd::Unarmed(failure) if failure.code == FailureCode::AttachFailed);
         let (item, verdict) = match (&running.owner, running.phase) {
             (Owner::Item { .. }, Phase::Ending | Phase::Closing) | (Owner::Leftover | Owner::Verify { .. }, _) => {
                 return Step::default();
@@ -42,9 +52,11 @@ impl State {
             (Owner::Operator(_), _) => return self.operator_ended(fence, end),
             (Owner::Lent(_), _) => return self.loan_ended(fence, end, now),
             (Owner::Item { id, .. }, phase) => {
-                (*id, verdict(&self.limits, self.draining, running, phase, end, roll, now))
+                let spared = met_no_browser.then(|| self.spared.get(id).copied().unwrap_or_default());
+                (*id, verdict(&self.limits, self.draining, running, phase, end, spared, roll, now))
             }
         };
+        self.note_spared(item, met_no_browser, &verdict);
         if let Verdict::TryAgain { failure, .. } = &verdict {
             self.note_trouble(fence, failure, now);
         }
@@ -52,6 +64,22 @@ impl State {
             running.phase = Phase::Ending;
         }
         Step::commit(Commit::Finish(AttemptEnded { item, fence, verdict, evidence, effect }))
+    }
+
+    /// Counts what was forgiven an item in a row; what says nothing of its browser does not end the row.
+    fn note_spared(&mut self, item: ItemId, met_no_browser: bool, verdict: &Verdict) {
+        match (verdict, met_no_browser) {
+            (Verdict::TryAgain { counted: false, .. }, true) => {
+                if self.spared.len() >= MAX_SPARED && !self.spared.contains_key(&item) {
+                    self.spared.pop_first();
+                }
+                *self.spared.entry(item).or_default() += 1;
+            }
+            (Verdict::TryAgain { counted: false, .. }, false) | (Verdict::TryAgain { .. }, true) => {}
+            _ => {
+                self.spared.remove(&item);
+            }
+        }
     }
 
     pub(super) fn end_stored(&mut self, fence: Fence, refused: bool) -> Step {
@@ -90,13 +118,16 @@ impl State {
     }
 }
 
-/// The phase is the truth about the click, whatever the attempt believes.
+/// The phase is the truth about the click, whatever the attempt believes. `spared`: nothing of the item ran, and
+/// how often in a row that was forgiven before.
+#[expect(clippy::too_many_arguments, reason = "all that an end is judged by")]
 fn verdict(
     limits: &Limits,
     draining: bool,
     running: &Running,
     phase: Phase,
     end: AttemptEnd,
+    spared: Option<u32>,
     roll: f64,
     now: Timestamp,
 ) -> Verdict {
@@ -123,11 +154,20 @@ fn verdict(
     if cancel {
         return Verdict::Canceled(Failure::new(FailureCode::Canceled, "canceled on request"));
     }
-    if draining || failure.code == FailureCode::Canceled {
-        // The daemon's own stop, whatever it looked like from inside the attempt: no attempt is spent.
-        let who = if draining { "the daemon stopped" } else { "a forced cleanup of its lock stopped it" };
-        let failure = Failure::new(FailureCode::DaemonStopped, format!("{who} before the commit point"));
-        return Verdict::TryAgain { failure, due_at: Timestamp::ZERO, counted: false };
+    // Somebody's intent, whatever it looked like from inside the attempt: no attempt is spent.
+    let stopped = match failure.code {
+        _ if draining => Some((FailureCode::DaemonStopped, "the daemon stopped before the commit point")),
+        FailureCode::Canceled => {
+            Some((FailureCode::LockTakenAway, "a forced cleanup of its lock stopped it before the commit point"))
+        }
+        _ => None,
+    };
+    if let Some((code, detail)) = stopped {
+        return Verdict::TryAgain { failure: Failure::new(code, detail), due_at: Timestamp::ZERO, counted: false };
+    }
+    if let Some(before) = spared.filter(|before| *before < SPARED_IN_A_ROW) {
+        let due_at = now.plus(admission::back_off(limits, before + 1, roll));
+        return Verdict::TryAgain { failure, due_at, counted: false };
     }
     admission::after_failure(limits, attempts, max_attempts, failure, roll, now)
 }

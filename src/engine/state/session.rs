@@ -59,6 +59,9 @@ impl State {
             LendRefused::NoDisk
         } else if let Some(shortage) = &self.strain.shortage {
             LendRefused::Short(shortage.of)
+        } else if matches!(asked.to, Borrower::Worker { .. }) && self.is_refused(&asked.profile, now) {
+            // Its items wait for that; another profile's may go.
+            LendRefused::Busy
         } else if taken || self.in_use.get(&asked.profile).is_some_and(|until| *until > now) {
             LendRefused::Busy
         } else if lent >= usize::try_from(self.limits.sessions).unwrap_or(usize::MAX) {

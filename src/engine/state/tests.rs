@@ -205,6 +205,8 @@ fn rule_8_an_end_before_arming_goes_by_the_policy() {
     for code in FailureCode::ALL.iter().filter(|code| **code != FailureCode::Canceled) {
         let mut state = engine();
         let fence = claim(&mut state, 1, "anna");
+        // Before anything is attached to there is a rule of its own.
+        state.apply(Event::Attached { fence }, NOW);
         let verdict = verdict(&end(&mut state, fence, AttemptEnd::Unarmed(failure(*code))));
         match (code.retry(), verdict) {
             (Retry::Never, Verdict::Failed(_)) | (Retry::Uncounted, Verdict::TryAgain { counted: false, .. }) => {}

@@ -74,6 +74,11 @@ pub(super) fn write_resolution(
         tx.settled_published.insert(item.id.raw(), ())?;
     }
     let resolved = Item { verify: None, held_for: None, ..resolved };
+    if resolved.state.is_waiting() && tx.intent(item.task)?.cancel_requested_at.is_some() {
+        // The cancel passed it by while nobody knew; it does not wait for its turn to hear of it.
+        tx.writes += 1;
+        tx.settling.insert(item.task.raw(), 0)?;
+    }
     let kind = resolved.state.name();
     // Of a success it is said where it can be seen, however it became known.
     let url = resolved.url.clone().filter(|_| resolved.state == ItemState::Succeeded);

@@ -120,8 +120,8 @@ fn a_refusal_that_the_breakers_do_not_explain_is_waited_for_like_a_provider_that
     end(&mut state, fence, AttemptEnd::Unarmed(failure(FailureCode::BreakerOpen)));
     clear(&mut state, fence);
     assert!(claims(&state.apply(outlook(&HEADS), NOW)).is_empty());
-    assert_eq!(waits(&state, false, NOW), (WaitReason::ProviderDown, None));
     let soon = state.wake_at(NOW).unwrap();
+    assert_eq!(waits(&state, false, NOW), (WaitReason::ProviderDown, Some(soon)));
     assert_eq!(claims(&state.apply(outlook(&HEADS), soon)), [1]);
 }
 
@@ -166,13 +166,109 @@ fn an_open_breaker_takes_over_from_the_waits_for_a_provider_that_is_down() {
     let mut state = engine();
     let fence = claim(&mut state, 1, "anna");
     end(&mut state, fence, AttemptEnd::Unarmed(failure(FailureCode::ProviderDown)));
-    assert_eq!(waits(&state, false, NOW), (WaitReason::ProviderDown, None));
+    let soon = state.wake_at(NOW);
+    assert!(soon.is_some_and(|soon| NOW < soon && soon < later()));
+    assert_eq!(waits(&state, false, NOW), (WaitReason::ProviderDown, soon));
     state.apply(Event::Breakers(shut()), NOW);
     assert_eq!(waits(&state, false, NOW), (WaitReason::BreakerOpenUntil, Some(later())));
     clear(&mut state, fence);
     assert_eq!(state.wake_at(NOW), Some(later()));
     state.apply(Event::Breakers(Passage::Trial), later());
     assert_eq!(claims(&state.apply(outlook(&HEADS), later())), [1]);
+}
+
+/// One end of an attempt at `profile`, and everything that follows from it.
+fn refuse(state: &mut State, number: u64, profile: &str, code: FailureCode, now: Timestamp) -> Verdict {
+    let fence = claim(state, number, profile);
+    let end = AttemptEnd::Unarmed(failure(code));
+    let told = Event::Ended { fence, end, evidence: Vec::new(), stopped: None, browser: false, roll: 1.0 };
+    let verdict = verdict(&state.apply(told, now));
+    state.apply(Event::EndStored { fence, refused: false }, now);
+    state.apply(Event::Released { fence }, now);
+    verdict
+}
+
+fn waits_in(state: &State, profile: &str, now: Timestamp) -> (WaitReason, Option<Timestamp>) {
+    why_ready_waits(false, &ProfileId::new(profile).unwrap(), ProfileFacts::default(), &state.view(now), now)
+}
+
+#[test]
+fn a_refusal_for_good_waits_longer_and_longer_for_itself_and_gives_the_trial_to_the_next() {
+    let mut state = told(Passage::Trial);
+    let mut now = NOW;
+    for wait in [60, 60, 60] {
+        let verdict = refuse(&mut state, 1, "anna", FailureCode::ProviderRefused, now);
+        assert!(matches!(verdict, Verdict::TryAgain { counted: false, .. }));
+        let until = now.plus(Duration::from_secs(wait));
+        assert_eq!(waits_in(&state, "anna", now), (WaitReason::ProviderDown, Some(until)));
+        assert_eq!(claims(&state.apply(outlook(&HEADS), now)), [2], "the oldest does not take every trial");
+        assert_eq!(claims(&state.apply(outlook(&HEADS[..1]), now)), [] as [u64; 0]);
+        assert_eq!(state.wake_at(now), Some(until));
+        now = until;
+        assert_eq!(claims(&state.apply(outlook(&HEADS[..1]), now)), [1]);
+    }
+    let limits = Limits { retry_max: Duration::from_secs(1_800), ..state.limits.clone() };
+    state.limits = limits;
+    for wait in [120, 240, 480, 960, 1_800, 1_800] {
+        refuse(&mut state, 1, "anna", FailureCode::ProviderRefused, now);
+        let until = now.plus(Duration::from_secs(wait));
+        assert_eq!(state.view(now).refused.values().next().unwrap().until, until);
+        now = until;
+    }
+}
+
+#[test]
+fn a_refusal_for_want_of_a_place_is_tried_again_when_a_browser_has_gone_and_one_of_the_plan_is_not() {
+    let mut state = engine();
+    let runs = claim(&mut state, 2, "boris");
+    state.apply(Event::Opened { fence: runs, session: session("boris") }, NOW);
+    refuse(&mut state, 1, "anna", FailureCode::ProviderFull, NOW);
+    refuse(&mut state, 3, "clara", FailureCode::ProviderRefused, NOW);
+    assert!(claims(&state.apply(outlook(&[("anna", 1), ("clara", 3)]), NOW)).is_empty());
+    end(&mut state, runs, AttemptEnd::Unarmed(failure(FailureCode::ElementNotFound)));
+    clear(&mut state, runs);
+    assert_eq!(claims(&state.apply(outlook(&[("anna", 1), ("clara", 3)]), NOW)), [1]);
+}
+
+#[test]
+fn the_first_attachments_in_a_row_that_fail_are_not_counted_and_those_after_them_are() {
+    let mut state = engine();
+    let mut met = |code| refuse(&mut state, 1, "anna", code, NOW);
+    for _ in 0..5 {
+        let verdict = met(FailureCode::AttachFailed);
+        let Verdict::TryAgain { due_at, counted: false, .. } = verdict else { panic!("{verdict:?}") };
+        assert!(due_at > NOW, "by its back-off");
+        // Says nothing of its browser.
+        met(FailureCode::ProfileInUse);
+    }
+    assert!(costs_an_attempt(&met(FailureCode::AttachFailed)), "one broken profile does not try for ever");
+    assert!(costs_an_attempt(&met(FailureCode::AttachFailed)));
+    met(FailureCode::ElementNotFound);
+    assert!(!costs_an_attempt(&met(FailureCode::AttachFailed)), "it came up meanwhile: a new row");
+}
+
+#[test]
+fn a_browser_that_was_attached_to_and_is_lost_costs_an_attempt() {
+    let mut state = engine();
+    let fence = claim(&mut state, 1, "anna");
+    state.apply(Event::Opened { fence, session: session("anna") }, NOW);
+    state.apply(Event::Attached { fence }, NOW);
+    assert!(costs_an_attempt(&verdict(&end(
+        &mut state,
+        fence,
+        AttemptEnd::Unarmed(failure(FailureCode::AttachFailed))
+    ))));
+}
+
+#[test]
+fn rule_21_an_attempt_whose_lock_was_taken_away_says_so_and_is_not_counted() {
+    let mut state = engine();
+    let fence = claim(&mut state, 1, "anna");
+    assert_eq!(state.apply(Event::StopAsked { fence }, NOW), Step::act(Act::Interrupt { fence }));
+    let step = end(&mut state, fence, AttemptEnd::Unarmed(failure(FailureCode::Canceled)));
+    let Verdict::TryAgain { failure, counted: false, .. } = verdict(&step) else { panic!("{step:?}") };
+    assert_eq!(failure.code, FailureCode::LockTakenAway);
+    assert!(failure.code.help().contains("pause or cancel"), "{}", failure.code.help());
 }
 
 /// A loop, a board and browsers that answer, do not, or say nothing.
