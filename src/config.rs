@@ -5,9 +5,10 @@
 //! Invariants: a loaded configuration is complete (state directory and socket are resolved) and within
 //! the ranges of `keys`; all mistakes are reported at once; no value that may be a secret is in a message.
 //! Not here: telling a daemon's settings from a client's (`COVE_URL`, `COVE_TOKEN` belong to the command
-//! line), and reloading, which this version does not do.
+//! line), and what of them a running daemon takes over (`daemon::reload`).
 
 pub mod dolphin;
+mod empty_is_none;
 mod environment;
 mod error;
 mod file;
@@ -30,7 +31,7 @@ pub const DEFAULT_FILE: &str = include_str!("../packaging/cove.toml");
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
 use crate::model::{Job, Schedule, Zone};
 
@@ -483,20 +484,5 @@ impl Config {
             refuse("server.listen", format!("\"{}\"", self.server.listen), message);
         }
         errors
-    }
-}
-
-/// A path that is not set is written as the empty text, so that a printed configuration shows every key.
-mod empty_is_none {
-    use super::{Deserialize, Deserializer, PathBuf, Serialize, Serializer};
-
-    #[expect(clippy::ref_option, reason = "serde gives a reference to the field")]
-    pub fn serialize<S: Serializer>(path: &Option<PathBuf>, serializer: S) -> Result<S::Ok, S::Error> {
-        path.as_deref().unwrap_or_else(|| std::path::Path::new("")).serialize(serializer)
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PathBuf>, D::Error> {
-        let path = PathBuf::deserialize(deserializer)?;
-        Ok((!path.as_os_str().is_empty()).then_some(path))
     }
 }

@@ -185,7 +185,7 @@ fn is_in(path: &str, modules: &[&str]) -> bool {
 }
 
 fn before_tests(text: &str) -> &str {
-    text.find("\n#[cfg(test)]\nmod tests").map_or(text, |place| &text[..=place])
+    text.find("\n#[cfg(test)]\nmod tests {").map_or(text, |place| &text[..=place])
 }
 
 /// A crate is named where its name begins a path, or is used or renamed as a whole.
@@ -444,6 +444,8 @@ fn length_counts_code_and_not_the_tests() {
     let tail = format!("//! x\n\n#[cfg(test)]\nmod tests {{\n{long}}}\n");
     assert_eq!(length("a.rs", &long).len(), 1);
     assert!(length("a.rs", &tail).is_empty());
+    let declared = format!("//! x\n\n#[cfg(test)]\nmod tests;\n{long}");
+    assert_eq!(length("a.rs", &declared).len(), 1, "tests in a file of their own hide nothing behind their name");
     assert!(length("cli/practice/tests.rs", &long).is_empty());
 }
 
