@@ -24,7 +24,7 @@ use crate::store::tables::{ForEachTable, META, each_table};
 /// redb's page cache of the copy: its rows come in order, so few pages are in use at a time.
 const CACHE_BYTES: usize = 16 * 1024 * 1024;
 /// Of keys and values in one commit. A larger one would keep the disk from the daemon's own commits for longer.
-const BATCH_BYTES: usize = 4 * 1024 * 1024;
+const BATCH_BYTES: usize = 512 * 1024;
 /// Rows between two looks at whether to go on.
 const LOOK_ROWS: u64 = 4_096;
 
