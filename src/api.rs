@@ -11,6 +11,7 @@
 mod admin;
 mod body;
 mod cache;
+mod carried;
 mod claims;
 mod connection;
 mod devtools;
@@ -59,6 +60,7 @@ use std::sync::Arc;
 
 use hyper::header::{self, HeaderValue};
 use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -77,7 +79,7 @@ use cache::Cache;
 use error::{ApiError, Code};
 use events::Listeners;
 use keyring::Keyring;
-use limit::LiveLimits;
+use limit::Limiter;
 use places::Places;
 use sessions::Lenders;
 pub use snapshots::snapshot_json;
@@ -87,6 +89,8 @@ use usage::Usage;
 const DISK_RETRY_AFTER_SECONDS: &str = "30";
 /// Parsed flows kept, by content hash: they say which inputs are secret.
 const CACHED_FLOWS: usize = 64;
+/// Of a request, from where on it is worked on where it holds up nobody else.
+const LONG_BYTES: usize = 64 * 1024;
 
 /// What the handlers share.
 pub struct Context {
@@ -111,7 +115,9 @@ pub struct Context {
     session_tunnels: Tunnels,
     listeners: Listeners,
     places: Places,
-    limits: LiveLimits,
+    limits: Limiter,
+    /// Who submits takes one of these while it looks things up, so that a crowd of submits keeps no read waiting.
+    submits: Semaphore,
     started: Instant,
 }
 
@@ -137,8 +143,8 @@ impl Context {
         let session_tunnels = Tunnels::new(usize::try_from(of_sessions).unwrap_or(usize::MAX));
         let places = Places::new(config.server.max_connections);
         let listeners = Listeners::default();
-        let limits = LiveLimits::new(config.limits.clone());
-        let roster = RosterHandle::default();
+        let limits = Limiter::new(config.limits.clone());
+        let (roster, submits) = (RosterHandle::default(), Semaphore::new(start::AT_A_TIME));
         Ok(Self {
             config,
             state_dir,
@@ -160,6 +166,7 @@ impl Context {
             listeners,
             places,
             limits,
+            submits,
             started,
         })
     }
@@ -195,7 +202,7 @@ impl Context {
 
     /// The rate limits, to be set anew.
     #[must_use]
-    pub fn limits(&self) -> LiveLimits {
+    pub fn limits(&self) -> Limiter {
         self.limits.clone()
     }
 
@@ -240,6 +247,11 @@ impl Context {
 /// Work that takes the processor longer than a runtime thread should be held.
 async fn off_runtime<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ApiError> {
     tokio::task::spawn_blocking(work).await.map_err(|error| ApiError::internal(Code::Internal, error))
+}
+
+/// Work on so many bytes of a request: on the spot where they are few, for a change of threads takes longer.
+async fn sized<T: Send + 'static>(bytes: usize, work: impl FnOnce() -> T + Send + 'static) -> Result<T, ApiError> {
+    if bytes < LONG_BYTES { Ok(work()) } else { off_runtime(work).await }
 }
 
 /// Serves until `stop`, then closes every connection gracefully within ten seconds.

@@ -24,7 +24,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::api::limit::LiveLimits;
+use crate::api::limit::Limiter;
 use crate::api::{self, Context};
 use crate::breaker::BreakerLimits;
 use crate::breaker::board::Board;
@@ -178,7 +178,7 @@ struct Running {
     /// Gives up what it is making when the API stops, and ends.
     backing_up: JoinHandle<()>,
     backups: Backups,
-    limits: LiveLimits,
+    limits: Limiter,
     /// What may be taken of the machine, for the watch; changed by SIGHUP.
     resources: tokio::sync::watch::Sender<Resources>,
     /// Ends by itself where profiles are made in cove.

@@ -255,6 +255,11 @@ impl EngineHandle {
         self.view.borrow().clone()
     }
 
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.view.borrow().draining
+    }
+
     /// Changes whenever the loop has turned, so also whenever something new may be there to do.
     #[must_use]
     pub fn changes(&self) -> watch::Receiver<Arc<View>> {

@@ -354,6 +354,26 @@ impl Store {
         self.read(profiles::list).await
     }
 
+    /// Every profile, and which of them outside programs hold: what may stand in the way of items, in one look.
+    pub async fn profiles_and_held(
+        &self,
+        now: Moment,
+    ) -> Result<(Vec<Profile>, BTreeMap<ProfileId, Lock>), StoreError> {
+        self.read(move |txn| Ok((profiles::list(txn)?, locks::profiles_held_outside(txn, now)?))).await
+    }
+
+    /// Every profile, and the flow of this name: what a task is made of, in one look.
+    pub async fn profiles_and_flow(
+        &self,
+        name: Option<String>,
+    ) -> Result<(Vec<Profile>, Option<(FlowInfo, Vec<u8>)>), StoreError> {
+        self.read(move |txn| {
+            let flow = name.map(|name| flows::read(txn, &name)).transpose()?.flatten();
+            Ok((profiles::list(txn)?, flow))
+        })
+        .await
+    }
+
     /// Items that a worker of these kinds could take now, the best first.
     pub async fn claimable(&self, kinds: Vec<String>, now: Moment) -> Result<Vec<Head>, StoreError> {
         self.read(move |txn| reads::claimable(txn, &kinds, now)).await

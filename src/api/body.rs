@@ -33,9 +33,11 @@ const GRACE: Duration = Duration::from_secs(20);
 const LEAST_BYTES_PER_SECOND: u64 = 16 * 1024;
 const FILE_PIECE_BYTES: usize = 64 * 1024;
 
-/// The body of a request, not yet read.
+/// The body of a request, not yet read. The default is none.
+#[derive(Default)]
 pub struct RequestBody {
-    inner: UnsyncBoxBody<Bytes, BodyFailed>,
+    /// None: the request came without one.
+    inner: Option<UnsyncBoxBody<Bytes, BodyFailed>>,
     /// Set when the body was read to its end.
     consumed: Arc<AtomicBool>,
 }
@@ -50,14 +52,15 @@ impl RequestBody {
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: std::fmt::Display,
     {
-        consumed.store(body.is_end_stream(), Ordering::Relaxed);
-        let inner = body.map_err(|error| BodyFailed(error.to_string())).boxed_unsync();
+        let empty = body.is_end_stream();
+        consumed.store(empty, Ordering::Relaxed);
+        let inner = (!empty).then(|| body.map_err(|error| BodyFailed(error.to_string())).boxed_unsync());
         Self { inner, consumed }
     }
 
     /// Whether the request came without a body.
     pub fn is_empty(&self) -> bool {
-        self.inner.is_end_stream()
+        self.inner.is_none()
     }
 
     /// The whole body in memory.
@@ -79,7 +82,7 @@ impl RequestBody {
     }
 
     fn pieces_within(self, max_bytes: u64, grace: Duration) -> impl Stream<Item = Result<Bytes, ApiError>> + Send {
-        let declared = self.inner.size_hint().lower();
+        let declared = self.inner.as_ref().map_or(0, |inner| inner.size_hint().lower());
         let state = Pieces { body: self, begun: Instant::now(), received: 0 };
         stream::try_unfold(state, move |mut state| async move {
             if declared > max_bytes {
@@ -88,7 +91,8 @@ impl RequestBody {
             loop {
                 let seconds = state.received / LEAST_BYTES_PER_SECOND;
                 let deadline = state.begun + grace + Duration::from_secs(seconds);
-                let frame = timeout_at(deadline, state.body.inner.frame()).await.map_err(|_| too_slow())?;
+                let Some(inner) = state.body.inner.as_mut() else { return Ok(None) };
+                let frame = timeout_at(deadline, inner.frame()).await.map_err(|_| too_slow())?;
                 let Some(frame) = frame else {
                     state.body.consumed.store(true, Ordering::Relaxed);
                     return Ok(None);
@@ -141,7 +145,12 @@ pub fn full(bytes: impl Into<Bytes>) -> Reply {
 
 /// A JSON answer.
 pub fn json(status: StatusCode, value: &Value) -> Response<Reply> {
-    let mut response = Response::new(full(value.to_string()));
+    json_text(status, value.to_string())
+}
+
+/// A JSON answer that is text already.
+pub fn json_text(status: StatusCode, text: impl Into<Bytes>) -> Response<Reply> {
+    let mut response = Response::new(full(text));
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response

@@ -1,7 +1,7 @@
 //! The byte stream under one connection: a peer that does not read is given up, and one whose body was
 //! refused still gets to see why.
 //!
-//! hyper bounds the wait for a head; it bounds neither a peer that stops reading nor the close. So:
+//! The server bounds the wait for a head; nobody else bounds a peer that stops reading, or the close. So:
 //! a peer may keep answers waiting for [`STALL`] in all, which reading at [`LEAST_BYTES_PER_SECOND`] gives
 //! back, so that one who takes a byte now and then is given up as well; and when a request was answered before its body
 //! was read, closing waits a little and discards what still comes, since a close with unread bytes makes
@@ -16,6 +16,8 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
+
+use super::server::Entry;
 
 /// Longest time that a peer may keep writes waiting.
 pub const STALL: Duration = Duration::from_secs(20);
@@ -32,6 +34,8 @@ pub struct Guarded<I> {
     patience: Duration,
     /// Whether the last request's body was read to its end; shared with the body itself.
     consumed: Arc<AtomicBool>,
+    /// Told when the peer keeps a write waiting.
+    entry: Arc<Entry>,
     lingering: Option<Lingering>,
     stall: Duration,
     linger: Duration,
@@ -48,8 +52,8 @@ struct Lingering {
 }
 
 impl<I> Guarded<I> {
-    pub fn new(io: I, consumed: Arc<AtomicBool>) -> Self {
-        Self { io, stalled: None, patience: STALL, consumed, lingering: None, stall: STALL, linger: LINGER }
+    pub fn new(io: I, consumed: Arc<AtomicBool>, entry: Arc<Entry>) -> Self {
+        Self { io, stalled: None, patience: STALL, consumed, entry, lingering: None, stall: STALL, linger: LINGER }
     }
 
     /// The stream without its watch.
@@ -70,11 +74,15 @@ impl<I> Guarded<I> {
         if poll.is_ready() {
             if let Some(stalled) = self.stalled.take() {
                 self.patience = self.patience.saturating_sub(stalled.since.elapsed());
+                self.entry.set_stalled(false);
             }
             return poll;
         }
         let patience = self.patience;
-        let begin = || Stalled { since: Instant::now(), end: Box::pin(sleep(patience)) };
+        let begin = || {
+            self.entry.set_stalled(true);
+            Stalled { since: Instant::now(), end: Box::pin(sleep(patience)) }
+        };
         let stalled = self.stalled.get_or_insert_with(begin);
         ready!(stalled.end.as_mut().poll(cx));
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the peer does not read")))
@@ -146,12 +154,14 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guarded<I> {
 mod tests {
     use super::*;
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+    use tokio_util::sync::CancellationToken;
 
     const SHORT: Duration = Duration::from_millis(5);
     const LONG: Duration = Duration::from_hours(1);
 
     fn guarded(io: DuplexStream, consumed: bool, stall: Duration, linger: Duration) -> Guarded<DuplexStream> {
-        Guarded { stall, patience: stall, linger, ..Guarded::new(io, Arc::new(AtomicBool::new(consumed))) }
+        let entry = Arc::new(Entry::new(None, CancellationToken::new()));
+        Guarded { stall, patience: stall, linger, ..Guarded::new(io, Arc::new(AtomicBool::new(consumed)), entry) }
     }
 
     #[tokio::test]

@@ -69,7 +69,7 @@ pub async fn enter(context: Arc<Context>, call: Call) -> Result<Response<Reply>,
     let port = port_of(open_doors(&context.engine.view()), token)?;
     let answer = upstream::get(port, "/json/list").await?;
     let page = first_page(&answer.body).ok_or_else(|| upstream::unreachable("it shows no page"))?;
-    let host = &call.host;
+    let host = call.host();
     // DevTools' own word for a WebSocket over TLS.
     let ws = if call.secure { "wss" } else { "ws" };
     let to = format!("/devtools/{token}/devtools/inspector.html?{ws}={host}/devtools/{token}/devtools/page/{page}");

@@ -5,16 +5,18 @@
 //! passed, and every answer (refusals as well) names its request, shows the limits and forbids sniffing,
 //! caching and framing. Paths are logged as the route's pattern: a link to `DevTools` holds a secret.
 
+use std::future::poll_fn;
 use std::net::{IpAddr, SocketAddr};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
 use hyper::body::Incoming;
-use hyper::header::{HeaderMap, HeaderName, HeaderValue};
+use hyper::header::{HeaderMap, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode, header};
 use serde_json::Value;
@@ -22,21 +24,19 @@ use tokio::time::{Instant, timeout};
 use tracing::Instrument as _;
 
 use super::body::{Reply, RequestBody, is_json, too_large};
+use super::carried::Carried;
 use super::error::{ApiError, Code, FieldError};
-use super::guard::{OwnNames, X_REQUEST_ID, request_id};
+use super::guard::{OwnNames, request_id};
 use super::json::parse_json;
 use super::keyring::{self, Caller};
 use super::limit::{Allowance, Class, Client, Limiter};
 use super::peer::{Peer, Trust, User};
-use super::routes::{Access, Found, Params, Route, Router, Takes};
+use super::routes::{Access, Answer, Found, Params, Route, Router, Takes};
 use super::server::App;
-use super::{Context, off_runtime, start};
-use crate::model::Timestamp;
+use super::{Context, sized, start};
 
 /// For a handler that reads no large body. Hashing media is the longest that one may do.
 const HANDLER_DEADLINE: Duration = Duration::from_mins(15);
-/// A body from here on is read where it holds up nobody else.
-const LONG_BODY_BYTES: usize = 64 * 1024;
 /// A body where none is expected.
 const MAX_STRAY_BODY_BYTES: u64 = 4 * 1024;
 
@@ -46,10 +46,11 @@ pub struct Call {
     pub caller: Caller,
     pub params: Params,
     pub body: RequestBody,
-    /// Host and port under which the caller reached us.
-    pub host: String,
     /// Over TLS, as a proxy of ours says.
     pub secure: bool,
+    /// The daemon's own.
+    address: SocketAddr,
+    over_unix: bool,
 }
 
 /// Put into an answer's extensions: the request gives back what it spent.
@@ -57,6 +58,12 @@ pub struct Call {
 pub struct SpendsNothing;
 
 impl Call {
+    /// Host and port under which the caller reached us.
+    pub fn host(&self) -> String {
+        let named = self.head.headers.get(header::HOST).and_then(|host| host.to_str().ok());
+        named.filter(|_| !self.over_unix).map_or_else(|| self.address.to_string(), str::to_owned)
+    }
+
     /// The body as bytes, at most the configured size; empty where none came.
     pub async fn bytes(self, context: &Context) -> Result<Bytes, ApiError> {
         let bytes = self.body.collect(context.config.server.max_body_bytes).await?;
@@ -68,17 +75,19 @@ impl Call {
     /// The body as JSON; None where none came.
     pub async fn json(self, context: &Context) -> Result<Option<Value>, ApiError> {
         let bytes = self.bytes(context).await?;
-        match bytes.len() {
-            0 => Ok(None),
-            1..LONG_BODY_BYTES => parse_json(&bytes).map(Some),
-            _ => off_runtime(move || parse_json(&bytes)).await?.map(Some),
-        }
+        if bytes.is_empty() { Ok(None) } else { sized(bytes.len(), move || parse_json(&bytes)).await?.map(Some) }
     }
+}
+
+/// Where a request is once it has passed the guards or was refused by them.
+enum Stage {
+    Ended(Result<Response<Reply>, ApiError>),
+    Runs(&'static Route, Answer),
 }
 
 /// What came of a request, and who was counted for it.
 struct Passed {
-    answer: Result<Response<Reply>, ApiError>,
+    stage: Stage,
     class: Class,
     client: Client,
     allowance: Option<Allowance>,
@@ -94,36 +103,36 @@ pub struct Front {
     address: SocketAddr,
     limiter: Limiter,
     trust: Trust,
+    carried: Carried,
 }
 
 impl Front {
     pub fn new(context: Arc<Context>, address: SocketAddr) -> Self {
-        let limiter = Limiter::new(context.limits.clone());
+        let limiter = context.limits();
         let trust = Trust::new(context.config.trusted_networks(), User::own());
         let names = OwnNames::new(address, &context.config.server.allowed_hosts);
-        Self { context, router: Router::new(), names, address, limiter, trust }
+        Self { context, router: Router::new(), names, address, limiter, trust, carried: Carried::new() }
     }
 
-    /// Everything up to the handler's answer, and which class was counted.
-    async fn pass(&self, head: Parts, body: RequestBody, peer: Peer) -> Passed {
+    /// Everything up to the handler, and which class was counted. `admin`: as a user of the unix socket.
+    fn pass(&self, head: Parts, body: RequestBody, peer: Peer, admin: bool, now: Instant) -> Passed {
         let found = self.router.find(&head.method, head.uri.path());
         let (class, spends, access) = match &found {
             Found::Route(route, _) => (route.class, route.spends, route.access),
             _ => (Class::Requests, true, Access::Anyone),
         };
         let place = self.place(peer, &head);
-        let now = Instant::now();
         let host = if peer.is_unix() { Ok(()) } else { self.names.check_host(&head) };
         let framed = check_transfer(&head.headers).and(host);
         let allowed = match framed.and_then(|()| self.names.check_site(&head)) {
-            Ok(()) => self.identify(access, peer, &head).await,
+            Ok(()) => self.identify(access, peer, &head, admin),
             Err(error) => Err(error),
         };
         let caller = match allowed {
             Ok(caller) => caller,
             Err(error) => {
                 let allowance = self.limiter.peek(class, place, now);
-                return Passed { answer: Err(error), class, client: place, allowance, spent: false };
+                return Passed { stage: Stage::Ended(Err(error)), class, client: place, allowance, spent: false };
             }
         };
         // Health is counted by address: a probe has no token, and a token is no reason to probe more.
@@ -131,28 +140,28 @@ impl Front {
         let client = token.map_or(place, Client::Token);
         if let Err(error) = may(&caller, access) {
             let allowance = self.limiter.peek(class, client, now);
-            return Passed { answer: Err(error), class, client, allowance, spent: false };
+            return Passed { stage: Stage::Ended(Err(error)), class, client, allowance, spent: false };
         }
         let allowance =
             if spends { self.limiter.spend(class, client, now) } else { self.limiter.peek(class, client, now) };
         let over = allowance.filter(|allowance| spends && !allowance.granted);
-        let answer = match found {
+        let started = match found {
             Found::Route(route, params) => {
-                let named = head.headers.get(header::HOST).and_then(|host| host.to_str().ok());
-                let host = named.filter(|_| !peer.is_unix()).map(str::to_owned);
-                let host = host.unwrap_or_else(|| self.address.to_string());
                 let secure = self.trust.is_secure(peer, &head.headers);
-                let call = Call { head, caller, params, body, host, secure };
-                match over {
-                    None => self.run(route, call).await,
-                    Some(over) => start::replay(&self.context, route, call).await.ok_or_else(|| rate_limited(over)),
-                }
+                let over_unix = peer.is_unix();
+                let call = Call { head, caller, params, body, secure, address: self.address, over_unix };
+                let work = match over {
+                    None => self.run(route, call),
+                    Some(over) => Ok(self.replay(route, call, over)),
+                };
+                work.map(|work| Stage::Runs(route, work))
             }
             _ if let Some(over) = over => Err(rate_limited(over)),
             Found::WrongMethod(allow) => Err(wrong_method(&allow)),
             Found::Nothing => Err(ApiError::not_found("There is no such path.")),
         };
-        Passed { answer, class, client, allowance, spent: spends && over.is_none() }
+        let stage = started.unwrap_or_else(|error| Stage::Ended(Err(error)));
+        Passed { stage, class, client, allowance, spent: spends && over.is_none() }
     }
 
     /// Whom to count where there is no token.
@@ -164,7 +173,7 @@ impl Front {
     }
 
     /// Who calls. A token that is sent is the one that counts, also on the socket.
-    async fn identify(&self, access: Access, peer: Peer, head: &Parts) -> Result<Caller, ApiError> {
+    fn identify(&self, access: Access, peer: Peer, head: &Parts, admin: bool) -> Result<Caller, ApiError> {
         if !self.context.config.auth.required {
             return Ok(Caller::ADMIN);
         }
@@ -178,7 +187,7 @@ impl Front {
         }
         let any = || keyring.has_any(now);
         match peer {
-            Peer::Unix(user) if self.trust.is_admin(user).await => Ok(Caller::ADMIN),
+            Peer::Unix(_) if admin => Ok(Caller::ADMIN),
             Peer::Address(address) if self.is_open(access, address, head) && any() => Ok(Caller::ANYONE),
             _ => Err(keyring::missing(any())),
         }
@@ -191,53 +200,79 @@ impl Front {
         open && Trust::is_local(address, &head.headers) && self.names.is_loopback_name(head)
     }
 
-    async fn run(&self, route: &'static Route, mut call: Call) -> Result<Response<Reply>, ApiError> {
+    /// The handler's work, not yet begun.
+    fn run(&self, route: &'static Route, mut call: Call) -> Result<Answer, ApiError> {
         // Nobody who may read waits here for what should not come.
         if matches!(call.head.method, Method::GET | Method::HEAD) && !call.body.is_empty() {
             return Err(ApiError::new(Code::UnexpectedBody, "Send this request without a body.")
                 .with_header(header::CONNECTION, HeaderValue::from_static("close")));
         }
         check_form(route.takes, &call.head.headers, call.body.is_empty())?;
-        if route.takes == Takes::Nothing && !call.body.is_empty() {
-            let nothing = RequestBody::new(http_body_util::Empty::new(), Arc::default());
-            check_stray(&std::mem::replace(&mut call.body, nothing).collect(MAX_STRAY_BODY_BYTES).await?)?;
+        let context = Arc::clone(&self.context);
+        if route.takes != Takes::Nothing || call.body.is_empty() {
+            return Ok((route.run)(context, call));
         }
-        let running = AssertUnwindSafe((route.run)(Arc::clone(&self.context), call)).catch_unwind();
-        let ended = if route.takes == Takes::Bytes {
-            // Bounded by the body's own size and pace.
-            running.await
-        } else {
-            let late = |_| ApiError::internal(Code::NotReady, format!("{} took too long", route.path));
-            timeout(HANDLER_DEADLINE, running).await.map_err(late)?
-        };
-        ended.unwrap_or_else(|_| Err(ApiError::internal(Code::Internal, format!("{} panicked", route.path))))
+        let stray = std::mem::take(&mut call.body);
+        Ok(Box::pin(async move {
+            check_stray(&stray.collect(MAX_STRAY_BODY_BYTES).await?)?;
+            (route.run)(context, call).await
+        }))
+    }
+
+    /// Over the limit there is only what was answered before.
+    fn replay(&self, route: &'static Route, call: Call, over: Allowance) -> Answer {
+        let context = Arc::clone(&self.context);
+        Box::pin(async move { start::replay(&context, route, call).await.ok_or_else(|| rate_limited(over)) })
     }
 }
 
+/// A handler's answer, whatever becomes of the handler.
+async fn finish(route: &'static Route, work: Answer) -> Result<Response<Reply>, ApiError> {
+    let mut work = AssertUnwindSafe(work).catch_unwind();
+    // Many are done at once and need no timer.
+    let ended = match poll_fn(|cx| Poll::Ready(work.poll_unpin(cx))).await {
+        Poll::Ready(ended) => ended,
+        // Bounded by the body's own size and pace.
+        Poll::Pending if route.takes == Takes::Bytes => work.await,
+        Poll::Pending => {
+            let late = |_| ApiError::internal(Code::NotReady, format!("{} took too long", route.path));
+            timeout(HANDLER_DEADLINE, work).await.map_err(late)?
+        }
+    };
+    ended.unwrap_or_else(|_| Err(ApiError::internal(Code::Internal, format!("{} panicked", route.path))))
+}
+
 impl App for Front {
-    async fn answer(
-        self: Arc<Self>,
-        request: Request<Incoming>,
-        peer: Peer,
-        consumed: Arc<AtomicBool>,
-    ) -> Response<Reply> {
+    async fn answer(&self, request: Request<Incoming>, peer: Peer, consumed: &Arc<AtomicBool>) -> Response<Reply> {
+        let begun = Instant::now();
         let (head, body) = request.into_parts();
-        let body = RequestBody::new(body, consumed);
         let id = request_id(&head.headers);
         // Whatever a handler logs says for which request.
-        let span = tracing::info_span!("request", request_id = %id);
-        let (method, begun) = (head.method.clone(), Instant::now());
-        let Passed { answer, class, client, mut allowance, spent } = self.pass(head, body, peer).instrument(span).await;
-        let mut response = answer.unwrap_or_else(|error| error.into_response(&id));
+        let span = tracing::info_span!("request", request_id = id.as_str());
+        let method = head.method.clone();
+        let admin = match peer {
+            // A token that is sent is the one that counts.
+            Peer::Unix(user) if keyring::bearer(&head.headers).is_none() => self.trust.is_admin(user).await,
+            _ => false,
+        };
+        let body = RequestBody::new(body, Arc::clone(consumed));
+        let Passed { stage, class, client, mut allowance, spent } =
+            span.in_scope(|| self.pass(head, body, peer, admin, begun));
+        let answer = match stage {
+            Stage::Ended(answer) => answer,
+            Stage::Runs(route, work) => finish(route, work).instrument(span).await,
+        };
+        let mut response = answer.unwrap_or_else(|error| error.into_response(id.as_str()));
         if spent && response.extensions().get::<SpendsNothing>().is_some() {
             allowance = self.limiter.refund(class, client, Instant::now());
         }
         let took = begun.elapsed();
         self.context.store.meter().request(method.as_str(), response.status().as_u16(), took);
         let milliseconds = took.as_millis();
-        tracing::debug!(request_id = %id, %method, ?class, status = response.status().as_u16(), milliseconds);
-        decorate(response.headers_mut(), &id, allowance, self.context.clock.now());
-        if self.context.engine.view().draining && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        let status = response.status().as_u16();
+        tracing::debug!(request_id = id.as_str(), %method, ?class, status, milliseconds);
+        self.carried.add(response.headers_mut(), id, allowance, self.context.clock.now());
+        if self.context.engine.is_draining() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         response
@@ -305,29 +340,6 @@ fn whole_seconds(duration: Duration) -> u64 {
     duration.as_secs() + u64::from(duration.subsec_nanos() > 0)
 }
 
-/// What every answer carries. A handler's own choice of these stays.
-pub fn decorate(headers: &mut HeaderMap, id: &str, allowance: Option<Allowance>, now: Timestamp) {
-    if let Ok(id) = HeaderValue::from_str(id) {
-        headers.insert(X_REQUEST_ID, id);
-    }
-    if let Some(allowance) = allowance {
-        headers.insert(HeaderName::from_static("x-ratelimit-limit"), allowance.limit.into());
-        headers.insert(HeaderName::from_static("x-ratelimit-remaining"), allowance.remaining.into());
-        let reset = now.plus(allowance.reset_in).as_millis().div_ceil(1_000);
-        headers.insert(HeaderName::from_static("x-ratelimit-reset"), reset.into());
-    }
-    let fixed = [
-        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (header::CACHE_CONTROL, "no-store"),
-        (header::REFERRER_POLICY, "no-referrer"),
-        (header::CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"),
-        (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
-    ];
-    for (name, value) in fixed {
-        headers.entry(name).or_insert(HeaderValue::from_static(value));
-    }
-}
-
 /// What `Content-Length` says.
 pub fn declared_length(headers: &HeaderMap) -> Option<u64> {
     headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok())
@@ -340,6 +352,8 @@ pub fn check_length(headers: &HeaderMap, max_bytes: u64) -> Result<(), ApiError>
 
 #[cfg(test)]
 mod tests {
+    use hyper::header::HeaderName;
+
     use super::*;
 
     fn headers(pairs: &[(HeaderName, &'static str)]) -> HeaderMap {
@@ -370,23 +384,6 @@ mod tests {
         assert_eq!(check_stray(b"{\"a\":1}").unwrap_err().code(), Code::UnknownField);
         assert_eq!(check_stray(b"[]").unwrap_err().code(), Code::InvalidField);
         assert_eq!(check_stray(b"{").unwrap_err().code(), Code::InvalidJson);
-    }
-
-    #[test]
-    fn every_answer_carries_its_id_and_the_limits() {
-        let mut answer = headers(&[(header::CACHE_CONTROL, "max-age=60")]);
-        let reset_in = Duration::from_millis(1_500);
-        let allowance = Allowance { limit: 5, remaining: 4, reset_in, granted: true };
-        decorate(&mut answer, "r1", Some(allowance), Timestamp::from_millis(1_000_000));
-        let get = |name: &str| answer[name].to_str().unwrap().to_owned();
-        assert_eq!(get("x-request-id"), "r1");
-        assert_eq!([get("x-ratelimit-limit"), get("x-ratelimit-remaining")], ["5", "4"]);
-        assert_eq!(get("x-ratelimit-reset"), "1002");
-        assert_eq!(get("x-content-type-options"), "nosniff");
-        assert_eq!(get("cache-control"), "max-age=60", "the handler's own");
-        let mut off = HeaderMap::new();
-        decorate(&mut off, "r1", None, Timestamp::from_millis(1_000_000));
-        assert!(!off.contains_key("x-ratelimit-limit"), "no limit, nothing to show");
     }
 
     #[tokio::test]

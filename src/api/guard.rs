@@ -85,11 +85,6 @@ impl OwnNames {
             let mut values = head.headers.get_all(name).iter();
             values.next().is_some_and(|first| first.as_bytes() == value) && values.next().is_none()
         };
-        let reads = matches!(head.method, Method::GET | Method::HEAD) && !head.headers.contains_key(header::UPGRADE);
-        let followed = reads && is(&SEC_FETCH_MODE, b"navigate") && is(&SEC_FETCH_DEST, b"document");
-        if followed && !head.headers.contains_key(header::ORIGIN) {
-            return Ok(());
-        }
         let same_site = |value: &HeaderValue| matches!(value.as_bytes(), b"same-origin" | b"none");
         let own = |value: &HeaderValue| self.origins.iter().any(|origin| origin.as_bytes() == value.as_bytes());
         let fetch_fits = head.headers.get_all(SEC_FETCH_SITE).iter().all(same_site);
@@ -97,18 +92,48 @@ impl OwnNames {
         if fetch_fits && origin_fits {
             return Ok(());
         }
+        let reads = matches!(head.method, Method::GET | Method::HEAD) && !head.headers.contains_key(header::UPGRADE);
+        let followed = reads && is(&SEC_FETCH_MODE, b"navigate") && is(&SEC_FETCH_DEST, b"document");
+        if followed && !head.headers.contains_key(header::ORIGIN) {
+            return Ok(());
+        }
         Err(ApiError::new(Code::CrossSite, "A page of another site sent this; only cove's own page may."))
     }
 }
 
+/// What a request is called in its answer and in the logs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RequestId(HeaderValue);
+
+impl RequestId {
+    fn fresh() -> Self {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let number = fastrand::u128(..).to_be_bytes();
+        let text: [u8; 32] = std::array::from_fn(|at| {
+            let byte = number[at / 2];
+            DIGITS[usize::from(if at % 2 == 0 { byte >> 4 } else { byte & 0xf })]
+        });
+        Self(HeaderValue::from_bytes(&text).expect("hexadecimal digits are header text"))
+    }
+
+    pub fn as_str(&self) -> &str {
+        self.0.to_str().expect("an id is visible ASCII")
+    }
+
+    /// As a header's value.
+    pub fn into_value(self) -> HeaderValue {
+        self.0
+    }
+}
+
 /// The client's own id where it can be one, else a fresh one.
-pub fn request_id(headers: &HeaderMap) -> String {
-    let fits = |text: &&str| {
-        (1..=MAX_REQUEST_ID_BYTES).contains(&text.len())
-            && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+pub fn request_id(headers: &HeaderMap) -> RequestId {
+    let fits = |given: &&HeaderValue| {
+        let id = given.as_bytes();
+        (1..=MAX_REQUEST_ID_BYTES).contains(&id.len())
+            && id.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(byte))
     };
-    let given = headers.get(X_REQUEST_ID).and_then(|value| value.to_str().ok()).filter(fits);
-    given.map_or_else(|| format!("{:032x}", fastrand::u128(..)), str::to_owned)
+    headers.get(X_REQUEST_ID).filter(fits).map_or_else(RequestId::fresh, |given| RequestId(given.clone()))
 }
 
 #[cfg(test)]
@@ -236,11 +261,13 @@ mod tests {
 
     #[test]
     fn a_request_id_is_taken_over_or_made() {
-        let id = |value: &str| request_id(&head("GET", "/", &[("x-request-id", value)]).headers);
+        let id = |value: &str| request_id(&head("GET", "/", &[("x-request-id", value)]).headers).as_str().to_owned();
         assert_eq!(id("abc-1_2.3"), "abc-1_2.3");
         for bad in ["", "a b", "a\"b", "é", &"x".repeat(129)] {
             assert_eq!(id(bad).len(), 32, "{bad}");
         }
-        assert_ne!(request_id(&HeaderMap::new()), request_id(&HeaderMap::new()));
+        let fresh = [request_id(&HeaderMap::new()), request_id(&HeaderMap::new())];
+        assert_ne!(fresh[0], fresh[1]);
+        assert!(fresh[0].as_str().bytes().all(|byte| byte.is_ascii_hexdigit()));
     }
 }

@@ -9,7 +9,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -69,30 +69,10 @@ impl Window {
     }
 }
 
-/// The limits in force, which a reload of the settings may change; a clone is another handle.
-#[derive(Clone)]
-pub struct LiveLimits(Arc<RwLock<Limits>>);
-
-impl LiveLimits {
-    #[must_use]
-    pub fn new(limits: Limits) -> Self {
-        Self(Arc::new(RwLock::new(limits)))
-    }
-
-    /// From the next request on; a window that runs keeps its end.
-    pub fn set(&self, limits: Limits) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = limits;
-    }
-
-    fn get(&self) -> Limits {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-}
-
 type Windows = HashMap<(Class, Client), Window>;
 
-#[derive(Default)]
 struct Tables {
+    limits: Limits,
     addresses: Windows,
     /// Tokens and users of the socket.
     known: Windows,
@@ -116,14 +96,23 @@ impl Tables {
     }
 }
 
-pub struct Limiter {
-    limits: LiveLimits,
-    tables: Mutex<Tables>,
-}
+/// A clone is another handle on the same windows.
+#[derive(Clone)]
+pub struct Limiter(Arc<Mutex<Tables>>);
 
 impl Limiter {
-    pub fn new(limits: LiveLimits) -> Self {
-        Self { limits, tables: Mutex::default() }
+    #[must_use]
+    pub fn new(limits: Limits) -> Self {
+        Self(Arc::new(Mutex::new(Tables { limits, addresses: Windows::new(), known: Windows::new() })))
+    }
+
+    /// From the next request on; a window that runs keeps its end.
+    pub fn set(&self, limits: Limits) {
+        self.tables().limits = limits;
+    }
+
+    fn tables(&self) -> MutexGuard<'_, Tables> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     const fn limit(limits: &Limits, class: Class) -> u32 {
@@ -139,8 +128,8 @@ impl Limiter {
 
     /// Takes one of the window's requests. None: this class has no limit.
     pub fn spend(&self, class: Class, client: Client, now: Instant) -> Option<Allowance> {
-        let (limit, length) = self.terms(class)?;
-        let mut tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut tables = self.tables();
+        let (limit, length) = Self::terms(&tables.limits, class)?;
         let (windows, key) = tables.of(class, client, now);
         let fresh = Window { ends: now + length, used: 0 };
         let window = windows.entry(key).or_insert(fresh);
@@ -163,8 +152,8 @@ impl Limiter {
     }
 
     fn look(&self, class: Class, client: Client, now: Instant, act: impl FnOnce(&mut Window)) -> Option<Allowance> {
-        let (limit, length) = self.terms(class)?;
-        let mut tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut tables = self.tables();
+        let (limit, length) = Self::terms(&tables.limits, class)?;
         let (windows, key) = tables.of(class, client, now);
         let mut fresh = Window { ends: now + length, used: 0 };
         let window = windows.get_mut(&key).filter(|window| window.ends > now).unwrap_or(&mut fresh);
@@ -173,9 +162,8 @@ impl Limiter {
     }
 
     /// How many in a window, and how long it is. None: no limit.
-    fn terms(&self, class: Class) -> Option<(u32, Duration)> {
-        let limits = self.limits.get();
-        let limit = Self::limit(&limits, class);
+    fn terms(limits: &Limits, class: Class) -> Option<(u32, Duration)> {
+        let limit = Self::limit(limits, class);
         (limit > 0).then(|| (limit, Duration::from_secs(limits.window_seconds.max(1))))
     }
 }
@@ -188,7 +176,7 @@ mod tests {
 
     fn limiter() -> Limiter {
         let limits = Limits { window_seconds: 60, task_starts: 2, health: 0, metrics: 1, locks: 3, requests: 1 };
-        Limiter::new(LiveLimits::new(limits))
+        Limiter::new(limits)
     }
 
     #[test]
@@ -196,8 +184,8 @@ mod tests {
         let (limiter, now) = (limiter(), Instant::now());
         assert!(limiter.spend(Class::Requests, ANNA, now).unwrap().granted);
         assert!(!limiter.spend(Class::Requests, ANNA, now).unwrap().granted);
-        let limits = Limits { requests: 2, metrics: 0, ..limiter.limits.get() };
-        limiter.limits.set(limits);
+        let limits = Limits { requests: 2, metrics: 0, ..limiter.tables().limits.clone() };
+        limiter.set(limits);
         let next = limiter.spend(Class::Requests, ANNA, now).unwrap();
         assert_eq!((next.granted, next.limit, next.remaining), (true, 2, 0));
         assert_eq!(limiter.spend(Class::Metrics, ANNA, now), None);
@@ -255,10 +243,10 @@ mod tests {
         assert!(limiter.spend(Class::Requests, address(MAX_ADDRESSES), now).unwrap().granted);
         assert!(!limiter.spend(Class::Requests, address(MAX_ADDRESSES + 1), now).unwrap().granted, "shared");
         assert_eq!(limiter.peek(Class::Requests, address(MAX_ADDRESSES + 2), now).unwrap().remaining, 0, "as it is");
-        assert!(limiter.tables.lock().unwrap().addresses.len() <= MAX_ADDRESSES + 1);
+        assert!(limiter.tables().addresses.len() <= MAX_ADDRESSES + 1);
         let later = now + Duration::from_secs(61);
         assert!(limiter.spend(Class::Requests, address(MAX_ADDRESSES + 1), later).unwrap().granted);
-        assert_eq!(limiter.tables.lock().unwrap().addresses.len(), 1);
+        assert_eq!(limiter.tables().addresses.len(), 1);
     }
 
     #[test]
@@ -274,7 +262,7 @@ mod tests {
             }
         }
         limiter.spend(Class::Requests, Client::User(None), now + Duration::from_secs(61));
-        assert_eq!(limiter.tables.lock().unwrap().known.len(), 1, "what is over is dropped");
+        assert_eq!(limiter.tables().known.len(), 1, "what is over is dropped");
     }
 
     #[test]
@@ -285,6 +273,6 @@ mod tests {
             assert_eq!((seen.remaining, seen.granted, seen.reset_in), (1, true, Duration::from_mins(1)));
         }
         limiter.refund(Class::Requests, ANNA, now);
-        assert!(limiter.tables.lock().unwrap().addresses.is_empty());
+        assert!(limiter.tables().addresses.is_empty());
     }
 }

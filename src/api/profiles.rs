@@ -56,7 +56,12 @@ pub struct Directory {
 
 impl Directory {
     pub async fn load(context: &Context) -> Result<Self, ApiError> {
-        Ok(Self { roster: context.roster.clone(), ..Self::new(context.store.profiles().await?) })
+        Ok(Self::of(context, context.store.profiles().await?))
+    }
+
+    /// `profiles` are all that there are.
+    pub fn of(context: &Context, profiles: Vec<Profile>) -> Self {
+        Self { roster: context.roster.clone(), ..Self::new(profiles) }
     }
 
     fn new(profiles: Vec<Profile>) -> Self {
@@ -185,8 +190,7 @@ pub async fn list(context: Arc<Context>, call: Call) -> Result<Response<Reply>, 
     walk.finish()?;
     context.roster.ring();
     let moment = context.clock.moment();
-    let outside = context.store.profiles_held_outside(moment).await?;
-    let (profiles, view) = (context.store.profiles().await?, context.engine.view());
+    let ((profiles, outside), view) = (context.store.profiles_and_held(moment).await?, context.engine.view());
     let json = |profile: &Profile| profile_json(profile, &view, outside.get(&profile.id), call.caller, moment.wall);
     let profiles: Vec<Value> = profiles.iter().map(json).collect();
     Ok(body::json(StatusCode::OK, &json!({"profiles": profiles, "next_cursor": null})))

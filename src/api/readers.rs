@@ -82,7 +82,7 @@ pub fn read_head(text: &str) -> Option<Result<(), ApiError>> {
 fn read_parts(head: &hyper::http::request::Parts) -> Result<(), ApiError> {
     let names = OwnNames::new(SocketAddr::from(([127, 0, 0, 1], 8_088)), &["cove.example.org".to_owned()]);
     let id = request_id(&head.headers);
-    assert!(hyper::header::HeaderValue::from_str(&id).is_ok(), "an id goes into an answer's header");
+    assert!(!id.as_str().is_empty(), "an answer names its request");
     drop(Router::new().find(&head.method, head.uri.path()));
     names.check_host(head)?;
     names.check_site(head)?;

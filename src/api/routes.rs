@@ -20,7 +20,8 @@ use super::{
 };
 use crate::model::Scope;
 
-type Answer = Pin<Box<dyn Future<Output = Result<Response<Reply>, ApiError>> + Send>>;
+/// A handler's work.
+pub type Answer = Pin<Box<dyn Future<Output = Result<Response<Reply>, ApiError>> + Send>>;
 type Handler = fn(Arc<Context>, Call) -> Answer;
 
 /// What a route reads.

@@ -10,6 +10,7 @@ mod refusal;
 mod room;
 
 use std::convert::Infallible;
+use std::future::ready;
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -18,17 +19,19 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http_body_util::BodyExt;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::header::{ACCEPT_ENCODING, CONTENT_TYPE, HeaderMap};
 use hyper::server::conn::http1;
-use hyper::{Request, Response, header};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use tower::Layer;
+use tower::{Layer, Service};
 use tower_http::CompressionLevel;
 use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::Predicate;
@@ -37,7 +40,9 @@ use super::body::Reply;
 use super::connection::Guarded;
 use super::peer::{Peer, User};
 use crate::config::Network;
-use room::{Busy, Entry, Registry};
+use room::{Busy, Registry};
+
+pub use room::Entry;
 
 /// For a whole head, and for an idle connection's next one.
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -58,10 +63,10 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub trait App: Send + Sync + 'static {
     /// `consumed` is set when the request's body was read to its end.
     fn answer(
-        self: Arc<Self>,
+        &self,
         request: Request<Incoming>,
         peer: Peer,
-        consumed: Arc<AtomicBool>,
+        consumed: &Arc<AtomicBool>,
     ) -> impl Future<Output = Response<Reply>> + Send;
 }
 
@@ -83,8 +88,8 @@ pub async fn run<A: App>(
     bounds: Bounds,
     stop: CancellationToken,
 ) {
-    let mut by_tcp = Registry::new(bounds.max_connections);
-    let mut by_unix = Registry::new(UNIX_CONNECTIONS);
+    let mut by_tcp = Registry::new(bounds.max_connections, stop.clone());
+    let mut by_unix = Registry::new(UNIX_CONNECTIONS, stop.clone());
     let (mut connections, mut refusals) = (JoinSet::new(), Refusals::default());
     loop {
         tokio::select! {
@@ -162,6 +167,39 @@ async fn accept_unix(listener: Option<&UnixListener>) -> io::Result<tokio::net::
     }
 }
 
+/// What one connection's requests have in common.
+struct Link<A> {
+    app: Arc<A>,
+    peer: Peer,
+    entry: Arc<Entry>,
+    /// Whether the last request's body was read to its end.
+    consumed: Arc<AtomicBool>,
+}
+
+async fn answer<A: App>(link: Arc<Link<A>>, request: Request<Incoming>) -> Result<Response<Watched>, Infallible> {
+    let busy = Busy::begin(Arc::clone(&link.entry));
+    let encodings: HeaderMap = accepted_encodings(request.headers());
+    let response = link.app.answer(request, link.peer, &link.consumed).await;
+    let response = if LargeText.should_compress(&response) { compressed(response, encodings).await } else { response };
+    Ok(response.map(|inner| Watched { inner, _busy: busy }))
+}
+
+/// What the client takes, alone: the rest of the head goes to the app.
+fn accepted_encodings(headers: &HeaderMap) -> HeaderMap {
+    headers.get_all(ACCEPT_ENCODING).iter().map(|value| (ACCEPT_ENCODING, value.clone())).collect()
+}
+
+/// As the client takes it. Most answers are too short for that, and do not come here.
+async fn compressed(response: Response<Reply>, encodings: HeaderMap) -> Response<Reply> {
+    let mut request = Request::new(());
+    *request.headers_mut() = encodings;
+    let mut made = Some(response);
+    let made = tower::service_fn(move |_| ready(Ok::<_, Infallible>(made.take().expect("it is asked once"))));
+    let layer = CompressionLayer::new().quality(CompressionLevel::Fastest).compress_when(LargeText);
+    let Ok(response) = layer.layer(made).call(request).await;
+    response.map(|body| body.map_err(io::Error::other).boxed_unsync())
+}
+
 /// One connection until its end; gives back its number.
 async fn connection<A, I>(
     io: I,
@@ -176,28 +214,21 @@ where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let consumed = Arc::new(AtomicBool::new(true));
-    let io = TokioIo::new(Guarded::new(io, Arc::clone(&consumed)));
-    let cut = entry.cut.clone();
-    let counted = Arc::clone(&entry);
-    let answer = tower::service_fn(move |request| {
-        let (app, consumed, entry) = (Arc::clone(&app), Arc::clone(&consumed), Arc::clone(&counted));
-        async move {
-            let busy = Busy::begin(entry);
-            let response = app.answer(request, peer, consumed).await;
-            Ok::<_, Infallible>(response.map(|inner| Watched { inner, _busy: busy }))
-        }
-    });
-    let compressed = CompressionLayer::new().quality(CompressionLevel::Fastest).compress_when(LargeText);
-    let service = TowerToHyperService::new(compressed.layer(answer));
+    let io = TokioIo::new(Guarded::new(io, Arc::clone(&consumed), Arc::clone(&entry)));
+    let link = Arc::new(Link { app, peer, entry: Arc::clone(&entry), consumed });
+    let service = service_fn(move |request| answer(Arc::clone(&link), request));
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_headers(MAX_HEADERS);
-    http.max_header_size(MAX_HEAD_BYTES).max_buf_size(MAX_BUFFER_BYTES);
+    // The time of a head is bounded here and not by hyper, which would set a timer anew for each request.
+    http.max_headers(MAX_HEADERS).max_header_size(MAX_HEAD_BYTES).max_buf_size(MAX_BUFFER_BYTES);
     let mut served = pin!(http.serve_connection(io, service).with_upgrades());
     let ended = tokio::select! {
         // The stop first: an answer that becomes ready at the same moment still says `Connection: close`.
         biased;
-        () = stop.cancelled() => {
-            if !entry.begun.is_cancelled() {
+        () = entry.cut.cancelled() => {
+            if !stop.is_cancelled() {
+                return id;
+            }
+            if !entry.has_begun() {
                 tokio::select! {
                     biased;
                     _ = served.as_mut() => return id,
@@ -212,8 +243,8 @@ where
                 Err(_) => return id,
             }
         }
-        () = cut.cancelled() => return id,
         ended = served.as_mut() => ended,
+        () = entry.silent_for(HEAD_TIMEOUT) => return id,
     };
     if let Err(error) = ended {
         tracing::debug!("a connection ended: {error}");
@@ -227,7 +258,7 @@ struct LargeText;
 
 impl Predicate for LargeText {
     fn should_compress<B: Body>(&self, response: &Response<B>) -> bool {
-        let kind = response.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+        let kind = response.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
         response.body().size_hint().exact().is_some_and(|bytes| is_large_text(kind.unwrap_or_default(), bytes))
     }
 }

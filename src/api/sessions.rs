@@ -55,7 +55,7 @@ pub struct Reached {
 
 impl Reached {
     pub fn by(call: &Call) -> Self {
-        Self { host: call.host.clone(), secure: call.secure }
+        Self { host: call.host(), secure: call.secure }
     }
 }
 

@@ -17,6 +17,7 @@ use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+use tokio::sync::SemaphorePermit;
 
 use super::body::{self, Reply, is_json};
 use super::error::{ApiError, Code, FieldError};
@@ -26,10 +27,10 @@ use super::front::{Call, SpendsNothing};
 use super::json::parse_json;
 use super::profiles::{Directory, no_body};
 use super::routes::Route;
-use super::{Context, off_runtime};
+use super::{Context, sized};
 use crate::model::flow::{Flow, RawInput};
 use crate::model::{InputValue, OnUnknown, ProfileId, TaskState};
-use crate::store::{EnqueueError, Enqueued, Idempotency, NewItem, NewTask};
+use crate::store::{EnqueueError, Enqueued, FlowInfo, Idempotency, NewItem, NewTask};
 use request::{Bounds, KEY_BYTES, Request};
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -43,6 +44,8 @@ const REHEARSAL: &str = "/api/v1/flows/{name}/run";
 const NO_BODY_HASH: [u8; 32] = [0; 32];
 /// How often a request is checked again because its flow was replaced meanwhile.
 const FLOW_CHANGES: usize = 3;
+/// Submits that look things up at a time: more than the readers of the store would only stand in their line.
+pub const AT_A_TIME: usize = 4;
 
 /// `HEAD`: only the headers that the front puts on every answer.
 pub async fn limits(_: Arc<Context>, _: Call) -> Result<Response<Reply>, ApiError> {
@@ -73,7 +76,7 @@ pub async fn replay(context: &Context, route: &Route, call: Call) -> Option<Resp
         return None;
     }
     let body = call.bytes(context).await.ok()?;
-    idempotency.body_hash = off_runtime(move || body_hash(&body, rehearsed.as_deref())).await.ok()?;
+    idempotency.body_hash = sized(body.len(), move || body_hash(&body, rehearsed.as_deref())).await.ok()?;
     let enqueued = context.store.find_replay(idempotency).await.ok()??;
     Some(accepted(&enqueued))
 }
@@ -98,7 +101,7 @@ async fn submit(context: Arc<Context>, call: Call, rehearsed: Option<String>) ->
         Some(key) => {
             let body = bytes.clone();
             let rehearsed = rehearsed.clone();
-            let body_hash = off_runtime(move || body_hash(&body, rehearsed.as_deref())).await?;
+            let body_hash = sized(body.len(), move || body_hash(&body, rehearsed.as_deref())).await?;
             Some(Idempotency { scope, key, body_hash })
         }
         None => None,
@@ -114,9 +117,12 @@ async fn submit(context: Arc<Context>, call: Call, rehearsed: Option<String>) ->
     if let Some(flow) = &rehearsed {
         find_named(&context, flow).await?;
     }
+    let size = bytes.len();
+    let mut turn = take_turn(&context).await?;
     let (request, mut walk) = read(&context, bytes, rehearsed, idempotency.as_ref()).await?;
     for _ in 0..FLOW_CHANGES {
-        let new = prepare(&context, &request, rehearsal, walk, idempotency.clone()).await?;
+        let submitted = Submitted { request: &request, size, rehearsal, idempotency: idempotency.clone() };
+        let new = prepare(&context, submitted, walk, turn).await?;
         match context.store.enqueue(new, context.clock.now()).await {
             Ok(enqueued) => {
                 if !enqueued.replayed {
@@ -124,11 +130,18 @@ async fn submit(context: Arc<Context>, call: Call, rehearsed: Option<String>) ->
                 }
                 return Ok(accepted(&enqueued));
             }
-            Err(EnqueueError::FlowChanged) => walk = Walk::default(),
+            Err(EnqueueError::FlowChanged) => {
+                walk = Walk::default();
+                turn = take_turn(&context).await?;
+            }
             Err(error) => return Err(refused(error, Some(&request))),
         }
     }
     Err(refused(EnqueueError::FlowChanged, Some(&request)))
+}
+
+async fn take_turn(context: &Context) -> Result<SemaphorePermit<'_>, ApiError> {
+    context.submits.acquire().await.map_err(|closed| ApiError::internal(Code::Internal, closed))
 }
 
 fn draining() -> ApiError {
@@ -170,7 +183,7 @@ async fn read(
         idempotency_key: idempotency.map(|idempotency| idempotency.key.clone()),
         now: context.clock.now(),
     };
-    off_runtime(move || {
+    sized(bytes.len(), move || {
         let mut body: Value = parse_json(&bytes)?;
         let mut walk = Walk::default();
         if let (Some(fields), Some(flow)) = (body.as_object_mut(), rehearsed)
@@ -183,15 +196,25 @@ async fn read(
     .await?
 }
 
-/// Looks everything up. All that is wrong is told together.
+/// A request that was read.
+struct Submitted<'a> {
+    request: &'a Request,
+    /// Bytes of its body.
+    size: usize,
+    rehearsal: bool,
+    idempotency: Option<Idempotency>,
+}
+
+/// Looks everything up. All that is wrong is told together. The turn is over before files are hashed.
 async fn prepare(
     context: &Context,
-    request: &Request,
-    rehearsal: bool,
+    submitted: Submitted<'_>,
     mut walk: Walk,
-    idempotency: Option<Idempotency>,
+    turn: SemaphorePermit<'_>,
 ) -> Result<NewTask, ApiError> {
-    let directory = Directory::load(context).await?;
+    let Submitted { request, size, rehearsal, idempotency } = submitted;
+    let (profiles, stored) = context.store.profiles_and_flow(request.flow.clone()).await?;
+    let directory = Directory::of(context, profiles);
     let profiles: Vec<Option<ProfileId>> = request
         .profiles
         .iter()
@@ -203,7 +226,7 @@ async fn prepare(
             }
         })
         .collect();
-    let Some((name, hash, flow)) = find_flow(context, request, &mut walk).await? else {
+    let Some((name, hash, flow)) = find_flow(context, request, stored, &mut walk).await? else {
         return Err(walk
             .finish()
             .err()
@@ -216,8 +239,9 @@ async fn prepare(
     if let Some(detail) = no_rehearsal(&flow).filter(|_| rehearsal) {
         walk.wrong(Code::InvalidField, "/flow", detail);
     }
-    let (raw, returned) = take_inputs(&flow, request, walk).await?;
+    let (raw, returned) = take_inputs(&flow, request, size, walk).await?;
     walk = returned;
+    drop(turn);
     let inputs = files::resolve(context, &flow, request, raw, &mut walk).await?;
     walk.finish()?;
     let item = |row: &request::Row| NewItem {
@@ -258,10 +282,13 @@ fn no_rehearsal(flow: &Flow) -> Option<&'static str> {
 async fn find_flow(
     context: &Context,
     request: &Request,
+    stored: Option<(FlowInfo, Vec<u8>)>,
     walk: &mut Walk,
 ) -> Result<Option<(String, String, Arc<Flow>)>, ApiError> {
-    let Some(name) = &request.flow else { return Ok(None) };
-    let Some((info, json)) = context.store.flow(name.clone()).await? else {
+    if request.flow.is_none() {
+        return Ok(None);
+    }
+    let Some((info, json)) = stored else {
         walk.wrong(Code::UnknownFlow, "/flow", "There is no flow of this name; `cove flows add` stores one.");
         return Ok(None);
     };
@@ -278,9 +305,14 @@ async fn find_flow(
 type Raw = BTreeMap<String, RawInput>;
 
 /// The inputs as the flow takes them; an empty map where something is wrong with them.
-async fn take_inputs(flow: &Arc<Flow>, request: &Request, mut walk: Walk) -> Result<(Vec<Raw>, Walk), ApiError> {
+async fn take_inputs(
+    flow: &Arc<Flow>,
+    request: &Request,
+    size: usize,
+    mut walk: Walk,
+) -> Result<(Vec<Raw>, Walk), ApiError> {
     let (flow, inputs) = (Arc::clone(flow), request.inputs.clone());
-    off_runtime(move || {
+    sized(size, move || {
         let take = |placed: &request::Placed<_>| {
             if walk.is_full() {
                 return Raw::new();

@@ -45,14 +45,10 @@ struct Met {
 impl<'a> Viewer<'a> {
     pub async fn new(context: &'a Context) -> Result<Self, ApiError> {
         let moment = context.clock.moment();
-        let mut profiles: HashMap<ProfileId, ProfileFacts> = context
-            .store
-            .profiles()
-            .await?
-            .iter()
-            .map(|profile| (profile.id.clone(), ProfileFacts::of(profile)))
-            .collect();
-        for (profile, lock) in context.store.profiles_held_outside(moment).await? {
+        let (profiles, held) = context.store.profiles_and_held(moment).await?;
+        let mut profiles: HashMap<ProfileId, ProfileFacts> =
+            profiles.iter().map(|profile| (profile.id.clone(), ProfileFacts::of(profile))).collect();
+        for (profile, lock) in held {
             let facts = profiles.entry(profile).or_default();
             (facts.held, facts.held_until) = (true, lock.free_at(moment));
         }

@@ -178,6 +178,8 @@ mod tests {
     use tokio::net::TcpListener;
     use tokio::task::JoinSet;
 
+    use crate::api::server::Entry;
+
     async fn head(stream: &mut (impl AsyncRead + Unpin)) -> Vec<u8> {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
@@ -243,7 +245,9 @@ mod tests {
     async fn bytes_go_both_ways_until_one_side_ends() {
         let (port, _browser) = echo().await;
         let (mut person, served) = UnixStream::pair().unwrap();
-        let served = Guarded::new(served, std::sync::Arc::default());
+        let entry = Entry::new(None, tokio_util::sync::CancellationToken::new());
+        let entry = std::sync::Arc::new(entry);
+        let served = Guarded::new(served, std::sync::Arc::default(), entry);
         let tunnels = std::sync::Arc::new(std::sync::Mutex::new(JoinSet::new()));
         let kept = std::sync::Arc::clone(&tunnels);
         let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {

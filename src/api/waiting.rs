@@ -16,8 +16,8 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio_util::sync::CancellationToken;
 
 use super::body::{self, Reply};
+use super::carried::Carried;
 use super::error::{ApiError, Code};
-use super::front::decorate;
 use super::guard::{OwnNames, request_id};
 use super::peer::Peer;
 use super::server::{self, App, Bounds};
@@ -31,6 +31,7 @@ struct Waiting {
     names: OwnNames,
     why: String,
     clock: Arc<dyn Clock>,
+    carried: Carried,
 }
 
 /// Serves until `stop`.
@@ -43,7 +44,8 @@ pub async fn serve(
     stop: CancellationToken,
 ) {
     let address = tcp.local_addr().unwrap_or_else(|_| ([127, 0, 0, 1], 0).into());
-    let waiting = Arc::new(Waiting { names: OwnNames::new(address, &allowed_hosts), why, clock });
+    let waiting =
+        Arc::new(Waiting { names: OwnNames::new(address, &allowed_hosts), why, clock, carried: Carried::new() });
     let bounds = Bounds { max_connections: MAX_CONNECTIONS, proxies: Vec::new() };
     server::run(waiting, tcp, Some(unix), bounds, stop).await;
 }
@@ -80,11 +82,11 @@ impl Waiting {
 }
 
 impl App for Waiting {
-    async fn answer(self: Arc<Self>, request: Request<Incoming>, peer: Peer, _: Arc<AtomicBool>) -> Response<Reply> {
+    async fn answer(&self, request: Request<Incoming>, peer: Peer, _: &Arc<AtomicBool>) -> Response<Reply> {
         let (head, _) = request.into_parts();
         let id = request_id(&head.headers);
-        let mut response = self.pass(&head, peer).unwrap_or_else(|error| error.into_response(&id));
-        decorate(response.headers_mut(), &id, None, self.clock.now());
+        let mut response = self.pass(&head, peer).unwrap_or_else(|error| error.into_response(id.as_str()));
+        self.carried.add(response.headers_mut(), id, None, self.clock.now());
         response
     }
 }
@@ -96,7 +98,7 @@ mod tests {
     use hyper::Request;
     use serde_json::Value;
 
-    use super::{Peer, Waiting};
+    use super::{Carried, Peer, Waiting};
     use crate::api::body::read_reply;
     use crate::api::guard::OwnNames;
     use crate::model::SystemClock;
@@ -106,6 +108,7 @@ mod tests {
             names: OwnNames::new(([127, 0, 0, 1], 8088).into(), &[]),
             why: "the disk is full".to_owned(),
             clock: Arc::new(SystemClock),
+            carried: Carried::new(),
         };
         let head = Request::builder().method(method).uri(path).header("host", "evil.com").body(()).unwrap();
         let answer = waiting.pass(&head.into_parts().0, peer);

@@ -5,7 +5,7 @@
 
 use tokio::sync::watch;
 
-use super::LiveLimits;
+use super::Limiter;
 use crate::config::{Config, Resources, Sources};
 use crate::telemetry;
 
@@ -16,7 +16,7 @@ const DISK_RESERVE: &str = "resources.disk_reserve_mb";
 
 /// What takes new settings over.
 pub(super) struct Live {
-    pub limits: LiveLimits,
+    pub limits: Limiter,
     pub resources: watch::Sender<Resources>,
 }
 

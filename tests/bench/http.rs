@@ -85,7 +85,7 @@ fn median(mut rates: Vec<f64>) -> f64 {
 }
 
 pub async fn guards() {
-    let mut daemon = Daemon::start_limited("health = 1000000", "[log]\nlevel = \"warn\"").await;
+    let mut daemon = Daemon::start_limited("health = 1000000\nwindow_seconds = 1", "[log]\nlevel = \"warn\"").await;
     let host = daemon.base.trim_start_matches("http://").to_owned();
     let mut bare = Command::new(std::env::current_exe().unwrap())
         .args(["--bench", HELLO])

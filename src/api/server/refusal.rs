@@ -12,8 +12,8 @@ use hyper::header::{self, HeaderMap, HeaderValue};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 
+use crate::api::carried::Carried;
 use crate::api::error::{ApiError, Code};
-use crate::api::front::decorate;
 use crate::api::guard::request_id;
 use crate::model::Timestamp;
 
@@ -28,9 +28,9 @@ pub fn text() -> Vec<u8> {
     let error = ApiError::new(Code::TooManyConnections, "Every connection has a request under way; try again.")
         .with_header(header::RETRY_AFTER, HeaderValue::from_static("1"))
         .with_header(header::CONNECTION, HeaderValue::from_static("close"));
-    let (status, mut headers, body) = error.into_parts(&id);
+    let (status, mut headers, body) = error.into_parts(id.as_str());
     // There is no window to tell of, so that the time does not matter.
-    decorate(&mut headers, &id, None, Timestamp::ZERO);
+    Carried::new().add(&mut headers, id, None, Timestamp::ZERO);
     headers.insert(header::CONTENT_LENGTH, body.len().into());
     let mut head = format!("HTTP/1.1 {status}\r\n");
     for (name, value) in &headers {

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -46,28 +47,60 @@ pub fn origin(peer: IpAddr, proxies: &[Network]) -> Origin {
 pub struct Entry {
     origin: Origin,
     busy: AtomicBool,
+    /// The peer does not take what was sent: for that there is another bound.
+    stalled: AtomicBool,
     since: Mutex<Instant>,
+    /// With the stop, too.
     pub cut: CancellationToken,
     /// The first request has come.
-    pub begun: CancellationToken,
+    begun: AtomicBool,
+    first: Notify,
 }
 
 impl Entry {
-    fn new(origin: Origin) -> Self {
-        let (busy, since) = (AtomicBool::new(false), Mutex::new(Instant::now()));
-        Self { origin, busy, since, cut: CancellationToken::new(), begun: CancellationToken::new() }
+    pub fn new(origin: Origin, cut: CancellationToken) -> Self {
+        let since = Mutex::new(Instant::now());
+        let (busy, stalled, begun) = Default::default();
+        Self { origin, busy, stalled, since, cut, begun, first: Notify::new() }
     }
 
-    fn set_busy(&self, busy: bool) {
-        self.busy.store(busy, Ordering::Relaxed);
+    fn waits_from_now(&self) {
         *self.since.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    /// Whether the peer keeps a write waiting. Its time for another head begins when it has taken all.
+    pub fn set_stalled(&self, stalled: bool) {
+        if !stalled {
+            self.waits_from_now();
+        }
+        self.stalled.store(stalled, Ordering::Relaxed);
+    }
+
+    pub fn has_begun(&self) -> bool {
+        self.begun.load(Ordering::Relaxed)
     }
 
     /// Comes back with the first request, or when there was time enough for one.
     pub async fn first_request(&self) {
+        let first = self.first.notified();
+        if self.has_begun() {
+            return;
+        }
         let left = self.waiting_since().map_or(Duration::ZERO, |since| FIRST_REQUEST.saturating_sub(since.elapsed()));
         // In time or not: what follows is the same.
-        let _ = timeout(left, self.begun.cancelled()).await;
+        let _ = timeout(left, first).await;
+    }
+
+    /// Comes back when no head has come for so long. A look now and then, so that a request costs no timer.
+    pub async fn silent_for(&self, bound: Duration) {
+        loop {
+            let waits = self.waiting_since().filter(|_| !self.stalled.load(Ordering::Relaxed));
+            let left = waits.map_or(bound, |since| bound.saturating_sub(since.elapsed()));
+            if left.is_zero() {
+                return;
+            }
+            sleep(left).await;
+        }
     }
 
     pub fn waiting_since(&self) -> Option<Instant> {
@@ -81,15 +114,19 @@ pub struct Busy(Arc<Entry>);
 
 impl Busy {
     pub fn begin(entry: Arc<Entry>) -> Self {
-        entry.set_busy(true);
-        entry.begun.cancel();
+        entry.busy.store(true, Ordering::Relaxed);
+        if !entry.has_begun() {
+            entry.begun.store(true, Ordering::Relaxed);
+            entry.first.notify_waiters();
+        }
         Self(entry)
     }
 }
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        self.0.set_busy(false);
+        self.0.waits_from_now();
+        self.0.busy.store(false, Ordering::Relaxed);
     }
 }
 
@@ -108,13 +145,15 @@ enum Room {
 /// All connections of one kind.
 pub struct Registry {
     max: usize,
+    stop: CancellationToken,
     entries: HashMap<u64, Arc<Entry>>,
     next: u64,
 }
 
 impl Registry {
-    pub fn new(max: usize) -> Self {
-        Self { max: max.max(1), entries: HashMap::new(), next: 0 }
+    /// `stop` cuts, too.
+    pub fn new(max: usize, stop: CancellationToken) -> Self {
+        Self { max: max.max(1), stop, entries: HashMap::new(), next: 0 }
     }
 
     /// Who makes room for another.
@@ -158,7 +197,7 @@ impl Registry {
             entry.cut.cancel();
         }
         self.next += 1;
-        let entry = Arc::new(Entry::new(origin));
+        let entry = Arc::new(Entry::new(origin, self.stop.child_token()));
         self.entries.insert(self.next, Arc::clone(&entry));
         (self.next, entry)
     }
@@ -191,7 +230,7 @@ mod tests {
     #[test]
     fn a_peer_from_elsewhere_has_a_quarter_and_makes_room_among_its_own() {
         let (near, far, other) = (None, Some(ip("192.0.2.1")), Some(ip("192.0.2.2")));
-        let mut registry = Registry::new(8);
+        let mut registry = Registry::new(8, CancellationToken::new());
         let (_, idle) = registry.add(near, None);
         let later = || Instant::now() + FIRST_CHANCE;
         let mut busy = Vec::new();

@@ -15,14 +15,9 @@ struct Fake {
 }
 
 impl App for Fake {
-    async fn answer(
-        self: Arc<Self>,
-        request: Request<Incoming>,
-        peer: Peer,
-        consumed: Arc<AtomicBool>,
-    ) -> Response<Reply> {
+    async fn answer(&self, request: Request<Incoming>, peer: Peer, consumed: &Arc<AtomicBool>) -> Response<Reply> {
         let (head, body) = request.into_parts();
-        let body = RequestBody::new(body, consumed);
+        let body = RequestBody::new(body, Arc::clone(consumed));
         match head.uri.path() {
             "/wait" => {
                 self.reached.notify_one();
