@@ -256,24 +256,24 @@ fn connect(global: &Global) -> anyhow::Result<Result<Client, u8>> {
             Err(code) => return Ok(Err(code)),
         },
     };
-    let token = token(global)?;
-    if let Some(why) = token.as_deref().and_then(why_mistyped) {
-        let from = global.token_file.as_ref().map_or("COVE_TOKEN".to_owned(), |file| file.display().to_string());
-        tell(&format!("cove: the token of {from} is mistyped, and was not sent: {why}"));
-        return Ok(Err(exit::USAGE));
-    }
-    Ok(Ok(client.with_token(token)))
+    Ok(token(global)?.map(|token| client.with_token(token)).map_err(|mistyped| {
+        tell(&mistyped);
+        exit::USAGE
+    }))
 }
 
-/// The bearer token: of the file, else of the environment.
-fn token(global: &Global) -> anyhow::Result<Option<String>> {
-    Ok(match &global.token_file {
+/// The bearer token: of the file, else of the environment. Or why it is not one, which then is not to be sent.
+fn token(global: &Global) -> anyhow::Result<Result<Option<String>, String>> {
+    let token = match &global.token_file {
         Some(file) => {
             let token = std::fs::read_to_string(file);
             Some(token.with_context(|| format!("--token-file {}", file.display()))?.trim().to_owned())
         }
         None => std::env::var("COVE_TOKEN").ok().filter(|token| !token.is_empty()),
-    })
+    };
+    let Some(why) = token.as_deref().and_then(why_mistyped) else { return Ok(Ok(token)) };
+    let from = global.token_file.as_ref().map_or("COVE_TOKEN".to_owned(), |file| file.display().to_string());
+    Ok(Err(format!("cove: the token of {from} is mistyped, and was not sent: {why}")))
 }
 
 /// Prints to stdout. A reader that has gone away (`| head`) has what it wanted: the command goes on to its

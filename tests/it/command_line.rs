@@ -125,4 +125,22 @@ async fn a_mistyped_token_stays_here() {
     assert!(output.status.code() == Some(2) && err(&output).contains("COVE_TOKEN"), "{}", err(&output));
     let nobody = listener.accept().map(drop).unwrap_err();
     assert_eq!(nobody.kind(), std::io::ErrorKind::WouldBlock, "nobody came");
+
+    // The doctor looks all the same, without it.
+    listener.set_nonblocking(false).unwrap();
+    let asked = std::thread::spawn(move || {
+        use std::io::Read as _;
+        let (mut stream, _) = listener.accept().unwrap();
+        let (mut heard, mut piece) = (Vec::new(), [0; 1024]);
+        while !heard.ends_with(b"\r\n\r\n") {
+            let read = stream.read(&mut piece).unwrap();
+            assert_ne!(read, 0, "a whole head");
+            heard.extend_from_slice(&piece[..read]);
+        }
+        String::from_utf8(heard).unwrap()
+    });
+    let output = super::rig::cove().args(["doctor", "--url", &url]).env("COVE_TOKEN", &typo).output().unwrap();
+    assert!(err(&output).contains("mistyped") && !err(&output).contains(&typo), "{}", err(&output));
+    let heard = asked.join().unwrap();
+    assert!(heard.starts_with("GET ") && !heard.contains(&typo) && !heard.contains("uthorization"), "{heard}");
 }

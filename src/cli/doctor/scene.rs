@@ -10,7 +10,7 @@ use super::running::{self, Daemon};
 use super::service;
 use crate::browser::processes::{self, Listener};
 use crate::cli::remote::Client;
-use crate::cli::{Global, token};
+use crate::cli::{Global, tell, token};
 use crate::config::{Config, Loaded, ProviderKind};
 use crate::store::STATE_FILE;
 
@@ -45,7 +45,12 @@ impl Scene {
             (Some(socket), _) => Client::unix(socket)?,
             (None, url) => Client::url(url.unwrap_or_default())?,
         };
-        let client = client.with_token(token(global)?);
+        // Much can be looked at without one.
+        let token = token(global)?.unwrap_or_else(|mistyped| {
+            tell(&mistyped);
+            None
+        });
+        let client = client.with_token(token);
         let daemon = running::look(&client, socket.as_ref()).await;
         let held = daemon.process().and_then(|(pid, _)| state_of(pid));
         let own = Person::own().await;
