@@ -59,6 +59,8 @@ class Daemon:
             "COVE_MEDIA__ROOTS": json.dumps([str(folder / "media")]),
             "COVE_BROWSER__CHROMIUM": "/nonexistent/chromium",
             "COVE_AUTH__OPEN_ON_LOOPBACK": "",
+            # However busy the machine is, it is no reason: a 503 is a failure here.
+            "COVE_RESOURCES__CPU_THRESHOLD_PERCENT": "0",
         }
         self.cove = cove
         self.log = folder / "daemon.log"
