@@ -248,7 +248,7 @@ impl App for Front {
         let (head, body) = request.into_parts();
         let id = request_id(&head.headers);
         // Whatever a handler logs says for which request.
-        let span = tracing::info_span!("request", request_id = id.as_str());
+        let span = tracing::info_span!("request", request_id = %id.as_str());
         let method = head.method.clone();
         let admin = match peer {
             // A token that is sent is the one that counts.
@@ -270,7 +270,7 @@ impl App for Front {
         self.context.store.meter().request(method.as_str(), response.status().as_u16(), took);
         let milliseconds = took.as_millis();
         let status = response.status().as_u16();
-        tracing::debug!(request_id = id.as_str(), %method, ?class, status, milliseconds);
+        tracing::debug!(request_id = %id.as_str(), %method, ?class, status, milliseconds);
         self.carried.add(response.headers_mut(), id, allowance, self.context.clock.now());
         if self.context.engine.is_draining() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));

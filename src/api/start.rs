@@ -17,7 +17,6 @@ use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use tokio::sync::SemaphorePermit;
 
 use super::body::{self, Reply, is_json};
 use super::error::{ApiError, Code, FieldError};
@@ -44,6 +43,8 @@ const REHEARSAL: &str = "/api/v1/flows/{name}/run";
 const NO_BODY_HASH: [u8; 32] = [0; 32];
 /// How often a request is checked again because its flow was replaced meanwhile.
 const FLOW_CHANGES: usize = 3;
+/// What an input counts for at least, where it is told how much there is to do.
+const INPUT_BYTES: usize = 64;
 /// Submits that look things up at a time: more than the readers of the store would only stand in their line.
 pub const AT_A_TIME: usize = 4;
 
@@ -118,11 +119,10 @@ async fn submit(context: Arc<Context>, call: Call, rehearsed: Option<String>) ->
         find_named(&context, flow).await?;
     }
     let size = bytes.len();
-    let mut turn = take_turn(&context).await?;
     let (request, mut walk) = read(&context, bytes, rehearsed, idempotency.as_ref()).await?;
     for _ in 0..FLOW_CHANGES {
         let submitted = Submitted { request: &request, size, rehearsal, idempotency: idempotency.clone() };
-        let new = prepare(&context, submitted, walk, turn).await?;
+        let new = prepare(&context, submitted, walk).await?;
         match context.store.enqueue(new, context.clock.now()).await {
             Ok(enqueued) => {
                 if !enqueued.replayed {
@@ -130,18 +130,11 @@ async fn submit(context: Arc<Context>, call: Call, rehearsed: Option<String>) ->
                 }
                 return Ok(accepted(&enqueued));
             }
-            Err(EnqueueError::FlowChanged) => {
-                walk = Walk::default();
-                turn = take_turn(&context).await?;
-            }
+            Err(EnqueueError::FlowChanged) => walk = Walk::default(),
             Err(error) => return Err(refused(error, Some(&request))),
         }
     }
     Err(refused(EnqueueError::FlowChanged, Some(&request)))
-}
-
-async fn take_turn(context: &Context) -> Result<SemaphorePermit<'_>, ApiError> {
-    context.submits.acquire().await.map_err(|closed| ApiError::internal(Code::Internal, closed))
 }
 
 fn draining() -> ApiError {
@@ -205,15 +198,15 @@ struct Submitted<'a> {
     idempotency: Option<Idempotency>,
 }
 
-/// Looks everything up. All that is wrong is told together. The turn is over before files are hashed.
-async fn prepare(
-    context: &Context,
-    submitted: Submitted<'_>,
-    mut walk: Walk,
-    turn: SemaphorePermit<'_>,
-) -> Result<NewTask, ApiError> {
+/// Looks everything up. All that is wrong is told together.
+async fn prepare(context: &Context, submitted: Submitted<'_>, mut walk: Walk) -> Result<NewTask, ApiError> {
     let Submitted { request, size, rehearsal, idempotency } = submitted;
-    let (profiles, stored) = context.store.profiles_and_flow(request.flow.clone()).await?;
+    let (profiles, stored) = {
+        // For the look alone: whoever has much to read in a body keeps nobody waiting.
+        let turn = context.submits.acquire().await;
+        let _turn = turn.map_err(|closed| ApiError::internal(Code::Internal, closed))?;
+        context.store.profiles_and_flow(request.flow.clone()).await?
+    };
     let directory = Directory::of(context, profiles);
     let profiles: Vec<Option<ProfileId>> = request
         .profiles
@@ -239,10 +232,10 @@ async fn prepare(
     if let Some(detail) = no_rehearsal(&flow).filter(|_| rehearsal) {
         walk.wrong(Code::InvalidField, "/flow", detail);
     }
-    let (raw, returned) = take_inputs(&flow, request, size, walk).await?;
-    walk = returned;
-    drop(turn);
-    let inputs = files::resolve(context, &flow, request, raw, &mut walk).await?;
+    // Each of the inputs gets what the flow says of those that it does not give.
+    let bytes = size.saturating_add(request.inputs.len().saturating_mul(flow.inputs.len()).saturating_mul(INPUT_BYTES));
+    let (raw, walk) = take_inputs(&flow, request, bytes, walk).await?;
+    let (inputs, walk) = files::resolve(context, &flow, request, bytes, raw, walk).await?;
     walk.finish()?;
     let item = |row: &request::Row| NewItem {
         profile: profiles[row.profile].clone().expect("a profile that is not found is told above"),
@@ -308,11 +301,11 @@ type Raw = BTreeMap<String, RawInput>;
 async fn take_inputs(
     flow: &Arc<Flow>,
     request: &Request,
-    size: usize,
+    bytes: usize,
     mut walk: Walk,
 ) -> Result<(Vec<Raw>, Walk), ApiError> {
     let (flow, inputs) = (Arc::clone(flow), request.inputs.clone());
-    sized(size, move || {
+    sized(bytes, move || {
         let take = |placed: &request::Placed<_>| {
             if walk.is_full() {
                 return Raw::new();

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -14,9 +15,9 @@ use tokio::time::{sleep, timeout};
 
 use super::request::Request;
 use super::{Inputs, Raw};
-use crate::api::Context;
 use crate::api::error::{ApiError, Code, FieldError};
 use crate::api::form::{Walk, pointer};
+use crate::api::{Context, sized};
 use crate::browser::Provider;
 use crate::model::flow::{Flow, InputSpec, RawInput};
 use crate::model::{FailureCode, FileInput, InputValue};
@@ -29,13 +30,15 @@ const ASKING_DEADLINE: Duration = Duration::from_secs(10);
 const AT_A_TIME: usize = 8;
 
 /// Turns the raw inputs into values. What is wrong goes to `walk`, at each place that names the file.
+/// `bytes`: how much there is.
 pub async fn resolve(
     context: &Context,
-    flow: &Flow,
+    flow: &Arc<Flow>,
     request: &Request,
+    bytes: usize,
     raw: Vec<Raw>,
-    walk: &mut Walk,
-) -> Result<Inputs, ApiError> {
+    walk: Walk,
+) -> Result<(Inputs, Walk), ApiError> {
     let mut names: Vec<String> = raw
         .iter()
         .flat_map(BTreeMap::values)
@@ -47,19 +50,33 @@ pub async fn resolve(
         let file = context.media.resolve(&name).await;
         (name, file)
     };
-    let files: HashMap<String, Result<FileInput, MediaError>> =
-        stream::iter(names).map(resolve).buffer_unordered(AT_A_TIME).collect().await;
+    let files: Files = stream::iter(names).map(resolve).buffer_unordered(AT_A_TIME).collect().await;
     let found = files.values().filter_map(|file| file.as_ref().ok()).map(|file| file.path.clone());
     let unreadable = unreadable(context.provider.as_ref(), found.collect(), ANSWER_DEADLINE).await;
+    let (flow, places) = (Arc::clone(flow), request.inputs.iter().map(|placed| placed.at.clone()).collect());
+    sized(bytes, move || fill(&flow, raw, places, &files, &unreadable, walk)).await
+}
+
+type Files = HashMap<String, Result<FileInput, MediaError>>;
+
+/// `places`: where each of the maps stands.
+fn fill(
+    flow: &Flow,
+    raw: Vec<Raw>,
+    places: Vec<String>,
+    files: &Files,
+    unreadable: &[PathBuf],
+    mut walk: Walk,
+) -> (Inputs, Walk) {
     let mut inputs = Inputs::with_capacity(raw.len());
-    for (map, placed) in raw.into_iter().zip(&request.inputs) {
+    for (map, place) in raw.into_iter().zip(places) {
         let mut values = BTreeMap::new();
         for (input, value) in map {
             let value = match value {
                 RawInput::Value(value) => value,
                 RawInput::File(name) => {
-                    let at = pointer(&placed.at, &input);
-                    match judge(&name, &files[&name], flow.inputs.get(&input), &unreadable, at) {
+                    let at = pointer(&place, &input);
+                    match judge(&name, &files[&name], flow.inputs.get(&input), unreadable, at) {
                         Ok(file) => InputValue::File(file.clone()),
                         Err(error) => {
                             walk.report(error);
@@ -72,7 +89,7 @@ pub async fn resolve(
         }
         inputs.push(values);
     }
-    Ok(inputs)
+    (inputs, walk)
 }
 
 /// Whether one input may hold this file.
