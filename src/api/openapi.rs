@@ -261,13 +261,17 @@ fn query_schema(route: &Route, name: &str) -> Value {
         let words = [&[""], words].concat();
         json!({"type": "string", "enum": words})
     };
+    let or_empty = |schema: Value| json!({"anyOf": [schema, {"type": "string", "maxLength": 0}]});
     match name {
-        "step" => json!({"type": "integer", "enum": RESOLUTIONS.map(|resolution| resolution.step_seconds)}),
-        "from" | "to" => json!({"type": "string", "format": "date-time"}),
-        "limit" => json!({"type": "integer", "minimum": 1, "maximum": MAX_LIMIT}),
+        "step" => {
+            let steps = RESOLUTIONS.map(|resolution| resolution.step_seconds);
+            or_empty(json!({"type": "integer", "enum": steps}))
+        }
+        "from" | "to" => or_empty(json!({"type": "string", "format": "date-time"})),
+        "limit" => or_empty(json!({"type": "integer", "minimum": 1, "maximum": MAX_LIMIT})),
         "state" if route.path == "/api/v1/tasks" => one_of(&TaskState::ALL.map(TaskState::name)),
         "state" => one_of(&ItemState::ALL.map(ItemState::name)),
-        "attempt" => json!({"type": "integer", "minimum": 0, "maximum": u32::MAX}),
+        "attempt" => or_empty(json!({"type": "integer", "minimum": 0, "maximum": u32::MAX})),
         "fence" => json!({"type": "string", "pattern": "^(f[0-9]{1,15})?$"}),
         "kind" => json!({"type": "string", "pattern": "^[a-z0-9_.-]{0,64}$"}),
         "task" => json!({"type": "string", "pattern": "^(t[0-9]{1,15})?$"}),

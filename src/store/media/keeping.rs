@@ -220,7 +220,7 @@ mod tests {
     use bytes::Bytes;
     use futures_util::stream;
 
-    use super::{MediaStore, Removed};
+    use super::{MediaStore, Removed, changed_at, look};
     use crate::model::{Clock, SystemClock, Timestamp};
 
     const DAY: Duration = Duration::from_secs(86_400);
@@ -282,12 +282,14 @@ mod tests {
         let known = store.resolve(&format!("sha256:{sha256}")).await.unwrap();
         let found = store.idle(String::new(), (tomorrow(), SystemClock.now()), 10).await.unwrap();
         assert_eq!(found.as_slice(), std::slice::from_ref(&known.path));
-        // Between the look and the removal it was named again.
-        let looked_at = Timestamp::from_millis(SystemClock.now().as_millis() + 1);
-        while SystemClock.now() <= looked_at {
+        // Between the look and the removal it was named again. The kernel's times of files are behind its clock, by
+        // a tick or more.
+        let looked_at = SystemClock.now();
+        let named_at = || changed_at(&look(&known.path).unwrap().unwrap());
+        while named_at() < looked_at {
             tokio::time::sleep(Duration::from_millis(5)).await;
+            store.named(found.clone()).await.unwrap();
         }
-        store.named(found.clone()).await.unwrap();
         assert_eq!(store.remove_idle(found.clone(), looked_at).await.unwrap(), Removed::default());
         assert!(crate::store::media::unchanged(&known).await.unwrap());
         assert_eq!(store.resolve(&format!("sha256:{sha256}")).await.unwrap(), known);
