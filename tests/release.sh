@@ -26,7 +26,7 @@
 #   CONTROLS="07 12b"    these negative controls of the fence alone; without it all of tests/controls
 #   SOAK_ITEMS=200       uploads through SOAK_PROFILES=8 profiles of a simulated Dolphin that fails in every way, with
 #                        a daemon of a release build that takes SOAK_MEMORY_MB=60 at the most
-#   API_EXAMPLES=120     what schemathesis makes of each kind of request; 120 are 10,000 cases and more
+#   API_EXAMPLES=170     what schemathesis makes of each kind of request; 170 are some 10,000 cases
 #   LEAK_TASKS=10000     tasks through outside workers: memory, descriptors and the state file of a release build stay
 #   FUZZ_MINUTES=70      for each of seven targets: eight hours together
 #   TMPDIR=/dev/shm      where the states lie; on a real disk a kill meets more syncs, in memory more work
@@ -151,7 +151,7 @@ if wanted api; then
   cargo build --locked
 fi
 script api '/^schemathesis: /p; /generated/p' "$(schemathesis_python)" tests/schemathesis/run.py \
-  "${CARGO_TARGET_DIR:-target}/debug/cove" "${API_EXAMPLES:-120}" ${SEED:+"$SEED"}
+  "${CARGO_TARGET_DIR:-target}/debug/cove" "${API_EXAMPLES:-170}" ${SEED:+"$SEED"}
 # The lives of the deb and the rpm in a booted system; root, Debian.
 script packages '/^ok /d; p' packaging/test-packages.sh
 script rpm '/^ok /d; p' packaging/test-packages-rpm.sh
