@@ -178,7 +178,7 @@ struct Link<A> {
 
 async fn answer<A: App>(link: Arc<Link<A>>, request: Request<Incoming>) -> Result<Response<Watched>, Infallible> {
     let busy = Busy::begin(Arc::clone(&link.entry));
-    let encodings: HeaderMap = accepted_encodings(request.headers());
+    let encodings = accepted_encodings(request.headers());
     let response = link.app.answer(request, link.peer, &link.consumed).await;
     let response = if LargeText.should_compress(&response) { compressed(response, encodings).await } else { response };
     Ok(response.map(|inner| Watched { inner, _busy: busy }))
