@@ -78,8 +78,19 @@ pub struct ListedProfile {
 /// what to do; none is repeated here.
 #[async_trait]
 pub trait Provider: Send + Sync + 'static {
-    /// Starts the profile's browser; answers when its DevTools port accepts connections.
-    async fn start(&self, profile: &ProfileId, options: StartOptions) -> Result<Session, Failure>;
+    /// Starts the profile's browser; answers when its DevTools port accepts connections. A start may have to
+    /// wait for others: `gate` is asked when it has its turn, and again before each further try. What it refuses
+    /// with is the answer, and nothing was launched.
+    async fn start_through(
+        &self,
+        profile: &ProfileId,
+        options: StartOptions,
+        gate: &dyn StartGate,
+    ) -> Result<Session, Failure>;
+    /// The same for a start that has nothing to ask.
+    async fn start(&self, profile: &ProfileId, options: StartOptions) -> Result<Session, Failure> {
+        self.start_through(profile, options, &Ungated).await
+    }
     /// Stops it; answers when its whole process tree is verified dead. Stopping what does not run is
     /// a success. What a person opened is not ours to stop (fence.md rule 16): that is
     /// [`FailureCode::ProfileInUse`](crate::model::FailureCode::ProfileInUse), and nothing of ours is left.
@@ -102,6 +113,22 @@ pub trait Provider: Send + Sync + 'static {
     }
     /// Ends what belongs to this process; what runs elsewhere goes on.
     async fn shutdown(&self) {}
+}
+
+/// Asked by a provider right before it launches a browser: what was true when the start was asked for may have
+/// changed while it waited for its turn. Answers at once.
+pub trait StartGate: Send + Sync {
+    /// # Errors
+    /// Why no browser may be launched now.
+    fn may_start(&self) -> Result<(), Failure>;
+}
+
+struct Ungated;
+
+impl StartGate for Ungated {
+    fn may_start(&self) -> Result<(), Failure> {
+        Ok(())
+    }
 }
 
 /// Asked once by a replay, when the element of the commit step is found and actionable and the

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use cove::breaker::board::Board;
 use cove::breaker::{BreakerLimits, DOLPHIN, Passage};
-use cove::browser::{Provider, Session, SessionStats, StartOptions};
+use cove::browser::{Provider, Session, SessionStats, StartGate, StartOptions};
 use cove::engine::pressure::Pressure;
 use cove::engine::{
     self, Borrower, EngineError, EngineHandle, LendAsked, Limits, ProfileFacts, Shared, why_ready_waits,
@@ -66,7 +66,7 @@ impl MadeUp {
 
 #[async_trait]
 impl Provider for MadeUp {
-    async fn start(&self, profile: &ProfileId, _: StartOptions) -> Result<Session, Failure> {
+    async fn start_through(&self, profile: &ProfileId, _: StartOptions, _: &dyn StartGate) -> Result<Session, Failure> {
         self.call()?;
         Err(Failure::new(FailureCode::ProfileUnknown, format!("there is no {profile}")))
     }

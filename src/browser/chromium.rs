@@ -21,7 +21,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::host::HostOptions;
 use super::host::protocol::{Call, Outcome};
-use super::{Provider, Session, SessionStats, StartOptions};
+use super::{Provider, Session, SessionStats, StartGate, StartOptions};
 use crate::model::{Failure, FailureCode, ProfileId};
 use child::Child;
 use connection::Connection;
@@ -123,8 +123,13 @@ fn down(detail: impl Into<String>) -> Failure {
 
 #[async_trait]
 impl Provider for ChromiumProvider {
-    async fn start(&self, profile: &ProfileId, options: StartOptions) -> Result<Session, Failure> {
-        let _launch = self.launches.turn().await;
+    async fn start_through(
+        &self,
+        profile: &ProfileId,
+        options: StartOptions,
+        gate: &dyn StartGate,
+    ) -> Result<Session, Failure> {
+        let _launch = self.launches.turn(gate).await?;
         let call = Call::Start { profile: profile.clone(), headless: options.headless };
         self.call(call, START_DEADLINE).await
     }

@@ -33,7 +33,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::processes::Identity;
 use super::readable::Looks;
-use super::{HttpPool, ListedProfile, Provider, Session, SessionStats, StartOptions, processes};
+use super::{HttpPool, ListedProfile, Provider, Session, SessionStats, StartGate, StartOptions, processes};
 use crate::breaker::board::Board;
 use crate::config::dolphin::{TokenSource, profile_number};
 use crate::config::{Dolphin, OnDuplicate};
@@ -221,12 +221,17 @@ impl DolphinProvider {
     }
 
     /// Waits until a start may begin: they come apart.
-    async fn take_turn(&self) {
+    ///
+    /// # Errors
+    /// What `gate` says then: no turn was taken.
+    async fn take_turn(&self, gate: &dyn StartGate) -> Result<(), Failure> {
         let mut next = self.next_start.lock().await;
         if let Some(at) = *next {
             sleep_until(at).await;
         }
+        gate.may_start()?;
         *next = Some(Instant::now() + self.stagger);
+        Ok(())
     }
 
     /// The session behind a note, if its browser runs and answers. `map`: what Dolphin lists.
@@ -250,7 +255,12 @@ impl DolphinProvider {
 
 #[async_trait]
 impl Provider for DolphinProvider {
-    async fn start(&self, profile: &ProfileId, options: StartOptions) -> Result<Session, Failure> {
+    async fn start_through(
+        &self,
+        profile: &ProfileId,
+        options: StartOptions,
+        gate: &dyn StartGate,
+    ) -> Result<Session, Failure> {
         let id = starting::number_of(profile)?;
         if !self.chosen.is_empty() && !self.chosen.contains(&id) {
             let detail = format!("`[dolphin] profiles` does not name {profile}: add it there, or leave the list empty");
@@ -260,7 +270,7 @@ impl Provider for DolphinProvider {
         let _place = self.starts.acquire().await.map_err(|closed| {
             Failure::new(FailureCode::Internal, format!("the places for starts are gone: {closed}"))
         })?;
-        starting::start(self, Wanted { profile, id, options }).await
+        starting::start(self, Wanted { profile, id, options, gate }).await
     }
 
     async fn stop(&self, profile: &ProfileId) -> Result<(), Failure> {

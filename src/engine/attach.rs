@@ -13,7 +13,8 @@ use tokio_util::sync::CancellationToken;
 use super::event::Event;
 use super::turn::Child;
 use crate::breaker::CDP_ATTACH;
-use crate::model::{Failure, FailureCode};
+use crate::browser::StartGate;
+use crate::model::{Failure, FailureCode, Timestamp};
 
 pub(super) struct Attach<'a> {
     child: &'a Child,
@@ -27,10 +28,7 @@ impl<'a> Attach<'a> {
     /// While too much has failed in a row.
     pub fn begin(child: &'a Child) -> Result<Self, Failure> {
         let now = child.shared.clock.now();
-        child.shared.breakers.admit(CDP_ATTACH, now).map_err(|until| {
-            let detail = format!("browsers come up and do not answer: none is started before {until}");
-            Failure::new(FailureCode::BreakerOpen, detail)
-        })?;
+        child.shared.breakers.admit(CDP_ATTACH, now).map_err(shut)?;
         Ok(Self { child, attached: CancellationToken::new(), told: AtomicBool::new(false) })
     }
 
@@ -76,6 +74,20 @@ impl<'a> Attach<'a> {
     fn is_first_word(&self) -> bool {
         !self.told.swap(true, Ordering::Relaxed)
     }
+}
+
+/// It was admitted at its beginning; those before it may have opened the breaker while it waited for its turn.
+impl StartGate for Attach<'_> {
+    fn may_start(&self) -> Result<(), Failure> {
+        let open = self.child.shared.breakers.open(self.child.shared.clock.now());
+        let ours = open.into_iter().find(|(name, _)| name == CDP_ATTACH);
+        ours.map_or(Ok(()), |(_, until)| Err(shut(until)))
+    }
+}
+
+fn shut(until: Timestamp) -> Failure {
+    let detail = format!("browsers come up and do not answer: none is started before {until}");
+    Failure::new(FailureCode::BreakerOpen, detail)
 }
 
 impl Drop for Attach<'_> {

@@ -94,7 +94,7 @@ async fn attempt(child: &Child, item: &Item, task: &Task) -> Outcome {
     let options = StartOptions { headless: child.shared.headless };
     let began = Instant::now();
     let started = tokio::select! {
-        started = child.shared.provider.start(&item.profile, options) => started,
+        started = child.shared.provider.start_through(&item.profile, options, &attach) => started,
         // The start may go through all the same: the close that follows stops what came up.
         () = child.interrupt.cancelled() => Err(interrupted()),
     };

@@ -58,7 +58,7 @@ async fn look(child: &Child, item: &Item, task: &Task) -> Look {
         Ok(attach) => attach,
         Err(failure) => return Look::failed(failure, false),
     };
-    let session = match start(child, item).await {
+    let session = match start(child, item, &attach).await {
         Ok(session) => session,
         // In use means that somebody else's browser runs there: it is not ours to stop.
         Err(failure) => {
@@ -84,10 +84,10 @@ async fn look(child: &Child, item: &Item, task: &Task) -> Look {
     Look { finding: Some(worth(answer, item)), evidence, stopped, browser: true }
 }
 
-async fn start(child: &Child, item: &Item) -> Result<Session, Failure> {
+async fn start(child: &Child, item: &Item, attach: &Attach<'_>) -> Result<Session, Failure> {
     let options = StartOptions { headless: child.shared.headless };
     let session = tokio::select! {
-        started = child.shared.provider.start(&item.profile, options) => started?,
+        started = child.shared.provider.start_through(&item.profile, options, attach) => started?,
         () = child.interrupt.cancelled() => {
             return Err(Failure::new(FailureCode::DaemonStopped, "interrupted before it looked"));
         }

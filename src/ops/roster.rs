@@ -119,7 +119,7 @@ mod tests {
     use async_trait::async_trait;
 
     use super::*;
-    use crate::browser::{ListedProfile, Session, SessionStats, StartOptions};
+    use crate::browser::{ListedProfile, Session, SessionStats, StartGate, StartOptions};
     use crate::model::{FailureCode, SystemClock};
 
     type Listed = Result<Option<Vec<(&'static str, &'static str)>>, Failure>;
@@ -129,7 +129,7 @@ mod tests {
 
     #[async_trait]
     impl Provider for Keeper {
-        async fn start(&self, _: &ProfileId, _: StartOptions) -> Result<Session, Failure> {
+        async fn start_through(&self, _: &ProfileId, _: StartOptions, _: &dyn StartGate) -> Result<Session, Failure> {
             unreachable!("nothing is started")
         }
         async fn stop(&self, _: &ProfileId) -> Result<(), Failure> {

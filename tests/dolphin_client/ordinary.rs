@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use cove::browser::{Provider, StartOptions};
+use cove::browser::{Provider, StartGate, StartOptions};
 use cove::config::{Dolphin, OnDuplicate};
-use cove::model::FailureCode;
+use cove::model::{Failure, FailureCode};
 use serde_json::{Value, json};
 
 use super::rig::{self, HEADLESS, Sim, id};
@@ -320,4 +320,25 @@ async fn dolphins_user_reads_what_its_modes_let_it() {
     sim.app(json!({"action": "down"})).await;
     assert!(provider.can_read(&file).await.unwrap(), "nobody to ask: what we can read counts");
     assert!(began.elapsed() < rig::SOON);
+}
+
+struct Closed;
+
+impl StartGate for Closed {
+    fn may_start(&self) -> Result<(), Failure> {
+        Err(Failure::new(FailureCode::BreakerOpen, "it closed meanwhile"))
+    }
+}
+
+#[tokio::test]
+async fn a_start_whose_gate_closed_while_it_waited_is_not_sent_and_takes_no_turn() {
+    let sim = Sim::start();
+    let profile = sim.profile(101, json!({})).await;
+    let hour = Dolphin { start_stagger_ms: 3_600_000, ..sim.dolphin() };
+    let provider = sim.provider_of(&hour, None, &rig::patient(), rig::deadlines());
+    let failure = provider.start_through(&profile, HEADLESS, &Closed).await.unwrap_err();
+    assert_eq!(failure, Failure::new(FailureCode::BreakerOpen, "it closed meanwhile"));
+    assert_eq!((sim.calls("start").await, provider.running().await), (0, Ok(Vec::new())));
+    provider.start(&profile, HEADLESS).await.unwrap();
+    assert_eq!(sim.calls("start").await, 1);
 }

@@ -215,7 +215,7 @@ async fn unreadable(provider: &dyn Provider, paths: Vec<PathBuf>, patience: Dura
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::browser::{Session, SessionStats, StartOptions};
+    use crate::browser::{Session, SessionStats, StartGate, StartOptions};
     use crate::model::flow::InputType;
     use crate::model::{Failure, ProfileId};
     use std::sync::atomic::AtomicUsize;
@@ -293,7 +293,7 @@ mod tests {
 
     #[async_trait::async_trait]
     impl Provider for Host {
-        async fn start(&self, _: &ProfileId, _: StartOptions) -> Result<Session, Failure> {
+        async fn start_through(&self, _: &ProfileId, _: StartOptions, _: &dyn StartGate) -> Result<Session, Failure> {
             unreachable!("an HTTP handler starts no browser")
         }
         async fn stop(&self, _: &ProfileId) -> Result<(), Failure> {

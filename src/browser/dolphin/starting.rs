@@ -15,7 +15,7 @@ use super::exchange::Trouble;
 use super::notebook::{Endpoint, Note, Whose};
 use super::stopping::{self, Remains};
 use super::{DolphinProvider, THE_APP, sight};
-use crate::browser::{Session, StartOptions};
+use crate::browser::{Session, StartGate, StartOptions};
 use crate::config::OnDuplicate;
 use crate::config::dolphin::profile_number;
 use crate::model::{Failure, FailureCode, ProfileId};
@@ -26,6 +26,7 @@ pub struct Wanted<'a> {
     pub profile: &'a ProfileId,
     pub id: u64,
     pub options: StartOptions,
+    pub gate: &'a dyn StartGate,
 }
 
 /// What one call came to, where it did not bring up a session.
@@ -121,7 +122,7 @@ async fn take_from_operator(dolphin: &DolphinProvider, wanted: Wanted<'_>, runni
 
 /// One start call, and what follows from its answer.
 async fn launch(dolphin: &DolphinProvider, wanted: Wanted<'_>, patience: &mut Patience) -> Result<Session, Again> {
-    let Wanted { profile, id, options } = wanted;
+    let Wanted { profile, id, options, .. } = wanted;
     begin(dolphin, wanted).await?;
     let answer = dolphin.local.start(id, options.headless).await;
     let (started, retry_after) = match answer {
@@ -145,7 +146,7 @@ async fn launch(dolphin: &DolphinProvider, wanted: Wanted<'_>, patience: &mut Pa
 /// Waits for its turn and notes the intent.
 async fn begin(dolphin: &DolphinProvider, wanted: Wanted<'_>) -> Result<(), Failure> {
     dolphin.wait_for_gap(wanted.profile).await;
-    dolphin.take_turn().await;
+    dolphin.take_turn(wanted.gate).await?;
     let now = dolphin.clock.moment();
     let note = Note {
         profile: wanted.profile.clone(),
