@@ -26,12 +26,12 @@ cargo clippy --all-targets --locked -- -D warnings
 
 if cargo nextest --version >/dev/null 2>&1; then
   say "tests (cargo nextest)"
-  cargo nextest run --locked
+  cargo nextest run --locked --no-fail-fast
   say "examples in the documentation"
   cargo test --doc --locked
 else
   say "tests (cargo test; cargo-nextest is not installed)"
-  cargo test --locked
+  cargo test --locked --no-fail-fast
 fi
 
 say "the Dolphin simulator's own tests"
