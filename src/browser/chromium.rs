@@ -77,8 +77,12 @@ impl ChromiumProvider {
                 Ok(connection) => return Ok(connection),
                 Err(failure) => failure,
             };
-            let hope = self.child.as_ref().is_some_and(|child| child.trouble().is_none());
-            if !hope || Instant::now() >= deadline {
+            let Some(child) = &self.child else { return Err(failure) };
+            // It may have ended since: then its end is why nobody listens.
+            if let Some(trouble) = child.trouble() {
+                return Err(down(trouble));
+            }
+            if Instant::now() >= deadline {
                 return Err(failure);
             }
             sleep(LOOK_FOR_READY_EVERY).await;
