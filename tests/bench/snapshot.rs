@@ -105,6 +105,7 @@ pub async fn measure() {
     let (mut during, (made, took)) = tokio::join!(submits(&queue.store, stop.clone()), making);
     let (p50, p99) = (percentile(&mut quiet, 50), percentile(&mut quiet, 99));
     let (p50_during, p99_during) = (percentile(&mut during, 50), percentile(&mut during, 99));
+    let (longest, longest_during) = (percentile(&mut quiet, 100), percentile(&mut during, 100));
     println!(
         "snapshot under submits {:22.1} s    {} MB of {} MB unpacked; memory {} MB more",
         took.as_secs_f64(),
@@ -114,7 +115,7 @@ pub async fn measure() {
     );
     println!(
         "submit p99 during it {:24.2} ms   without {p99:.2}: {:.2} times (at most 3); median {p50_during:.2}, without \
-         {p50:.2}; {} and {} submits",
+         {p50:.2}; longest {longest_during:.0}, without {longest:.0}; {} and {} submits",
         p99_during,
         p99_during / p99,
         during.len(),

@@ -6,25 +6,31 @@
 //! copy is durable when [`copy`] returns; between two batches it looks whether it shall go on.
 
 use std::fs::{File, OpenOptions};
+use std::io;
+use std::ops::Bound;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use redb::backends::FileBackend;
 use redb::{
-    Builder, Database, Key, ReadTransaction, ReadableTable, TableDefinition, TableHandle, Value, WriteTransaction,
+    BackendError, Builder, Database, Key, ReadTransaction, ReadableTable, StorageBackend, TableDefinition, TableHandle,
+    Value, WriteTransaction,
 };
 
 use super::origin::{self, Origin};
 use super::{SnapshotError, TableRows};
 use crate::store::StoreError;
+use crate::store::files::forward_locks;
 use crate::store::tables::{ForEachTable, META, each_table};
 
 /// redb's page cache of the copy: its rows come in order, so few pages are in use at a time.
 const CACHE_BYTES: usize = 16 * 1024 * 1024;
-/// Of keys and values in one commit. A larger one would keep the disk from the daemon's own commits for longer.
+/// Of keys and values in one commit.
 const BATCH_BYTES: usize = 512 * 1024;
+/// What may be written before it has to be on the disk: while the disk takes it, the daemon's own commits wait.
+const SYNC_BYTES: u64 = 256 * 1024 * 1024;
 /// Rows between two looks at whether to go on.
 const LOOK_ROWS: u64 = 4_096;
 
@@ -78,7 +84,10 @@ pub(super) fn copy(
     origin: &Origin,
     watch: &Watch,
 ) -> Result<Vec<TableRows>, SnapshotError> {
-    let backend = FileBackend::new(new_file(to)?)?;
+    let failed = |error| SnapshotError::io(to, error);
+    let file = new_file(to)?;
+    let whole = file.try_clone().map_err(failed)?;
+    let backend = Unfinished { file: FileBackend::new(file)?, written: AtomicU64::new(0) };
     let db = Builder::new().set_cache_size(CACHE_BYTES).create_with_backend(backend)?;
     let mut copier = Copier { from, to: &db, open: None, batch_bytes: 0, tables: Vec::new(), watch };
     each_table(&mut copier)?;
@@ -92,8 +101,51 @@ pub(super) fn copy(
         table.rows += 1;
     }
     db.close()?;
+    whole.sync_all().map_err(failed)?;
     tables.sort();
     Ok(tables)
+}
+
+/// The file of a copy that is being made. Nobody wants a part of it after a crash: batches are not made durable one by
+/// one, which would keep the disk from the daemon's own commits, but what was written is not left to the end either.
+#[derive(Debug)]
+struct Unfinished {
+    file: FileBackend,
+    /// Bytes since the disk was last told to be done with them.
+    written: AtomicU64,
+}
+
+impl StorageBackend for Unfinished {
+    fn len(&self) -> io::Result<u64> {
+        self.file.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.file.read(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.file.set_len(len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        if self.written.load(Ordering::Relaxed) < SYNC_BYTES {
+            return Ok(());
+        }
+        self.written.store(0, Ordering::Relaxed);
+        self.file.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.written.fetch_add(data.len() as u64, Ordering::Relaxed);
+        self.file.write(offset, data)
+    }
+
+    fn close(&self) -> io::Result<()> {
+        self.file.close()
+    }
+
+    forward_locks!(file);
 }
 
 fn nothing_was_forgotten(from: &ReadTransaction, copied: &[TableRows]) -> Result<(), SnapshotError> {
