@@ -2,7 +2,8 @@
 //! to be sniffed, kept, framed or fetched by other sites.
 //!
 //! The front adds it last. Invariant: a handler's own choice of any of these stays. Answers are many and these headers
-//! are most of what they hold, so they are copied as one map, whose first places are then filled in.
+//! are most of what they hold, so they are copied as one map, whose first places are then filled in. What most answers
+//! have beside them, a content type, has a place there as well: a map that grows is copied once more.
 
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 
@@ -13,8 +14,8 @@ use crate::model::Timestamp;
 const X_RATELIMIT_LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
 const X_RATELIMIT_REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
 const X_RATELIMIT_RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
-/// Filled in for each answer, in this order; the last three where there is a limit.
-const OWN: [HeaderName; 4] = [X_REQUEST_ID, X_RATELIMIT_LIMIT, X_RATELIMIT_REMAINING, X_RATELIMIT_RESET];
+/// Filled in for each answer, in this order.
+const LIMITS: [HeaderName; 3] = [X_RATELIMIT_LIMIT, X_RATELIMIT_REMAINING, X_RATELIMIT_RESET];
 const FIXED: [(HeaderName, HeaderValue); 5] = [
     (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
     (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
@@ -23,24 +24,24 @@ const FIXED: [(HeaderName, HeaderValue); 5] = [
     (HeaderName::from_static("cross-origin-resource-policy"), HeaderValue::from_static("same-origin")),
 ];
 
-pub struct Carried {
-    limited: HeaderMap,
-    unlimited: HeaderMap,
-}
+/// By what has a place in them: the limits, a content type.
+pub struct Carried([[HeaderMap; 2]; 2]);
 
 impl Carried {
     pub fn new() -> Self {
-        Self { limited: carried(&OWN), unlimited: carried(&OWN[..1]) }
+        Self([false, true].map(|limited| [false, true].map(|typed| template(limited, typed))))
     }
 
     pub fn add(&self, headers: &mut HeaderMap, id: RequestId, allowance: Option<Allowance>, now: Timestamp) {
-        let template = if allowance.is_some() { &self.limited } else { &self.unlimited };
+        // Only where it is alone: taken out of several, it would change their order.
+        let content_type = if headers.len() == 1 { headers.remove(header::CONTENT_TYPE) } else { None };
+        let template = &self.0[usize::from(allowance.is_some())][usize::from(content_type.is_some())];
         let handlers = std::mem::replace(headers, template.clone());
         let limits = allowance.map(|allowance| {
             let reset = now.plus(allowance.reset_in).as_millis().div_ceil(1_000);
             [HeaderValue::from(allowance.limit), allowance.remaining.into(), reset.into()]
         });
-        let values = std::iter::once(id.into_value()).chain(limits.into_iter().flatten());
+        let values = std::iter::once(id.into_value()).chain(limits.into_iter().flatten()).chain(content_type);
         for (place, value) in headers.values_mut().zip(values) {
             *place = value;
         }
@@ -50,10 +51,12 @@ impl Carried {
 
 /// # Panics
 /// When a map does not tell its headers in the order in which they were put in, while nothing is taken out.
-fn carried(own: &[HeaderName]) -> HeaderMap {
-    let unset = own.iter().map(|name| (name.clone(), HeaderValue::from_static("")));
+fn template(limited: bool, typed: bool) -> HeaderMap {
+    let limits = LIMITS.into_iter().filter(|_| limited);
+    let own = std::iter::once(X_REQUEST_ID).chain(limits).chain(typed.then_some(header::CONTENT_TYPE));
+    let unset = own.clone().map(|name| (name, HeaderValue::from_static("")));
     let map: HeaderMap = unset.chain(FIXED).collect();
-    assert!(map.keys().zip(own).all(|(there, put)| there == put), "a map keeps the order of its headers");
+    assert!(map.keys().zip(own).all(|(there, put)| *there == put), "a map keeps the order of its headers");
     map
 }
 
@@ -85,6 +88,15 @@ mod tests {
         assert_eq!(get("x-content-type-options"), "nosniff");
         assert_eq!(get("cache-control"), "max-age=60", "the handler's own");
         assert_eq!((get("etag"), get("vary"), answer.len()), ("\"e\"".to_owned(), "a".to_owned(), 11));
+        for limits in [None, Some(allowance)] {
+            let typed = added(&[(header::CONTENT_TYPE, "text/html")], limits);
+            assert_eq!(typed["content-type"], "text/html");
+            assert_eq!(typed.len(), 7 + 3 * usize::from(limits.is_some()));
+            assert_eq!(
+                (&typed["x-request-id"], &typed["x-content-type-options"]),
+                (&"r1".parse().unwrap(), &"nosniff".parse().unwrap())
+            );
+        }
         let off = added(&[], None);
         assert_eq!((off.len(), off["x-request-id"].to_str().unwrap()), (6, "r1"), "no limit, nothing to show");
     }
