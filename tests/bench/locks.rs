@@ -14,6 +14,8 @@ const WARM_UP: Duration = Duration::from_secs(1);
 const MEASURED: Duration = Duration::from_secs(5);
 
 /// A client of one connection that is kept open.
+const LENGTH: &[u8] = b"\r\ncontent-length: ";
+
 pub struct Connection {
     stream: TcpStream,
     host: String,
@@ -47,19 +49,24 @@ impl Connection {
         self.answer.clear();
         let (begin, end) = loop {
             assert_ne!(self.stream.read_buf(&mut self.answer).await.unwrap(), 0, "the daemon closed the connection");
-            let text = std::str::from_utf8(&self.answer).unwrap();
-            if let Some((head, _)) = text.split_once("\r\n\r\n") {
-                let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap();
-                let (begin, length) = (head.len() + 4, length.parse::<usize>().unwrap());
-                if text.len() >= begin + length {
+            if let Some(head) = memchr::memmem::find(&self.answer, b"\r\n\r\n") {
+                let (begin, length) = (head + 4, content_length(&self.answer[..head]));
+                if self.answer.len() >= begin + length {
                     break (begin, begin + length);
                 }
             }
         };
-        let text = std::str::from_utf8(&self.answer).unwrap();
-        assert!(text.starts_with("HTTP/1.1 20"), "{text}");
-        &text[begin..end]
+        let text = |bytes| std::str::from_utf8(bytes).unwrap();
+        assert!(self.answer.starts_with(b"HTTP/1.1 20"), "{}", text(&self.answer));
+        text(&self.answer[begin..end])
     }
+}
+
+/// Looked for from behind, where hyper puts it: what is measured is the server, and not how long a client reads heads.
+fn content_length(head: &[u8]) -> usize {
+    let line = memchr::memmem::rfind(head, LENGTH).expect("an answer of one piece") + LENGTH.len();
+    let digits = head[line..].iter().take_while(|byte| byte.is_ascii_digit());
+    digits.fold(0, |length, digit| length * 10 + usize::from(digit - b'0'))
 }
 
 async fn pairs(host: String, worker: usize, until: Instant, from: Instant) -> Vec<Duration> {
