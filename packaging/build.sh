@@ -59,7 +59,9 @@ if [ -z "$binary" ]; then
   say "building cove"
   export RUSTFLAGS="${RUSTFLAGS:-} --remap-path-prefix=$PWD=cove --remap-path-prefix=$target=target --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=cargo"
   # The linker's own would be a hash of all that is stripped afterwards, too, and names in there are by folder.
-  RUSTFLAGS+=" -C link-arg=-Wl,--build-id=0x$(git rev-parse HEAD)"
+  if commit=$(git rev-parse HEAD 2>/dev/null); then
+    RUSTFLAGS+=" -C link-arg=-Wl,--build-id=0x$commit"
+  fi
   export CARGO_TARGET_DIR=$target/packages-build
   cargo build --release --locked --bin cove
   unset RUSTFLAGS
