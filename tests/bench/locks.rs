@@ -13,9 +13,9 @@ const CONNECTIONS: usize = 16;
 const WARM_UP: Duration = Duration::from_secs(1);
 const MEASURED: Duration = Duration::from_secs(5);
 
-/// A client of one connection that is kept open.
 const LENGTH: &[u8] = b"\r\ncontent-length: ";
 
+/// A client of one connection that is kept open.
 pub struct Connection {
     stream: TcpStream,
     host: String,
